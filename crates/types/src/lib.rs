@@ -1,0 +1,26 @@
+//! The words every room of the house shares: ids, money, time, tasks, models, events. No IO, no async.
+//!
+//! **Invariant:** nothing here reads a file, a socket or the environment; the one clock is [`time::SystemClock`].
+//! **Invariant:** ids and scope are types: a task id can not be passed where a run id is wanted.
+
+pub mod error;
+pub mod event;
+pub mod id;
+pub mod memory;
+pub mod model;
+pub mod money;
+pub mod run;
+pub mod task;
+pub mod text;
+pub mod time;
+
+pub use error::ErrorKind;
+pub use event::{Event, EventBody};
+pub use id::{AttemptId, CallId, IdSource, MemoryId, RunId, TaskId};
+pub use memory::{MemoryRecord, MemoryType, ProjectScope};
+pub use model::{ModelAlias, ModelSpec, Price, Role};
+pub use money::{MicroUsd, Usage};
+pub use run::{RunLimits, RunStatus, TaskCounts};
+pub use task::{Criterion, LinkKind, Priority, Task, TaskKind, TaskStatus};
+pub use text::{Text, TextHash};
+pub use time::{Clock, SystemClock, Timestamp};

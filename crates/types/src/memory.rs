@@ -1,0 +1,116 @@
+//! What a crew remembers: the record, its type and the scope that every query needs (R1, R2, R6).
+
+use std::{fmt, sync::Arc};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::{MemoryId, RunId, TaskId, Timestamp};
+
+/// The project a memory belongs to. Every question to memory takes one, so an unscoped query does not compile.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProjectScope(Arc<str>);
+
+impl ProjectScope {
+    /// The scope of the project with this name.
+    pub fn of(project: &str) -> Self {
+        Self(project.into())
+    }
+
+    /// The project's name.
+    pub fn project(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What a memory is (R1).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum MemoryType {
+    /// What was said, word for word.
+    RawInteraction,
+    /// What a task made, in short.
+    TaskSummary,
+    /// What one role tells the next.
+    HandoffSummary,
+    /// What a project knows, in short.
+    ProjectSummary,
+    /// A design.
+    DesignDoc,
+    /// Code.
+    CodeSnippet,
+    /// A type of the user's own.
+    Other(Arc<str>),
+}
+
+impl MemoryType {
+    /// The name used in the database, in filters and on the command line.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::RawInteraction => "raw_interaction",
+            Self::TaskSummary => "task_summary",
+            Self::HandoffSummary => "handoff_summary",
+            Self::ProjectSummary => "project_summary",
+            Self::DesignDoc => "design_doc",
+            Self::CodeSnippet => "code_snippet",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+impl From<&str> for MemoryType {
+    fn from(name: &str) -> Self {
+        match name {
+            "raw_interaction" => Self::RawInteraction,
+            "task_summary" => Self::TaskSummary,
+            "handoff_summary" => Self::HandoffSummary,
+            "project_summary" => Self::ProjectSummary,
+            "design_doc" => Self::DesignDoc,
+            "code_snippet" => Self::CodeSnippet,
+            other => Self::Other(other.into()),
+        }
+    }
+}
+
+impl fmt::Display for MemoryType {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(self.as_str())
+    }
+}
+
+impl Serialize for MemoryType {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for MemoryType {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self::from(String::deserialize(deserializer)?.as_str()))
+    }
+}
+
+/// One memory. Its id is the hash of its content within its scope.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MemoryRecord {
+    /// Names the record.
+    pub id: MemoryId,
+    /// The project it belongs to.
+    pub project: Arc<str>,
+    /// The run that made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunId>,
+    /// The task it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskId>,
+    /// What it is.
+    #[serde(rename = "type")]
+    pub kind: MemoryType,
+    /// Who said it.
+    pub agent: Arc<str>,
+    /// When.
+    pub created_at: Timestamp,
+    /// The text.
+    pub text: Arc<str>,
+    /// The memories it was made from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub source_ids: Vec<MemoryId>,
+}
