@@ -1,1 +1,83 @@
-fn main() {}
+//! The project's chores: `cargo xtask <command>`.
+//!
+//! Where is what: [`arch`] who may depend on whom, [`test`] everything CI checks, [`demo`] a crew without a key,
+//! [`generated`] files written by the binary, [`audit`] advisories and licences, [`postgres`] a server for tests,
+//! [`process`] how programs are run and steps are shown.
+//!
+//! **Invariant:** it needs no crate of the workspace, so that it is built in seconds; what the product can do is done by
+//! running the product.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
+
+mod arch;
+mod audit;
+#[cfg(test)]
+mod compose;
+mod demo;
+mod generated;
+mod postgres;
+mod process;
+mod test;
+
+use std::process::ExitCode;
+
+use process::{Cargo, Failure};
+
+const USAGE: &str = "\
+The project's chores.
+
+Usage: cargo xtask <command>
+
+  test [--fast]    set up what tests need, then run every check and test; --fast: no models, no PostgreSQL
+  ci               the same as `test`
+  demo [\"goal\"]    build, fetch small local models and run a real crew without any key
+  arch             fail on a dependency that must not be
+  gen [--check]    write the generated files, or fail when they are out of date
+  audit            look for advisories and licences (cargo-audit, cargo-deny)
+  bench [filter]   run the benchmarks
+
+Environment:
+  CREWLINE_TEST_POSTGRES   the URL of a PostgreSQL server for tests (default: one is found or started)
+  CREWLINE_ADVISORY_DB     a directory with the advisory database, for work without a network
+
+Example: cargo xtask test --fast
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match run(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Usage(message)) => {
+            eprintln!("error: {message}\n\n{USAGE}");
+            ExitCode::from(2)
+        }
+        Err(Failure::Reported) => ExitCode::FAILURE,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(words: &[&str]) -> Result<(), Failure> {
+    match words {
+        [] | ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        ["test" | "ci"] => test::run(&Cargo::find()?, test::Scope::All),
+        ["test" | "ci", "--fast"] => test::run(&Cargo::find()?, test::Scope::Fast),
+        ["demo"] => demo::run(&Cargo::find()?, demo::GOAL),
+        ["demo", goal] if !goal.starts_with('-') => demo::run(&Cargo::find()?, goal),
+        ["arch"] => arch::run(&Cargo::find()?),
+        ["gen"] => generated::run(&Cargo::find()?, generated::Mode::Write),
+        ["gen", "--check"] => generated::run(&Cargo::find()?, generated::Mode::Check),
+        ["audit"] => audit::run(&Cargo::find()?),
+        ["bench", rest @ ..] => {
+            let mut arguments = vec!["bench", "--package", "crewline-cli"];
+            arguments.extend(rest);
+            process::run(Cargo::find()?.command(&arguments))
+        }
+        [command, ..] => Err(Failure::Usage(format!("there is no command `{command}` with these arguments"))),
+    }
+}

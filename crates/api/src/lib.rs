@@ -1,1 +1,174 @@
-//! Crewline: api.
+//! The HTTP door: routes, wire types, problem bodies and the event stream over the runtime's `Handle`.
+//!
+//! **Invariant:** this crate sees the runtime through `Handle` only: no store, no models, no actor.
+//! **Invariant:** domain types never reach the wire by accident: every body is a type of [`dto`], made by an explicit `From`.
+//! **Invariant:** every request has a limit on time and size, every error body is an RFC 9457 problem with our code.
+
+pub mod dto;
+mod error;
+mod guard;
+mod problem;
+mod routes;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    middleware,
+    routing::{get, post},
+};
+use crewline_runtime::Handle;
+use tokio::{net::TcpListener, sync::oneshot};
+
+pub use error::Error;
+pub use problem::Problem;
+
+/// Bytes of a request body at most; a plan of a thousand tasks is well below.
+pub const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// How long a request may take until its response begins. Event streams run on after that.
+pub const REQUEST_TIME_MAX: Duration = Duration::from_secs(30);
+/// How long open connections may live on once the server is told to stop.
+pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Renders the metrics of this process in the Prometheus text format.
+pub type MetricsText = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// What every route can reach.
+#[derive(Clone)]
+pub(crate) struct App {
+    pub(crate) handle: Handle,
+    pub(crate) metrics: Option<MetricsText>,
+}
+
+/// The whole API: health, metrics and `/api/v1`. For loopback only: there are no keys yet, so requests that a browser
+/// makes for a foreign page are refused.
+pub fn router(handle: Handle, metrics: Option<MetricsText>) -> Router {
+    let api = Router::new()
+        .route("/api/v1/runs", post(routes::runs::launch).get(routes::runs::list))
+        .route("/api/v1/runs/{id}", get(routes::runs::show))
+        .route("/api/v1/runs/{id}/events", get(routes::events::stream))
+        .route("/api/v1/runs/{id}/cancel", post(routes::runs::cancel))
+        .merge(ops_routes())
+        .with_state(App { handle, metrics });
+    finish(api).layer(middleware::from_fn(guard::local_only))
+}
+
+/// Health and metrics only, for `--metrics-addr`: nothing here shows or changes a run.
+pub fn ops_router(handle: Handle, metrics: Option<MetricsText>) -> Router {
+    finish(ops_routes().with_state(App { handle, metrics }))
+}
+
+fn ops_routes() -> Router<App> {
+    Router::new()
+        .route("/healthz", get(routes::health::healthz))
+        .route("/readyz", get(routes::health::readyz))
+        .route("/metrics", get(routes::health::metrics))
+}
+
+/// What holds for every route: problems instead of bare statuses, a limit on size, a limit on time.
+fn finish(router: Router) -> Router {
+    router
+        .fallback(problem::no_route)
+        .method_not_allowed_fallback(problem::no_method)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn(guard::time_limit))
+}
+
+/// Serves until `shutdown` resolves, then waits at most [`DRAIN_TIME_MAX`] for open connections.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), Error> {
+    let (stopping, stopped) = oneshot::channel();
+    let signal = async move {
+        shutdown.await;
+        // The receiver is gone only when the server ended first.
+        let _ = stopping.send(());
+    };
+    let server = axum::serve(listener, router).with_graceful_shutdown(signal);
+    let deadline = async move {
+        match stopped.await {
+            Ok(()) => tokio::time::sleep(DRAIN_TIME_MAX).await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        ended = server => ended.map_err(|source| Error::Serve { source }),
+        () = deadline => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{Json, extract::rejection::JsonRejection};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
+    use super::*;
+
+    async fn echo(body: Result<Json<serde_json::Value>, JsonRejection>) -> Result<Json<serde_json::Value>, Problem> {
+        Ok(body?)
+    }
+
+    /// Sends one request to a router that is made like ours, and returns status, content type and body.
+    async fn ask(request: &str) -> (u16, String, serde_json::Value) {
+        let router = finish(Router::new().route("/echo", post(echo))).layer(middleware::from_fn(guard::local_only));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = serve(listener, router, async {
+            stopped.await.ok();
+        });
+        let client = async {
+            let mut stream = TcpStream::connect(addr).await.unwrap();
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut reply = String::new();
+            stream.read_to_string(&mut reply).await.unwrap();
+            stop.send(()).unwrap();
+            reply
+        };
+        let (served, reply) = tokio::join!(server, client);
+        served.unwrap();
+        let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let kind = head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap_or_default();
+        (status, kind.to_owned(), serde_json::from_str(body).unwrap_or_default())
+    }
+
+    fn request(line: &str, host: &str, body: &str) -> String {
+        let length = body.len();
+        format!(
+            "{line} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+    }
+
+    #[tokio::test]
+    async fn every_error_is_a_problem() {
+        for (line, host, body, status, code) in [
+            ("GET /nowhere", "localhost", "", 404, "api.no_route"),
+            ("DELETE /echo", "localhost", "", 405, "api.method"),
+            ("POST /echo", "localhost", "{", 400, "api.invalid_body"),
+            ("POST /echo", "evil.example", "{}", 403, "api.foreign_origin"),
+        ] {
+            let (got, kind, problem) = ask(&request(line, host, body)).await;
+            assert_eq!((got, kind.as_str()), (status, "application/problem+json"), "{line}");
+            assert_eq!(problem["code"], code, "{line}");
+            assert_eq!(problem["status"], status, "{line}");
+        }
+        let (status, _, body) = ask(&request("POST /echo", "127.0.0.1", r#"{"a": 1}"#)).await;
+        assert_eq!((status, &body["a"]), (200, &serde_json::json!(1)));
+    }
+
+    #[tokio::test]
+    async fn a_body_has_a_limit() {
+        // The length alone is enough: nothing of such a body is read.
+        let head = request("POST /echo", "localhost", "");
+        let head = head.replace("content-length: 0", &format!("content-length: {}", BODY_BYTES_MAX + 1));
+        let (status, _, problem) = ask(&head).await;
+        assert_eq!((status, &problem["code"]), (413, &serde_json::json!("api.body_too_large")));
+    }
+}

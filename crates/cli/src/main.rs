@@ -1,1 +1,36 @@
-fn main() {}
+//! The binary `crewline`: parse, run, exit.
+//!
+//! **Invariant:** nothing is opened, created or contacted before a command asks for it; `--version` and `--help` touch nothing.
+//! **Invariant:** stdout carries data only; everything else goes to stderr.
+
+mod app;
+mod args;
+mod commands;
+mod console;
+mod document;
+mod error;
+mod exit;
+mod follow;
+mod live;
+mod logging;
+mod metrics;
+mod out;
+mod settings;
+mod signals;
+mod summary;
+mod view;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    match args::Cli::try_parse() {
+        Ok(cli) => commands::execute(cli),
+        Err(error) => {
+            // Help and version go to stdout and are a success; a broken pipe is not worth a word.
+            let _ = error.print();
+            if error.use_stderr() { exit::Exit::Usage.into() } else { exit::Exit::Ok.into() }
+        }
+    }
+}

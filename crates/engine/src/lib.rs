@@ -1,1 +1,14 @@
-//! Crewline: engine.
+//! The decisions of a crew: which plan is valid, what runs next, which model is asked, what it may cost, what it reads.
+//!
+//! **Invariant:** pure: no IO, no clock, no randomness, no async. The same input gives the same output, byte for byte.
+//! **Invariant:** hostile input (a model's answer, a plan file, a memory) gives an error or a bounded result, never a panic.
+//! **Invariant:** nothing is cached and nothing is global; state lives in [`schedule::Dag`] and [`wallet::Wallet`].
+
+pub mod context;
+mod error;
+pub mod plan;
+pub mod route;
+pub mod schedule;
+pub mod wallet;
+
+pub use error::Error;

@@ -1,1 +1,39 @@
-//! Crewline: memory.
+//! What a crew remembers and how it is found again: embeddings, exact hybrid search, Qdrant.
+//!
+//! [`Embedded`] holds one in-memory index per project (BM25 and vectors) and answers at once; [`Qdrant`] keeps the
+//! vectors elsewhere; [`Hybrid`] puts a dense source and the local BM25 together, so both rank alike. [`Embedder`]
+//! makes vectors on a thread of its own. The database holds the texts, from which every index can be rebuilt.
+//!
+//! **Invariant:** every question takes a [`ProjectScope`](crewline_types::ProjectScope); an answer never holds a
+//! record of another project.
+//! **Invariant:** the same records and the same query give the same ranking, whichever store holds the vectors.
+//! **Invariant:** without an embedding model everything still works, on words alone.
+
+mod bm25;
+mod chunk;
+#[cfg(test)]
+mod conformance;
+mod dense;
+mod embedded;
+mod embedder;
+mod error;
+mod fuse;
+mod hybrid;
+mod metrics;
+mod project;
+mod qdrant;
+mod recall;
+mod store;
+mod text;
+mod top;
+
+pub use chunk::{chunk, estimate_tokens};
+pub use embedded::Embedded;
+pub use embedder::{Embedder, Purpose};
+pub use error::Error;
+pub use fuse::{Candidate, fuse};
+pub use hybrid::Hybrid;
+pub use metrics::describe;
+pub use qdrant::{Qdrant, QdrantOptions};
+pub use recall::{Hit, Why};
+pub use store::{Filter, Point, Query, VectorStore};

@@ -1,1 +1,29 @@
-//! Crewline: models.
+//! Models: the registry file, the providers that answer, and the local servers that crewline starts itself.
+//!
+//! Where is what: [`registry`] reads the file, [`request`] is the one normalised request, [`provider`] the trait with its
+//! implementations in [`providers`], [`client::Models`] the door, [`managed`] the local servers, [`detect`] what `crewline init`
+//! finds, [`setup`] what `crewline setup` fetches.
+//!
+//! **Invariant:** a key goes to its provider's origin only, and never into an error, a log or a `Debug` text.
+//! **Invariant:** every wait has a limit: connect, first token, idle, total, start of a server, place in a queue.
+//! **Invariant:** offline, no byte leaves for a host that is not this machine or a private network.
+
+pub mod client;
+pub mod detect;
+pub mod egress;
+pub mod error;
+pub mod managed;
+mod metrics;
+pub mod provider;
+pub mod providers;
+pub mod registry;
+pub mod request;
+pub mod setup;
+
+pub use client::{Models, Options};
+pub use egress::Mode;
+pub use error::{Error, ManagedFailure, Phase};
+pub use managed::managed_guard_main;
+pub use provider::{ListedModel, ModelProvider};
+pub use registry::{Invalid, ModelConfig, Policies, Problem, ProviderConfig, Registry};
+pub use request::{ChatMessage, ChatReply, ChatRequest, Finish, OutputSchema, Speaker};

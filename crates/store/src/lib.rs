@@ -1,1 +1,89 @@
-//! Crewline: store.
+//! Crewline: the database. SQLite (default) and PostgreSQL, one schema, one behaviour, one conformance suite.
+//!
+//! The heart is [`Store::commit`]: many changes of many runs in one transaction, in a few set-based statements.
+//! Where things are: `open` (URL, pragmas, pools, migrations), `change` (what a caller hands over), `commit` (how it
+//! is written), `run` (runs and their leases), `query` (reads), `memory` (memories, vectors, the outbox), `entity`
+//! (rows, private), `migration` (the schema), `sql` and `tx` (statement texts and the one writing connection).
+//!
+//! **Invariant:** sea-orm, and sqlx through it, are used in this crate only; no row type leaves it.
+//! **Invariant:** all writing goes through one connection of the process, one transaction at a time.
+//! **Invariant:** a manager whose epoch is no longer the run's writes nothing.
+//! **Invariant:** a NUL character in a text is stored as U+FFFD on both databases (PostgreSQL can not hold it);
+//! hashes and ids are those of the text as it was given.
+
+mod change;
+mod commit;
+mod entity;
+mod error;
+mod memory;
+pub mod metrics;
+mod migration;
+mod open;
+mod query;
+mod run;
+mod sql;
+mod statements;
+mod tx;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex},
+};
+
+use crewline_types::TaskId;
+use sea_orm::DatabaseConnection;
+
+pub use change::{AttemptEnd, CallEnd, Change, Committed, NewAttempt, NewCall, NewContext, RunEnd, Transition};
+pub use error::Error;
+pub use query::{AttemptRow, AttemptStatus, CallRow, ContextRow};
+pub use run::{Claim, NewRun, RunRow};
+
+/// Which database a store speaks to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Backend {
+    /// A file, or memory.
+    Sqlite,
+    /// A server.
+    Postgres,
+}
+
+/// The database. Cloning is cheap and shares connections.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    backend: Backend,
+    /// Where it is, without a password.
+    target: String,
+    writer: tx::Writer,
+    reader: DatabaseConnection,
+    /// Row numbers of tasks: they never change, so they are looked up once.
+    numbers: Mutex<HashMap<TaskId, i64>>,
+}
+
+impl Store {
+    /// Which database this is.
+    pub fn backend(&self) -> Backend {
+        self.inner.backend
+    }
+
+    /// Where the database is, without a password; for people.
+    pub fn target(&self) -> &str {
+        &self.inner.target
+    }
+
+    /// The connection for reading. One that is shared with the writer is freed of what a dropped commit left.
+    async fn reader(&self) -> Result<&DatabaseConnection, Error> {
+        self.inner.writer.settle().await?;
+        Ok(&self.inner.reader)
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Store").field("backend", &self.inner.backend).field("target", &self.inner.target).finish()
+    }
+}

@@ -1,1 +1,19 @@
-//! Crewline: testkit.
+//! What the tests and benchmarks of the other crates share: a scripted model server and a runner for the binary.
+//!
+//! Where is what: [`stub`] the server ([`StubServer`]), [`script`] what it answers, [`request`] what it was asked,
+//! [`fit`] an answer for any JSON Schema, [`app`] the binary in a directory of its own ([`TestApp`]).
+//!
+//! **Invariant:** a development dependency only: no crate that is shipped uses it.
+//! **Invariant:** the same requests get the same answers, byte for byte.
+
+pub mod app;
+pub mod fit;
+mod http;
+pub mod request;
+pub mod script;
+pub mod stub;
+
+pub use app::{Finished, TestApp};
+pub use request::{StubMessage, StubRequest};
+pub use script::{Script, StubReply};
+pub use stub::StubServer;

@@ -1,0 +1,38 @@
+//! What can go wrong with the server itself; a request's errors are [`crate::Problem`]s.
+
+use crewline_types::ErrorKind;
+
+/// The server can not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The listener failed.
+    #[error("server stopped")]
+    Serve {
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// What kind of failure this is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Serve { .. } => ErrorKind::Unavailable,
+        }
+    }
+
+    /// The stable code; `docs/errors.md` has a section for each.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Serve { .. } => "api.serve",
+        }
+    }
+
+    /// Whether the same may work later.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Serve { .. } => true,
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! RFC 9457 problem bodies: `type`, `title`, `status`, `detail`, and our `code`.
+//!
+//! **Invariant:** this is the one place that maps an error's kind to an HTTP status.
+
+use axum::{
+    Json,
+    extract::rejection::{JsonRejection, PathRejection, QueryRejection},
+    http::{HeaderValue, Method, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+};
+use crewline_types::ErrorKind;
+use serde::Serialize;
+
+/// An error as a response shows it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Problem {
+    /// Names the sort of problem; `docs/errors.md` has a section for each code.
+    #[serde(rename = "type")]
+    pub uri: Box<str>,
+    /// The kind of failure.
+    pub title: &'static str,
+    /// The HTTP status.
+    pub status: u16,
+    /// What happened, for people.
+    pub detail: Box<str>,
+    /// The stable code.
+    pub code: Box<str>,
+    /// The next step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<Box<str>>,
+    /// Each thing that is wrong with the input, when there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<serde_json::Value>,
+}
+
+impl Problem {
+    /// A problem of `kind` with our `code`.
+    pub fn new(kind: ErrorKind, code: &str, detail: impl Into<String>) -> Self {
+        Self::with_status(status_of(kind), title_of(kind), code, detail)
+    }
+
+    fn with_status(status: StatusCode, title: &'static str, code: &str, detail: impl Into<String>) -> Self {
+        Self {
+            uri: format!("urn:crewline:error:{code}").into(),
+            title,
+            status: status.as_u16(),
+            detail: detail.into().into_boxed_str(),
+            code: code.into(),
+            hint: None,
+            errors: Vec::new(),
+        }
+    }
+
+    /// Adds the next step.
+    #[must_use]
+    pub fn hint(mut self, hint: Option<String>) -> Self {
+        self.hint = hint.map(String::into_boxed_str);
+        self
+    }
+
+    /// A foreign page or name tried to use a server that has no keys.
+    pub(crate) fn foreign(detail: &'static str) -> Self {
+        Self::with_status(StatusCode::FORBIDDEN, "forbidden", "api.foreign_origin", detail)
+    }
+}
+
+impl From<crewline_runtime::Error> for Problem {
+    fn from(error: crewline_runtime::Error) -> Self {
+        let mut problem = Self::new(error.kind(), error.code(), chain(&error)).hint(error.hint());
+        if let crewline_runtime::Error::Plan { problems } = &error {
+            problem.errors = problems.iter().filter_map(|it| serde_json::to_value(it).ok()).collect();
+        }
+        if status_of(error.kind()).is_server_error() {
+            tracing::warn!(error.code = error.code(), "request failed");
+        }
+        problem
+    }
+}
+
+/// The error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+impl From<JsonRejection> for Problem {
+    fn from(rejection: JsonRejection) -> Self {
+        let (status, code) = match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => (StatusCode::PAYLOAD_TOO_LARGE, "api.body_too_large"),
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "api.media_type"),
+            _ => (StatusCode::BAD_REQUEST, "api.invalid_body"),
+        };
+        Self::with_status(status, "invalid request", code, rejection.body_text())
+    }
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::new(ErrorKind::Invalid, "api.invalid_query", rejection.body_text())
+    }
+}
+
+impl From<PathRejection> for Problem {
+    fn from(rejection: PathRejection) -> Self {
+        Self::new(ErrorKind::Invalid, "api.invalid_path", rejection.body_text())
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(self)).into_response();
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// Nothing is served at this path.
+pub(crate) async fn no_route(uri: Uri) -> Problem {
+    Problem::new(ErrorKind::NotFound, "api.no_route", format!("nothing is served at `{}`", uri.path()))
+}
+
+/// The path exists, the method does not.
+pub(crate) async fn no_method(method: Method, uri: Uri) -> Problem {
+    let detail = format!("`{method}` is not allowed at `{}`", uri.path());
+    Problem::with_status(StatusCode::METHOD_NOT_ALLOWED, "method not allowed", "api.method", detail)
+}
+
+/// Kind → HTTP status.
+pub(crate) fn status_of(kind: ErrorKind) -> StatusCode {
+    match kind {
+        ErrorKind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
+        ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        ErrorKind::Conflict => StatusCode::CONFLICT,
+        ErrorKind::Busy => StatusCode::TOO_MANY_REQUESTS,
+        ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
+        // A provider refused *our* key: the client's own request is not at fault.
+        ErrorKind::Auth => StatusCode::BAD_GATEWAY,
+        ErrorKind::Limit => StatusCode::PAYMENT_REQUIRED,
+        ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+fn title_of(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Invalid => "invalid request",
+        ErrorKind::NotFound => "not found",
+        ErrorKind::Conflict => "conflict",
+        ErrorKind::Busy => "too many requests",
+        ErrorKind::Unavailable => "unavailable",
+        ErrorKind::Timeout => "timeout",
+        ErrorKind::Auth => "the provider refused the key",
+        ErrorKind::Limit => "a limit is reached",
+        ErrorKind::Internal => "internal error",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_rfc_9457_with_our_code() {
+        let problem =
+            Problem::new(ErrorKind::NotFound, "run.not_found", "no run `abc`").hint(Some("`crewline ps`".into()));
+        let json = serde_json::to_value(&problem).unwrap();
+        assert_eq!(json["type"], "urn:crewline:error:run.not_found");
+        assert_eq!(json["status"], 404);
+        assert_eq!(json["title"], "not found");
+        assert_eq!(json["code"], "run.not_found");
+        assert_eq!(json["hint"], "`crewline ps`");
+        assert!(json.get("errors").is_none());
+        let response = problem.into_response();
+        assert_eq!(response.status(), StatusCode::NOT_FOUND);
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
+    }
+
+    #[test]
+    fn a_busy_server_says_when_to_come_back() {
+        let response = Problem::new(ErrorKind::Busy, "run.busy", "").into_response();
+        assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert!(response.headers().contains_key(header::RETRY_AFTER));
+    }
+}

@@ -1,0 +1,5 @@
+//! The routes, one file a subject.
+
+pub(crate) mod events;
+pub(crate) mod health;
+pub(crate) mod runs;

@@ -1,0 +1,254 @@
+//! Opens what a command needs: data directory, registry, database, models, memory, and the runtime on top.
+//!
+//! **Invariant:** this is the one place that wires the rooms together.
+//! **Invariant:** a command that only reads needs no registry, and never loads an embedding model.
+
+use std::{
+    fs::DirBuilder,
+    io,
+    net::SocketAddr,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use crewline_api::MetricsText;
+use crewline_memory::{Embedder, Qdrant, QdrantOptions};
+use crewline_models::{Mode, Models, Options, Registry};
+use crewline_runtime::{Config, Handle, Limits, MemoryConfig};
+use crewline_store::{Backend, Store};
+use crewline_types::SystemClock;
+use tokio::{net::TcpListener, task::JoinSet};
+
+use crate::{
+    console::Console,
+    error::Error,
+    metrics::Recorder,
+    settings::{Settings, process_env},
+};
+
+/// How long a process may take to save what is left once its work is done.
+pub(crate) const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long the embedding thread may take to end; its library must not be torn down under it.
+const EMBEDDER_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// The registry of a command that reads only: it names no model that could be called.
+const INERT_REGISTRY: &str = "version: 1
+providers:
+  none: {type: openai_compatible, base_url: \"http://127.0.0.1:9/v1\"}
+models:
+  none: {provider: none, model: none, context_window: 1024}
+roles:
+  default: {chain: [none]}
+";
+
+/// An executor with a worker per core; only commands that wait for something make one.
+pub(crate) fn executor() -> Result<tokio::runtime::Runtime, Error> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Error::System { what: "start the executor", source })
+}
+
+/// The runtime and what must outlive it.
+pub(crate) struct App {
+    /// The runtime.
+    pub(crate) handle: Handle,
+    /// The database beneath it.
+    pub(crate) store: Store,
+    embedder: Option<Embedder>,
+}
+
+impl App {
+    /// Everything a run needs.
+    pub(crate) async fn start(settings: &Settings, registry: Arc<Registry>, mode: Mode) -> Result<Self, Error> {
+        let embedder = Embedder::find(&settings.data_dir)?;
+        let qdrant = qdrant(settings, embedder.as_ref())?;
+        Self::with(settings, registry, mode, MemoryConfig { embedder, qdrant }).await
+    }
+
+    /// What a look at the database needs.
+    pub(crate) async fn read_only(settings: &Settings) -> Result<Self, Error> {
+        let registry = Registry::parse(INERT_REGISTRY, "none", &|_| None).map_err(crewline_models::Error::from)?;
+        Self::with(settings, Arc::new(registry), Mode::Offline, MemoryConfig::default()).await
+    }
+
+    async fn with(
+        settings: &Settings,
+        registry: Arc<Registry>,
+        mode: Mode,
+        memory: MemoryConfig,
+    ) -> Result<Self, Error> {
+        // Models and the database both speak TLS; a second install is refused and means nothing.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        make_data_dir(&settings.data_dir)?;
+        let store = Store::open(&settings.database_url()).await?;
+        let models = Models::new(
+            registry.clone(),
+            Options { data_dir: settings.data_dir.clone(), guard: std::env::current_exe().ok(), mode },
+        )?;
+        let embedder = memory.embedder.clone();
+        let handle = Handle::start(Config {
+            locks: match store.backend() {
+                Backend::Sqlite => Some(settings.data_dir.join("locks")),
+                Backend::Postgres => None,
+            },
+            store: store.clone(),
+            registry,
+            models,
+            memory,
+            clock: Arc::new(SystemClock),
+            node: node(),
+            prompts: settings.prompts_dir(),
+            limits: Limits::default(),
+        })
+        .await?;
+        Ok(Self { handle, store, embedder })
+    }
+
+    /// Whether memory has vectors.
+    pub(crate) fn has_vectors(&self) -> bool {
+        self.embedder.is_some()
+    }
+
+    /// Saves what is left and stops what was started.
+    pub(crate) async fn stop(self) {
+        self.handle.shutdown(SHUTDOWN_TIME_MAX).await;
+        if let Some(embedder) = self.embedder {
+            // The wait blocks; nothing else is left to do on this executor.
+            let closed = tokio::task::spawn_blocking(move || embedder.close(EMBEDDER_TIME_MAX)).await;
+            if !matches!(closed, Ok(true)) {
+                tracing::debug!("the embedding thread did not end in time");
+            }
+        }
+    }
+}
+
+fn qdrant(settings: &Settings, embedder: Option<&Embedder>) -> Result<Option<Qdrant>, Error> {
+    let Some(url) = &settings.qdrant else { return Ok(None) };
+    let Some(embedder) = embedder else {
+        tracing::warn!("there is no embedding model, so qdrant is not used");
+        return Ok(None);
+    };
+    let options = QdrantOptions {
+        url: url.clone(),
+        api_key: settings.qdrant_key.clone(),
+        model: embedder.model().to_owned(),
+        dimensions: embedder.dimensions(),
+    };
+    Ok(Some(Qdrant::new(options)?))
+}
+
+/// `host:pid`, for leases.
+fn node() -> String {
+    let system = rustix::system::uname();
+    format!("{}:{}", system.nodename().to_string_lossy(), std::process::id())
+}
+
+/// Makes the data directory, for its owner only.
+pub(crate) fn make_data_dir(dir: &Path) -> Result<(), Error> {
+    let error = |source: io::Error| Error::DataDir { path: dir.to_owned(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(error)
+}
+
+/// The registry file that holds: the named one, else the first that exists.
+pub(crate) fn find_registry(settings: &Settings) -> Result<PathBuf, Error> {
+    if let Some(path) = &settings.registry {
+        return Ok(path.clone());
+    }
+    let candidates = settings.registry_candidates();
+    match candidates.iter().find(|path| path.is_file()) {
+        Some(path) => Ok(path.clone()),
+        None => Err(Error::NoRegistry { looked: candidates }),
+    }
+}
+
+/// The registry that holds; its oddities are shown once.
+pub(crate) fn load_registry(settings: &Settings, console: &Console) -> Result<Arc<Registry>, Error> {
+    let registry = Registry::load(&find_registry(settings)?, &process_env)?;
+    for warning in registry.warnings() {
+        if console.is_quiet {
+            break;
+        }
+        let place = format!("{}:{}:{}", registry.name(), warning.line, warning.column);
+        let help = warning.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
+        console.warn(&format!("{place}: {}{help}", warning.message));
+    }
+    Ok(Arc::new(registry))
+}
+
+/// Listens on `addr`.
+pub(crate) async fn bind(addr: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(addr).await.map_err(|source| Error::Bind { addr, source })
+}
+
+/// Health and metrics: recorded when wanted, served beside the work until dropped.
+pub(crate) struct Ops {
+    listener: Option<TcpListener>,
+    recorder: Option<Arc<Recorder>>,
+    tasks: JoinSet<()>,
+}
+
+impl Ops {
+    /// Takes the address, if there is one, and records metrics then. Do this before the runtime starts.
+    pub(crate) async fn open(addr: Option<SocketAddr>, console: &Console) -> Result<Self, Error> {
+        match addr {
+            Some(_) => Self::recording(addr, console).await,
+            None => Ok(Self { listener: None, recorder: None, tasks: JoinSet::new() }),
+        }
+    }
+
+    /// Records metrics in any case.
+    pub(crate) async fn recording(addr: Option<SocketAddr>, console: &Console) -> Result<Self, Error> {
+        let listener = match addr {
+            Some(addr) => {
+                let listener = bind(addr).await?;
+                let at = listener.local_addr().unwrap_or(addr);
+                console.note(&format!("metrics at http://{at}/metrics"));
+                Some(listener)
+            }
+            None => None,
+        };
+        Ok(Self { listener, recorder: Some(Arc::new(Recorder::install()?)), tasks: JoinSet::new() })
+    }
+
+    /// What `/metrics` answers.
+    pub(crate) fn metrics(&self) -> Option<MetricsText> {
+        self.recorder.as_ref().map(|recorder| recorder.text())
+    }
+
+    /// Begins to keep histograms small, and to answer where there is an address.
+    pub(crate) fn start(&mut self, handle: &Handle) {
+        if let Some(recorder) = self.recorder.clone() {
+            self.tasks.spawn(async move { recorder.upkeep().await });
+        }
+        let Some(listener) = self.listener.take() else { return };
+        let router = crewline_api::ops_router(handle.clone(), self.metrics());
+        self.tasks.spawn(async move {
+            if let Err(error) = crewline_api::serve(listener, router, std::future::pending()).await {
+                tracing::warn!(error.code = error.code(), "metrics are no longer served");
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_inert_registry_is_valid() {
+        Registry::parse(INERT_REGISTRY, "none", &|_| None).unwrap();
+    }
+
+    #[test]
+    fn the_data_directory_is_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = std::env::temp_dir().join(format!("crewline-app-{}", std::process::id())).join("data");
+        make_data_dir(&dir).unwrap();
+        make_data_dir(&dir).unwrap();
+        assert_eq!(dir.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        std::fs::remove_dir_all(dir.parent().unwrap()).unwrap();
+    }
+}

@@ -1,0 +1,196 @@
+//! `crewline doctor`: checks that everything a run needs is there.
+//!
+//! **Invariant:** a check changes nothing and starts nothing: no database is made, no managed server is started.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use clap::Args;
+use crewline_memory::Embedder;
+use crewline_models::{Mode, Models, Options, ProviderConfig, Registry};
+use crewline_store::Store;
+use futures::future::join_all;
+use serde::Serialize;
+
+use crate::{
+    app,
+    console::Console,
+    error::Error,
+    exit::Exit,
+    settings::{Settings, process_env},
+    view::{Align, Style, clean, table},
+};
+
+/// How long a provider may take to answer.
+const PROVIDER_TIME_MAX: Duration = Duration::from_secs(5);
+/// Free bytes below which a run may fail soon.
+const DISK_LOW: u64 = 1 << 30;
+/// Free bytes below which a run will fail.
+const DISK_FULL: u64 = 64 << 20;
+
+/// What `crewline doctor` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  crewline doctor
+  crewline doctor -o json | jq '.[] | select(.state != \"ok\")'
+
+Exits with 1 when something is broken.")]
+pub(crate) struct DoctorArgs {}
+
+/// How a check came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    /// As it should be.
+    Ok,
+    /// Runs work, but not as well as they could.
+    Warning,
+    /// Runs will fail.
+    Broken,
+}
+
+#[derive(Debug, Serialize)]
+struct Check {
+    name: String,
+    state: State,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+}
+
+impl Check {
+    fn new(name: impl Into<String>, state: State, detail: impl Into<String>) -> Self {
+        Self { name: name.into(), state, detail: detail.into(), hint: None }
+    }
+
+    fn hint(mut self, hint: impl Into<Option<String>>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+}
+
+/// Runs the command.
+pub(crate) async fn run(_: DoctorArgs, settings: &Settings, console: &Console) -> Result<Exit, Error> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut checks = vec![data_dir(&settings.data_dir), disk(&settings.data_dir), database(settings).await];
+    match app::find_registry(settings).and_then(|path| Ok(Registry::load(&path, &process_env)?)) {
+        Ok(registry) => {
+            checks.push(registry_check(&registry));
+            checks.extend(providers(Arc::new(registry), settings).await);
+        }
+        Err(error) => checks.push(broken("registry", &error)),
+    }
+    checks.push(embedding(&settings.data_dir));
+    console.list(&checks, |style| rows(&checks, style))?;
+    for check in checks.iter().filter(|check| check.state != State::Ok) {
+        if let Some(hint) = &check.hint {
+            console.hint(&format!("{}: {hint}", check.name));
+        }
+    }
+    let is_broken = checks.iter().any(|check| check.state == State::Broken);
+    Ok(if is_broken { Exit::Failed } else { Exit::Ok })
+}
+
+fn broken(name: impl Into<String>, error: &Error) -> Check {
+    let text = error.to_string();
+    let cause = std::error::Error::source(error).map(ToString::to_string).filter(|cause| !text.contains(cause));
+    let detail = cause.map_or_else(|| text.clone(), |cause| format!("{text}: {cause}"));
+    Check::new(name, State::Broken, detail).hint(error.hint())
+}
+
+fn data_dir(dir: &Path) -> Check {
+    match crate::out::check_writable(dir) {
+        Ok(()) => Check::new("data directory", State::Ok, dir.display().to_string()),
+        Err(source) => broken("data directory", &Error::DataDir { path: dir.to_owned(), source }),
+    }
+}
+
+fn disk(dir: &Path) -> Check {
+    let existing = dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("."));
+    let Ok(stat) = rustix::fs::statvfs(existing) else {
+        return Check::new("disk space", State::Warning, "unknown");
+    };
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let detail = format!("{} MB free", free / 1_000_000);
+    let state = match free {
+        ..DISK_FULL => State::Broken,
+        DISK_FULL..DISK_LOW => State::Warning,
+        DISK_LOW.. => State::Ok,
+    };
+    Check::new("disk space", state, detail).hint("free some space, or use another `--data-dir`".to_owned())
+}
+
+async fn database(settings: &Settings) -> Check {
+    if settings.database.is_none() && !settings.data_dir.join("crewline.db").exists() {
+        return Check::new("database", State::Ok, "will be made by the first run");
+    }
+    match Store::open(&settings.database_url()).await {
+        Ok(store) => Check::new("database", State::Ok, format!("{:?}", store.backend()).to_lowercase()),
+        Err(error) => broken("database", &error.into()),
+    }
+}
+
+fn registry_check(registry: &Registry) -> Check {
+    match registry.warnings() {
+        [] => Check::new("registry", State::Ok, registry.name()),
+        [first, rest @ ..] => {
+            let more = if rest.is_empty() { String::new() } else { format!(" (and {} more)", rest.len()) };
+            let detail = format!("{}:{}:{}: {}{more}", registry.name(), first.line, first.column, first.message);
+            Check::new("registry", State::Warning, detail).hint(first.help.clone())
+        }
+    }
+}
+
+async fn providers(registry: Arc<Registry>, settings: &Settings) -> Vec<Check> {
+    let options = Options { data_dir: settings.data_dir.clone(), guard: None, mode: Mode::Online };
+    let models = match Models::new(registry.clone(), options) {
+        Ok(models) => models,
+        Err(error) => return vec![broken("providers", &error.into())],
+    };
+    join_all(registry.providers().map(|config| provider(&models, config))).await
+}
+
+async fn provider(models: &Models, config: &ProviderConfig) -> Check {
+    let name = format!("provider {}", clean(&config.name));
+    if let Some((reason, help)) = config.key_problem() {
+        return Check::new(name, State::Broken, reason).hint(help.to_owned());
+    }
+    if config.managed.is_some() {
+        return Check::new(name, State::Ok, "started when it is needed");
+    }
+    match tokio::time::timeout(PROVIDER_TIME_MAX, models.list(&config.name)).await {
+        Ok(Ok(listed)) => {
+            Check::new(name, State::Ok, format!("{} offers {} models", clean(&config.base_url), listed.len()))
+        }
+        // Chat may work where nothing lists models.
+        Ok(Err(error @ (crewline_models::Error::NotFound { .. } | crewline_models::Error::BadReply { .. }))) => {
+            Check::new(name, State::Warning, format!("it answers, but does not list its models: {error}"))
+        }
+        Ok(Err(error)) => broken(name, &error.into()),
+        Err(_) => Check::new(name, State::Broken, format!("no answer within {PROVIDER_TIME_MAX:?}"))
+            .hint("check that the server is up and its `base_url` is right".to_owned()),
+    }
+}
+
+fn embedding(dir: &Path) -> Check {
+    match Embedder::find(dir) {
+        Ok(Some(embedder)) => Check::new("embedding model", State::Ok, embedder.model()),
+        Ok(None) => Check::new("embedding model", State::Warning, "not there: memory is searched by words only")
+            .hint("`crewline setup --local` installs one".to_owned()),
+        Err(error) => broken("embedding model", &error.into()),
+    }
+}
+
+fn rows(checks: &[Check], style: Style) -> String {
+    let rows: Vec<Vec<String>> = checks
+        .iter()
+        .map(|check| {
+            let state = match check.state {
+                State::Ok => "ok",
+                State::Warning => "warning",
+                State::Broken => "broken",
+            };
+            vec![check.name.clone(), state.to_owned(), clean(&check.detail).into_owned()]
+        })
+        .collect();
+    table(style, &[("CHECK", Align::Left), ("STATE", Align::Left), ("DETAIL", Align::Left)], &rows)
+}

@@ -1,0 +1,86 @@
+//! `crewline ps`: the runs of the database.
+
+use clap::Args;
+use crewline_runtime::RunSummary;
+use crewline_types::{Clock, RunStatus, SystemClock, Timestamp};
+
+use crate::{
+    app::App,
+    console::Console,
+    error::Error,
+    exit::Exit,
+    settings::Settings,
+    view::{Align, Style, clean, duration, fit, table},
+};
+
+/// Runs looked at, unless more are asked for.
+const RUNS_MAX: u32 = 1_000;
+/// Columns of a goal.
+const GOAL: usize = 60;
+
+/// What `crewline ps` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  crewline ps                 runs that are active or can be resumed
+  crewline ps --all -o json   every run
+
+Only runs of one project with `--project NAME`.")]
+pub(crate) struct PsArgs {
+    /// Show runs that are over, too
+    #[arg(short, long)]
+    all: bool,
+    /// Runs to look at, newest first
+    #[arg(long, value_name = "N", default_value_t = RUNS_MAX, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+}
+
+/// Runs the command.
+pub(crate) async fn run(args: PsArgs, settings: &Settings, console: &Console) -> Result<Exit, Error> {
+    let app = App::read_only(settings).await?;
+    let runs = app.handle.runs(settings.project.as_deref(), args.limit).await;
+    app.stop().await;
+    let mut runs = runs?;
+    let total = runs.len();
+    if !args.all {
+        runs.retain(|run| is_open(run.status));
+    }
+    let now = SystemClock.now();
+    console.list(&runs, |style| rows(&runs, now, style))?;
+    if runs.is_empty() && total > 0 {
+        console.hint("no run is active or can be resumed; `crewline ps --all` shows those that are over");
+    }
+    Ok(Exit::Ok)
+}
+
+/// Whether something can still happen.
+fn is_open(status: RunStatus) -> bool {
+    match status {
+        RunStatus::Running | RunStatus::Interrupted | RunStatus::LimitReached => true,
+        RunStatus::Completed | RunStatus::Failed | RunStatus::Cancelled => false,
+    }
+}
+
+fn rows(runs: &[RunSummary], now: Timestamp, style: Style) -> String {
+    let columns = [
+        ("RUN", Align::Left),
+        ("STATUS", Align::Left),
+        ("AGE", Align::Right),
+        ("TIME", Align::Right),
+        ("PROJECT", Align::Left),
+        ("GOAL", Align::Left),
+    ];
+    let rows: Vec<Vec<String>> = runs
+        .iter()
+        .map(|run| {
+            vec![
+                run.run.to_string(),
+                run.status.as_str().to_owned(),
+                duration(now.since(run.created_at)),
+                run.finished_at.map_or_else(|| "-".to_owned(), |at| duration(at.since(run.created_at))),
+                clean(&run.project).into_owned(),
+                fit(&clean(&run.goal), GOAL).into_owned(),
+            ]
+        })
+        .collect();
+    table(style, &columns, &rows)
+}

@@ -1,0 +1,236 @@
+//! `crewline registry`: check it, show what it means, print its schema.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use crewline_models::{Registry, registry::json_schema};
+use serde::Serialize;
+
+use crate::{
+    app,
+    console::Console,
+    document,
+    error::Error,
+    exit::Exit,
+    settings::{Settings, process_env},
+    view::{Align, Style, clean, count, table},
+};
+
+/// What `crewline registry` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  crewline registry check
+  crewline registry show --registry other.yaml -o json
+  crewline registry schema > crewline.schema.json")]
+pub(crate) struct RegistryArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Check a registry: every problem with its place and what is allowed
+    #[command(after_help = "Example:
+  crewline registry check config/crewline.yaml")]
+    Check {
+        /// The file [default: the one a run would use]
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+    /// Show models and who uses them
+    #[command(after_help = "Example:
+  crewline registry show -o json")]
+    Show {
+        /// The file [default: the one a run would use]
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+    /// Print the JSON Schema of a registry
+    #[command(after_help = "Example:
+  crewline registry schema > crewline.schema.json")]
+    Schema,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &RegistryArgs, settings: &Settings, console: &Console) -> Result<Exit, Error> {
+    match &args.action {
+        Action::Check { file } => check(&load(file.as_ref(), settings)?, console)?,
+        Action::Show { file } => {
+            let shown = Shown::of(&load(file.as_ref(), settings)?);
+            console.value(&shown, |style| shown.table(style))?;
+        }
+        Action::Schema => {
+            let text = serde_json::to_string_pretty(&json_schema())
+                .map_err(|error| Error::Encode { message: error.to_string() })?;
+            console.data(&text)?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn load(file: Option<&PathBuf>, settings: &Settings) -> Result<Registry, Error> {
+    let path = match file {
+        Some(path) => path.clone(),
+        None => app::find_registry(settings)?,
+    };
+    Ok(Registry::load(&path, &process_env)?)
+}
+
+fn check(registry: &Registry, console: &Console) -> Result<(), Error> {
+    #[derive(Serialize)]
+    struct Warning<'a> {
+        line: u32,
+        column: u32,
+        message: &'a str,
+        help: Option<&'a str>,
+    }
+    #[derive(Serialize)]
+    struct Checked<'a> {
+        file: &'a str,
+        ok: bool,
+        models: usize,
+        providers: usize,
+        roles: usize,
+        warnings: Vec<Warning<'a>>,
+    }
+    for warning in registry.warnings() {
+        let place = document::place_in(registry.name(), registry.text(), warning);
+        console.warn(console.snippet(place.as_ref()).trim());
+    }
+    let warnings = registry.warnings().iter().map(|it| Warning {
+        line: it.line,
+        column: it.column,
+        message: &it.message,
+        help: it.help.as_deref(),
+    });
+    let checked = Checked {
+        file: registry.name(),
+        ok: true,
+        models: registry.models().count(),
+        providers: registry.providers().count(),
+        roles: registry.roles().len(),
+        warnings: warnings.collect(),
+    };
+    console.value(&checked, |style| {
+        format!(
+            "{} {}: {} providers, {} models, {} roles",
+            style.green("ok"),
+            checked.file,
+            checked.providers,
+            checked.models,
+            checked.roles
+        )
+    })
+}
+
+/// What a registry means.
+#[derive(Debug, Serialize)]
+struct Shown {
+    file: String,
+    hash: String,
+    models: Vec<Model>,
+    roles: Vec<Role>,
+}
+
+#[derive(Debug, Serialize)]
+struct Model {
+    name: String,
+    provider: String,
+    identifier: String,
+    context_window: u32,
+    output_tokens_max: u32,
+    json_schema: bool,
+    input_per_million: Option<f64>,
+    output_per_million: Option<f64>,
+    locality: crewline_types::model::Locality,
+    concurrency: Option<u32>,
+    key: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Role {
+    name: String,
+    chain: Vec<String>,
+    slots: Option<u32>,
+}
+
+impl Shown {
+    fn of(registry: &Registry) -> Self {
+        let models = registry.models().map(|config| {
+            let spec = &config.spec;
+            Model {
+                name: spec.alias.to_string(),
+                provider: spec.provider.to_string(),
+                identifier: config.model.clone(),
+                context_window: spec.context_window,
+                output_tokens_max: spec.output_tokens_max,
+                json_schema: spec.has_json_schema,
+                input_per_million: spec.price.map(|price| price.input_per_million.as_usd()),
+                output_per_million: spec.price.map(|price| price.output_per_million.as_usd()),
+                locality: spec.locality,
+                concurrency: spec.concurrency_max,
+                key: match (config.provider.has_key(), config.provider.key_problem()) {
+                    (_, Some(_)) => "missing",
+                    (true, None) => "set",
+                    (false, None) => "none",
+                },
+            }
+        });
+        let default = crewline_types::Role::from("default");
+        let roles = registry.roles().into_iter().chain([default]).map(|role| Role {
+            chain: registry.chain(&role).iter().map(|model| model.alias.to_string()).collect(),
+            slots: registry.slots(&role),
+            name: role.to_string(),
+        });
+        Self {
+            file: registry.name().to_owned(),
+            hash: registry.hash().to_string(),
+            models: models.collect(),
+            roles: roles.collect(),
+        }
+    }
+
+    fn table(&self, style: Style) -> String {
+        let columns = [
+            ("MODEL", Align::Left),
+            ("PROVIDER", Align::Left),
+            ("IDENTIFIER", Align::Left),
+            ("WINDOW", Align::Right),
+            ("$ IN / OUT PER MILLION", Align::Right),
+            ("WHERE", Align::Left),
+            ("KEY", Align::Left),
+        ];
+        let models = self.models.iter().map(|model| {
+            vec![
+                clean(&model.name).into_owned(),
+                clean(&model.provider).into_owned(),
+                clean(&model.identifier).into_owned(),
+                count(model.context_window.into()),
+                match (model.input_per_million, model.output_per_million) {
+                    (Some(input), Some(output)) => format!("{input} / {output}"),
+                    _ => "unknown".to_owned(),
+                },
+                format!("{:?}", model.locality).to_lowercase(),
+                model.key.to_owned(),
+            ]
+        });
+        let roles = self.roles.iter().map(|role| {
+            vec![
+                clean(&role.name).into_owned(),
+                clean(&role.chain.join(" → ")).into_owned(),
+                role.slots.map_or_else(|| "-".to_owned(), |slots| slots.to_string()),
+            ]
+        });
+        format!(
+            "{} {}\n\n{}\n\n{}",
+            style.bold("registry"),
+            self.file,
+            table(style, &columns, &models.collect::<Vec<_>>()),
+            table(
+                style,
+                &[("ROLE", Align::Left), ("CHAIN", Align::Left), ("SLOTS", Align::Right)],
+                &roles.collect::<Vec<_>>()
+            ),
+        )
+    }
+}

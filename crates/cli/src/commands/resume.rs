@@ -1,0 +1,102 @@
+//! `crewline resume`: continue a run that was interrupted or reached a limit.
+
+use clap::Args;
+use crewline_runtime::{Error as RuntimeError, Mode, Overrides};
+use crewline_store::Store;
+use crewline_types::{RunId, RunLimits, RunStatus};
+
+use crate::{
+    app::{self, App, Ops},
+    commands::run::{Common, hint_vectors, models_mode},
+    console::Console,
+    error::Error,
+    exit::Exit,
+    follow::Follow,
+    live::Board,
+    out::OutDir,
+    settings::Settings,
+    signals::Signals,
+};
+
+/// What `crewline resume` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  crewline resume k3v9x0ab
+  crewline resume k3v9 --max-cost 2.00 --out guide
+
+Limits that are not given stay as they were.")]
+pub(crate) struct ResumeArgs {
+    /// The run, or the beginning of its id
+    #[arg(value_name = "RUN")]
+    run: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Runs the command.
+pub(crate) async fn run(args: ResumeArgs, settings: &Settings, console: &Console) -> Result<Exit, Error> {
+    let registry = app::load_registry(settings, console)?;
+    let out = OutDir::prepare(args.common.out.clone())?;
+    let mode = if args.common.offline { Mode::Offline } else { Mode::Online };
+    let mut ops = Ops::open(args.common.metrics_addr, console).await?;
+    let app = App::start(settings, registry, models_mode(mode)).await?;
+    ops.start(&app.handle);
+    let ended = resume(&args, &out, &app, settings, console).await;
+    let has_vectors = app.has_vectors();
+    app.stop().await;
+    let exit = ended?;
+    if !has_vectors && exit == Exit::Ok {
+        hint_vectors(console);
+    }
+    Ok(exit)
+}
+
+async fn resume(
+    args: &ResumeArgs,
+    out: &OutDir,
+    app: &App,
+    settings: &Settings,
+    console: &Console,
+) -> Result<Exit, Error> {
+    let mut signals = Signals::listen()?;
+    let run = app.handle.find_run(&args.run).await?;
+    let overrides = Overrides {
+        limits: limits(&args.common, run, &app.store).await?,
+        concurrency: args.common.concurrency,
+        mode: args.common.offline.then_some(Mode::Offline),
+    };
+    let after_seq = match app.handle.resume(run, overrides).await {
+        Ok(seq) => seq,
+        Err(error @ RuntimeError::Finished { status: RunStatus::Completed, .. }) => {
+            let at = out.of(run);
+            if at.join("RESULT.md").is_file() {
+                console.note(&format!("its documents are in {}", at.display()));
+            }
+            return Err(error.into());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let board = Board::of_report(&app.handle.report(run).await?);
+    let follow = Follow { settings, console, handle: &app.handle, run, out: Some(out), after_seq, board };
+    follow.to_end(&mut signals).await
+}
+
+/// What the run's row keeps of how it was launched, as far as it matters here.
+#[derive(Default, serde::Deserialize)]
+struct Recorded {
+    limits: RunLimits,
+}
+
+/// The limits the run had, with those that are given now. `None` when none is given.
+async fn limits(common: &Common, run: RunId, store: &Store) -> Result<Option<RunLimits>, Error> {
+    if common.max_cost.is_none() && common.max_steps.is_none() && common.max_time.is_none() {
+        return Ok(None);
+    }
+    let row = store.run(run).await?;
+    let recorded: Recorded = row.and_then(|row| serde_json::from_str(&row.settings).ok()).unwrap_or_default();
+    Ok(Some(RunLimits {
+        cost_max: common.max_cost.or(recorded.limits.cost_max),
+        steps_max: common.max_steps.or(recorded.limits.steps_max),
+        time_max: common.max_time.or(recorded.limits.time_max),
+    }))
+}

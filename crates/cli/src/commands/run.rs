@@ -1,0 +1,392 @@
+//! `crewline run`: plan a goal (or take a plan), run it, write the documents.
+//!
+//! **Invariant:** everything that can be wrong with the input is found before anything is recorded or called.
+
+use std::{
+    io::IsTerminal,
+    net::SocketAddr,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use clap::Args;
+use crewline_engine::plan::DocumentTask;
+use crewline_models::Registry;
+use crewline_runtime::{Document, Estimate, Mode, RunRequest, estimate};
+use crewline_types::{MicroUsd, ModelAlias, RunLimits, TaskKind};
+use serde::Serialize;
+
+use crate::{
+    app::{self, App, Ops},
+    args::Output,
+    commands::wait_for,
+    console::Console,
+    document,
+    error::Error,
+    exit::Exit,
+    follow::Follow,
+    live::Board,
+    out::OutDir,
+    settings::{RunDefaults, Settings, parse_time, parse_usd, process_env},
+    signals::Signals,
+    view::{Align, Style, clean, cost, count, fit, table},
+};
+
+/// Attempts of a run in flight unless told otherwise.
+const CONCURRENCY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(15);
+/// Bytes of a goal at most; more belongs into files.
+const GOAL_BYTES_MAX: usize = 256 * 1024;
+
+/// What `crewline run` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  crewline run \"Write a guide to our release process\" --out guide
+  crewline run --plan plan.yaml --concurrency 4 --max-cost 0.50
+  git log -20 | crewline run - -o json
+  crewline run \"Compare three message brokers\" --dry-run")]
+pub(crate) struct RunArgs {
+    /// What is to be reached; `-` reads it from stdin
+    #[arg(value_name = "GOAL")]
+    goal: Option<String>,
+    /// Run this plan (JSON or YAML) instead of making one; `-` reads it from stdin
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
+    /// Plan, check and estimate; run nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Refuse a plan that would need repair
+    #[arg(long)]
+    strict_plan: bool,
+}
+
+/// What `run` and `resume` share.
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// Where the documents go [default: crewline-out/RUN]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Stop before more than this is spent; every model needs a price
+    #[arg(long, value_name = "USD", value_parser = parse_usd)]
+    pub(crate) max_cost: Option<MicroUsd>,
+    /// Stop after this many attempts
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_steps: Option<u32>,
+    /// Stop after this time, such as 90s, 15m or 1h30m
+    #[arg(long, value_name = "DUR", value_parser = parse_time)]
+    pub(crate) max_time: Option<Duration>,
+    /// Attempts in flight at once [default: 16]
+    #[arg(long, value_name = "N")]
+    pub(crate) concurrency: Option<NonZeroUsize>,
+    /// Use models on this machine or a private network only
+    #[arg(long)]
+    pub(crate) offline: bool,
+    /// Serve /metrics, /healthz and /readyz while running
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) metrics_addr: Option<SocketAddr>,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: RunArgs, settings: &Settings, console: &Console) -> Result<Exit, Error> {
+    let defaults = RunDefaults::load(&process_env)?;
+    let (goal, plan) = input(&args)?;
+    let registry = app::load_registry(settings, console)?;
+    let offline = args.common.offline || defaults.offline;
+    if let (true, Some(plan)) = (args.dry_run, &plan) {
+        return preview_file(plan, &args, &registry, console);
+    }
+    let out = OutDir::prepare(args.common.out.clone())?;
+    let request = RunRequest {
+        project: settings.project().to_owned(),
+        goal,
+        plan,
+        limits: RunLimits {
+            cost_max: args.common.max_cost.or(defaults.cost_max),
+            steps_max: args.common.max_steps.or(defaults.steps_max),
+            time_max: args.common.max_time.or(defaults.time_max),
+        },
+        concurrency: args.common.concurrency.or(defaults.concurrency).unwrap_or(CONCURRENCY),
+        mode: if offline { Mode::Offline } else { Mode::Online },
+        strict_plan: args.strict_plan,
+        stop_after_plan: args.dry_run,
+    };
+    wait_for(launch(request, args, out, registry, settings, console))
+}
+
+async fn launch(
+    request: RunRequest,
+    args: RunArgs,
+    out: OutDir,
+    registry: Arc<Registry>,
+    settings: &Settings,
+    console: &Console,
+) -> Result<Exit, Error> {
+    let mut ops = Ops::open(args.common.metrics_addr, console).await?;
+    let app = App::start(settings, registry.clone(), models_mode(request.mode)).await?;
+    ops.start(&app.handle);
+    let ended = follow(request, &args, out, &registry, &app, settings, console).await;
+    let has_vectors = app.has_vectors();
+    app.stop().await;
+    let exit = ended?;
+    if !has_vectors && exit == Exit::Ok && !args.dry_run {
+        hint_vectors(console);
+    }
+    Ok(exit)
+}
+
+async fn follow(
+    request: RunRequest,
+    args: &RunArgs,
+    out: OutDir,
+    registry: &Registry,
+    app: &App,
+    settings: &Settings,
+    console: &Console,
+) -> Result<Exit, Error> {
+    let mut signals = Signals::listen()?;
+    let run = app.handle.launch(request).await?;
+    let follow = Follow {
+        settings,
+        console,
+        handle: &app.handle,
+        run,
+        out: (!args.dry_run).then_some(&out),
+        after_seq: 0,
+        board: Board::default(),
+    };
+    let exit = follow.to_end(&mut signals).await?;
+    if !args.dry_run {
+        return Ok(exit);
+    }
+    let report = app.handle.report(run).await?;
+    let tasks = report.tasks.iter().filter(|task| task.kind != TaskKind::Root);
+    let keys: std::collections::HashMap<_, _> =
+        report.tasks.iter().map(|task| (task.id, task.key.to_string())).collect();
+    let tasks: Vec<DocumentTask> = tasks
+        .map(|task| DocumentTask {
+            id: task.key.to_string(),
+            title: task.title.to_string(),
+            description: task.title.to_string(),
+            role: Some(task.role.to_string()),
+            depends_on: task.depends_on.iter().filter_map(|id| keys.get(id).cloned()).collect(),
+            ..DocumentTask::default()
+        })
+        .collect();
+    if tasks.is_empty() {
+        // There is no plan; why has been said by the events, and the code says it too.
+        return Ok(exit);
+    }
+    let document = Document { goal: Some(report.goal.to_string()), tasks };
+    let preview = Preview::of(&document, registry)?;
+    if console.output != Output::Jsonl {
+        console.value(&preview, |style| preview.table(style))?;
+    }
+    console.hint(&format!("run this plan with: {}", settings.resume_command(run, out.named())));
+    Ok(Exit::Ok)
+}
+
+/// Says once that memory could be better.
+pub(crate) fn hint_vectors(console: &Console) {
+    if !console.is_quiet {
+        console.hint("memory was searched by words only; `crewline setup --local` adds an embedding model");
+    }
+}
+
+/// The mode of the models for the mode of a run.
+pub(crate) fn models_mode(mode: Mode) -> crewline_models::Mode {
+    match mode {
+        Mode::Online => crewline_models::Mode::Online,
+        Mode::Offline => crewline_models::Mode::Offline,
+    }
+}
+
+/// The goal and the plan, wherever they come from.
+fn input(args: &RunArgs) -> Result<(String, Option<Document>), Error> {
+    let from_stdin = args.goal.as_deref() == Some("-");
+    if from_stdin && args.plan.as_deref() == Some(Path::new("-")) {
+        return Err(Error::Usage {
+            message: "goal and plan cannot both come from stdin".into(),
+            hint: "name a file for one of them",
+        });
+    }
+    if from_stdin && std::io::stdin().is_terminal() {
+        return Err(Error::Usage {
+            message: "stdin is a terminal, so there is no goal to read".into(),
+            hint: "pipe the goal in, or give it as an argument",
+        });
+    }
+    let plan = args.plan.as_deref().map(document::read_plan).transpose()?;
+    let goal = match &args.goal {
+        Some(_) if from_stdin => Some(document::read_stdin()?),
+        Some(goal) => Some(goal.clone()),
+        None => plan.as_ref().and_then(|plan| plan.goal.clone()),
+    };
+    let goal = goal.map(|goal| goal.trim().to_owned()).filter(|goal| !goal.is_empty());
+    match goal {
+        Some(goal) if goal.len() <= GOAL_BYTES_MAX => Ok((goal, plan)),
+        Some(_) => Err(Error::Usage {
+            message: format!("the goal has more than {GOAL_BYTES_MAX} bytes"),
+            hint: "say what is to be reached; large material belongs into files",
+        }),
+        None => Err(Error::Usage {
+            message: "there is no goal".into(),
+            hint: "give it as an argument (`crewline run \"…\"`), with `-` from stdin, or as `goal` in the plan file",
+        }),
+    }
+}
+
+/// `--dry-run` with a plan file: nothing is recorded, nothing is called.
+fn preview_file(plan: &Document, args: &RunArgs, registry: &Registry, console: &Console) -> Result<Exit, Error> {
+    let name = args.plan.as_ref().map_or_else(|| "plan".to_owned(), |path| path.display().to_string());
+    let estimate = estimate(plan, registry).map_err(|problems| Error::Plan { name, problems })?;
+    let preview = Preview::new(plan, estimate);
+    console.value(&preview, |style| preview.table(style))?;
+    Ok(Exit::Ok)
+}
+
+/// What a dry run prints.
+#[derive(Debug, Serialize)]
+struct Preview {
+    goal: Option<String>,
+    tasks: Vec<PreviewTask>,
+    estimate: Estimate,
+}
+
+#[derive(Debug, Serialize)]
+struct PreviewTask {
+    id: String,
+    title: String,
+    role: Option<String>,
+    depends_on: Vec<String>,
+}
+
+impl Preview {
+    fn of(document: &Document, registry: &Registry) -> Result<Self, Error> {
+        let estimate =
+            estimate(document, registry).map_err(|problems| Error::Plan { name: "plan".into(), problems })?;
+        Ok(Self::new(document, estimate))
+    }
+
+    fn new(document: &Document, estimate: Estimate) -> Self {
+        let tasks = document.tasks.iter().map(|task| PreviewTask {
+            id: task.id.clone(),
+            title: task.title.clone(),
+            role: task.role.clone(),
+            depends_on: task.depends_on.clone(),
+        });
+        Self { goal: document.goal.clone(), tasks: tasks.collect(), estimate }
+    }
+
+    fn table(&self, style: Style) -> String {
+        let columns =
+            [("TASK", Align::Left), ("ROLE", Align::Left), ("TITLE", Align::Left), ("DEPENDS ON", Align::Left)];
+        let rows: Vec<Vec<String>> = self
+            .tasks
+            .iter()
+            .map(|task| {
+                vec![
+                    clean(&task.id).into_owned(),
+                    clean(task.role.as_deref().unwrap_or("default")).into_owned(),
+                    fit(&clean(&task.title), 60).into_owned(),
+                    fit(&clean(&task.depends_on.join(", ")), 40).into_owned(),
+                ]
+            })
+            .collect();
+        let cost_max = if let Some(cost_max) = self.estimate.cost_max {
+            format!("at most {}", cost(cost_max, 0))
+        } else {
+            let models: Vec<&str> = self.estimate.unpriced.iter().map(ModelAlias::as_str).collect();
+            format!("cost unknown (no price for {})", models.join(", "))
+        };
+        format!(
+            "{}\n\n{} tasks · {} calls · up to {}→{} tokens · {cost_max}",
+            table(style, &columns, &rows),
+            count(self.tasks.len() as u64),
+            count(self.estimate.calls.into()),
+            count(self.estimate.input_tokens),
+            count(self.estimate.output_tokens_max),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn parse(line: &[&str]) -> Result<RunArgs, clap::Error> {
+        let line = ["crewline", "run"].iter().chain(line);
+        match Cli::try_parse_from(line)?.command {
+            Command::Run(args) => Ok(args),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_flags_of_the_issue_are_there() {
+        let args = parse(&[
+            "goal",
+            "--out",
+            "o",
+            "--max-cost",
+            "0.5",
+            "--max-steps",
+            "9",
+            "--max-time",
+            "15m",
+            "--concurrency",
+            "4",
+            "--offline",
+            "--dry-run",
+            "--strict-plan",
+            "--no-input",
+            "-o",
+            "jsonl",
+            "-q",
+            "--color",
+            "never",
+            "--no-progress",
+            "--metrics-addr",
+            "127.0.0.1:0",
+            "--registry",
+            "r",
+            "--project",
+            "p",
+            "--data-dir",
+            "d",
+        ])
+        .unwrap();
+        assert_eq!(args.common.max_cost, Some(MicroUsd(500_000)));
+        assert_eq!(args.common.max_time, Some(Duration::from_mins(15)));
+        assert!(args.dry_run && args.strict_plan && args.common.offline);
+    }
+
+    #[test]
+    fn wrong_values_are_usage_errors() {
+        for line in [
+            &["g", "--max-cost", "-1"][..],
+            &["g", "--max-cost", "much"],
+            &["g", "--max-steps", "0"],
+            &["g", "--max-time", "0s"],
+            &["g", "--concurrency", "0"],
+            &["g", "--metrics-addr", "nowhere"],
+            &["g", "h"],
+        ] {
+            assert!(parse(line).unwrap_err().use_stderr(), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_run_needs_a_goal() {
+        for line in [&[][..], &["  "]] {
+            let error = input(&parse(line).unwrap()).unwrap_err();
+            assert_eq!(error.exit(), Exit::Usage, "{line:?}");
+        }
+        assert_eq!(input(&parse(&[" g "]).unwrap()).unwrap().0, "g");
+    }
+}

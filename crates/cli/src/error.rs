@@ -1,0 +1,332 @@
+//! Why a command could not be done, and what to do next.
+//!
+//! **Invariant:** every error has a kind (hence an exit code) and a code; the hint is shown last.
+
+use std::{io, net::SocketAddr, path::PathBuf};
+
+use crewline_engine::plan::Problem;
+use crewline_models::{detect::NEXT_STEPS, setup::SetupError};
+use crewline_types::ErrorKind;
+
+use crate::{document::Syntax, exit::Exit, settings::quote};
+
+/// What to do when there is nothing that could answer.
+fn next_steps() -> String {
+    let mut text = String::from("do one of these:");
+    for step in NEXT_STEPS {
+        text.push_str("\n  - ");
+        text.push_str(step);
+    }
+    text.push_str("\n  - name a registry of your own with `--registry FILE`");
+    text
+}
+
+/// Why a command could not be done.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The command line is wrong in a way the parser can not see.
+    #[error("{message}")]
+    Usage {
+        /// What is wrong.
+        message: String,
+        /// The next step.
+        hint: &'static str,
+    },
+    /// A variable of the environment has a value that is not allowed.
+    #[error("`{value}` is not allowed for {name}: {expected}")]
+    Variable {
+        /// Its name.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What is allowed.
+        expected: String,
+    },
+    /// Nobody said where data should live.
+    #[error("there is no home directory to keep data in")]
+    NoHome,
+    /// No registry was named and none is in the usual places.
+    #[error("there is no registry of models")]
+    NoRegistry {
+        /// Where it was looked for.
+        looked: Vec<PathBuf>,
+    },
+    /// The data directory can not be made or written.
+    #[error("the data directory `{}` cannot be used", path.display())]
+    DataDir {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file can not be read.
+    #[error("`{}` cannot be read", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file can not be written.
+    #[error("`{}` cannot be written", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The output directory can not be written.
+    #[error("the output directory `{}` cannot be written", path.display())]
+    Out {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A plan file is neither JSON nor YAML.
+    #[error("plan `{}` cannot be read: {}", .0.name, .0.message)]
+    Syntax(Box<Syntax>),
+    /// A plan file is not a plan we run.
+    #[error("plan `{name}` is not valid: {} {}", problems.len(), if problems.len() == 1 { "problem" } else { "problems" })]
+    Plan {
+        /// The file.
+        name: String,
+        /// All that is wrong.
+        problems: Vec<Problem>,
+    },
+    /// A file is there and would be overwritten.
+    #[error("`{}` exists", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Nothing that could answer was found.
+    #[error("found no model to use on this machine")]
+    NothingFound,
+    /// A question would have to be asked.
+    #[error("{what} needs a yes")]
+    NeedsYes {
+        /// What.
+        what: &'static str,
+    },
+    /// An address can not be listened on.
+    #[error("cannot listen on {addr}")]
+    Bind {
+        /// The address.
+        addr: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The API would be open to everyone.
+    #[error("{addr} is not a loopback address, and the API has no keys yet")]
+    PublicBind {
+        /// The address.
+        addr: SocketAddr,
+    },
+    /// The system refused a resource.
+    #[error("cannot {what}")]
+    System {
+        /// A verb and its object.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// Metrics could not be set up.
+    #[error("metrics cannot be recorded: {message}")]
+    Metrics {
+        /// Why.
+        message: String,
+    },
+    /// A result could not be turned into text.
+    #[error("the result cannot be written as text: {message}")]
+    Encode {
+        /// Why.
+        message: String,
+    },
+    /// Stdout failed; a broken pipe is no news.
+    #[error("cannot write to stdout")]
+    Stdout(#[source] io::Error),
+    /// The run ended, but its events did not say how.
+    #[error("the events of run `{run}` ended too early")]
+    Lost {
+        /// The run.
+        run: String,
+    },
+    /// The runtime failed.
+    #[error(transparent)]
+    Runtime(#[from] crewline_runtime::Error),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] crewline_store::Error),
+    /// The registry or a model failed.
+    #[error(transparent)]
+    Models(#[from] crewline_models::Error),
+    /// Memory failed.
+    #[error(transparent)]
+    Memory(#[from] crewline_memory::Error),
+    /// The local parts could not be installed.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// The server failed.
+    #[error(transparent)]
+    Api(#[from] crewline_api::Error),
+}
+
+impl Error {
+    /// How the process ends.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Usage { .. } => Exit::Usage,
+            Self::Stdout(source) if source.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
+            _ => self.kind().into(),
+        }
+    }
+
+    /// What kind of failure this is.
+    pub(crate) fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Usage { .. }
+            | Self::Variable { .. }
+            | Self::NoHome
+            | Self::NoRegistry { .. }
+            | Self::DataDir { .. }
+            | Self::Read { .. }
+            | Self::Write { .. }
+            | Self::Out { .. }
+            | Self::Syntax(_)
+            | Self::Plan { .. }
+            | Self::NothingFound
+            | Self::NeedsYes { .. }
+            | Self::PublicBind { .. } => ErrorKind::Invalid,
+            Self::Exists { .. } => ErrorKind::Conflict,
+            Self::Bind { .. } => ErrorKind::Unavailable,
+            Self::System { .. } | Self::Metrics { .. } | Self::Encode { .. } | Self::Stdout(_) | Self::Lost { .. } => {
+                ErrorKind::Internal
+            }
+            Self::Runtime(error) => error.kind(),
+            Self::Store(error) => error.kind(),
+            // A registry that was named and is not there is a matter of configuration.
+            Self::Models(error @ crewline_models::Error::Read { .. }) => match error.kind() {
+                ErrorKind::NotFound => ErrorKind::Invalid,
+                kind => kind,
+            },
+            Self::Models(error) => error.kind(),
+            Self::Memory(error) => error.kind(),
+            Self::Setup(error) => error.kind(),
+            Self::Api(error) => error.kind(),
+        }
+    }
+
+    /// The stable code; `docs/errors.md` has a section for each.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::Usage { .. } => "cli.usage",
+            Self::Variable { .. } => "cli.variable",
+            Self::NoHome => "cli.no_home",
+            Self::NoRegistry { .. } => "registry.missing",
+            Self::DataDir { .. } => "cli.data_dir",
+            Self::Read { .. } => "cli.read",
+            Self::Write { .. } => "cli.write",
+            Self::Out { .. } => "cli.out",
+            Self::Syntax(_) => "plan.syntax",
+            Self::Plan { .. } => "plan.invalid",
+            Self::Exists { .. } => "cli.exists",
+            Self::NothingFound => "init.nothing_found",
+            Self::NeedsYes { .. } => "cli.needs_yes",
+            Self::Bind { .. } => "api.bind",
+            Self::PublicBind { .. } => "api.public_bind",
+            Self::System { .. } => "cli.system",
+            Self::Metrics { .. } => "cli.metrics",
+            Self::Encode { .. } => "cli.encode",
+            Self::Stdout(_) => "cli.stdout",
+            Self::Lost { .. } => "run.events_lost",
+            Self::Runtime(error) => error.code(),
+            Self::Store(error) => error.code(),
+            Self::Models(error) => error.code(),
+            Self::Memory(error) => error.code(),
+            Self::Setup(error) => error.code(),
+            Self::Api(error) => error.code(),
+        }
+    }
+
+    /// The next step for a person, where there is one.
+    pub(crate) fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Usage { hint, .. } => (*hint).to_owned(),
+            Self::Variable { name, .. } => format!("correct {name}, or unset it"),
+            Self::NoHome => "name one with `--data-dir DIR` or CREWLINE_DATA_DIR".into(),
+            Self::NoRegistry { looked } => {
+                let looked: Vec<String> = looked.iter().map(|path| format!("`{}`", path.display())).collect();
+                format!("{}\nlooked for {}", next_steps(), looked.join(", "))
+            }
+            Self::NothingFound => next_steps(),
+            Self::DataDir { .. } => "name another with `--data-dir DIR`".into(),
+            Self::Out { .. } => "name another with `--out DIR`".into(),
+            Self::Syntax(_) | Self::Plan { .. } => {
+                "a plan is {\"goal\", \"tasks\": [{\"id\", \"title\", \"description\", \"role\", \"depends_on\": […]}]}"
+                    .into()
+            }
+            Self::Exists { .. } => "`--force` overwrites it, `--registry FILE` names another".into(),
+            Self::NeedsYes { .. } => "add `--yes`".into(),
+            Self::Bind { .. } => "another process may use it; `--addr` and `--metrics-addr` name another".into(),
+            Self::PublicBind { addr } => {
+                format!("listen on 127.0.0.1:{} and put a proxy that checks access in front", addr.port())
+            }
+            Self::Lost { run } => format!("`crewline show {run}` shows what is recorded"),
+            Self::Models(crewline_models::Error::Read { path, source }) if source.kind() == io::ErrorKind::NotFound => {
+                format!("`crewline init --registry {}` writes one", quote(&path.display().to_string()))
+            }
+            Self::Runtime(error) => return error.hint(),
+            Self::Models(error) => return error.hint(),
+            Self::Setup(error) => return Some(error.hint()),
+            Self::Read { .. }
+            | Self::Write { .. }
+            | Self::System { .. }
+            | Self::Metrics { .. }
+            | Self::Encode { .. }
+            | Self::Stdout(_)
+            | Self::Store(_)
+            | Self::Memory(_)
+            | Self::Api(_) => return None,
+        })
+    }
+
+    /// Each thing that is wrong with a plan.
+    pub(crate) fn plan_problems(&self) -> &[Problem] {
+        match self {
+            Self::Plan { problems, .. } | Self::Runtime(crewline_runtime::Error::Plan { problems }) => problems,
+            _ => &[],
+        }
+    }
+
+    /// Whether there is nothing left to say.
+    pub(crate) fn is_quiet(&self) -> bool {
+        matches!(self, Self::Stdout(source) if source.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_pipe_is_no_error() {
+        let error = Error::Stdout(io::ErrorKind::BrokenPipe.into());
+        assert!(error.is_quiet());
+        assert_eq!(error.exit(), Exit::Ok);
+        let error = Error::Stdout(io::ErrorKind::StorageFull.into());
+        assert!(!error.is_quiet());
+        assert_eq!(error.exit(), Exit::Failed);
+    }
+
+    #[test]
+    fn a_missing_registry_says_exactly_what_to_do() {
+        let error = Error::NoRegistry { looked: vec!["crewline.yaml".into()] };
+        assert_eq!(error.exit(), Exit::Invalid);
+        let hint = error.hint().unwrap();
+        for step in ["OPENAI_API_KEY", "OPENROUTER_API_KEY", "crewline init", "Ollama", "crewline setup --local"] {
+            assert!(hint.contains(step), "{step} is missing in {hint}");
+        }
+        assert!(hint.contains("looked for `crewline.yaml`"));
+    }
+}

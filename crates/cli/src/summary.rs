@@ -1,0 +1,165 @@
+//! A finished run, for people: where the documents are, what each model did, what it took.
+
+use std::{fmt::Write as _, path::Path, time::Duration};
+
+use crewline_runtime::{Report, TaskReport};
+use crewline_types::{RunStatus, TaskCounts, TaskKind, TaskStatus};
+
+use crate::view::{Align, Style, clean, cost, count, duration, fit, table, tokens};
+
+/// Columns of a title in a table.
+const TITLE: usize = 48;
+
+/// What `run` and `resume` print at the end. `out` is where the documents were written.
+pub(crate) fn finished(report: &Report, out: Option<&Path>, style: Style) -> String {
+    let mut text = String::new();
+    if let Some(out) = out {
+        for (label, file) in [("result", "RESULT.md"), ("index", "INDEX.md"), ("report", "report.json")] {
+            let path = out.join(file);
+            if path.exists() {
+                _ = writeln!(text, "{} {}", style.bold(&format!("{label:<8}")), path.display());
+            }
+        }
+        text.push('\n');
+    }
+    if !report.models.is_empty() {
+        text.push_str(&models(report, style));
+        text.push_str("\n\n");
+    }
+    text.push_str(&totals(report));
+    text
+}
+
+/// What `show` prints.
+pub(crate) fn detailed(report: &Report, style: Style) -> String {
+    let mut text = String::new();
+    _ = writeln!(text, "{} {}", style.bold("run     "), report.run);
+    _ = writeln!(text, "{} {}", style.bold("goal    "), clean(&report.goal));
+    _ = writeln!(text, "{} {}", style.bold("project "), clean(&report.project));
+    _ = writeln!(text, "{} {}", style.bold("status  "), status(report.status, style));
+    _ = writeln!(text, "{} {}", style.bold("started "), report.started_at);
+    if let Some(error) = &report.error {
+        _ = writeln!(text, "{} {} [{}]", style.bold("error   "), clean(&error.message), error.code);
+    }
+    for repair in &report.repairs {
+        _ = writeln!(text, "{} {}", style.bold("repaired"), clean(repair));
+    }
+    text.push('\n');
+    let columns = [
+        ("TASK", Align::Left),
+        ("KEY", Align::Left),
+        ("ROLE", Align::Left),
+        ("STATUS", Align::Left),
+        ("MODEL", Align::Left),
+        ("TRIES", Align::Right),
+        ("TIME", Align::Right),
+        ("TOKENS", Align::Right),
+        ("COST", Align::Right),
+        ("TITLE", Align::Left),
+    ];
+    let rows: Vec<Vec<String>> = report.tasks.iter().map(row).collect();
+    text.push_str(&table(style, &columns, &rows));
+    text.push_str("\n\n");
+    if !report.models.is_empty() {
+        text.push_str(&models(report, style));
+        text.push_str("\n\n");
+    }
+    text.push_str(&totals(report));
+    for task in report.tasks.iter().filter(|task| task.kind != TaskKind::Root) {
+        if let (TaskStatus::Failed | TaskStatus::Blocked, Some(reason)) = (task.status, &task.reason) {
+            _ = write!(text, "\n{} {}: {}", style.red(task.status.as_str()), clean(&task.key), clean(reason));
+        }
+    }
+    text
+}
+
+fn row(task: &TaskReport) -> Vec<String> {
+    vec![
+        task.id.to_string(),
+        clean(&task.key).into_owned(),
+        clean(task.role.as_str()).into_owned(),
+        task.status.as_str().to_owned(),
+        clean(task.model.as_deref().unwrap_or("-")).into_owned(),
+        task.attempts.len().to_string(),
+        task.elapsed_ms.map_or_else(|| "-".to_owned(), |ms| duration(Duration::from_millis(ms))),
+        tokens(&task.usage),
+        cost(task.cost_usd, 0),
+        fit(&clean(&task.title), TITLE).into_owned(),
+    ]
+}
+
+fn models(report: &Report, style: Style) -> String {
+    let columns = [
+        ("MODEL", Align::Left),
+        ("PROVIDER", Align::Left),
+        ("CALLS", Align::Right),
+        ("FAILED", Align::Right),
+        ("TOKENS", Align::Right),
+        ("COST", Align::Right),
+    ];
+    let rows: Vec<Vec<String>> = report
+        .models
+        .iter()
+        .map(|model| {
+            vec![
+                clean(&model.model).into_owned(),
+                clean(&model.provider).into_owned(),
+                count(model.calls),
+                count(model.failed_calls),
+                tokens(&model.usage),
+                cost(model.cost_usd, model.unpriced_calls),
+            ]
+        })
+        .collect();
+    table(style, &columns, &rows)
+}
+
+fn totals(report: &Report) -> String {
+    format!(
+        "{} · {} calls · {} tokens · {} · {}",
+        tasks(&report.counts),
+        count(report.calls),
+        tokens(&report.usage),
+        cost(report.cost_usd, report.unpriced_calls),
+        duration(Duration::from_millis(report.elapsed_ms)),
+    )
+}
+
+/// `4 of 5 tasks completed, 1 failed`.
+pub(crate) fn tasks(counts: &TaskCounts) -> String {
+    let mut text = format!("{} of {} tasks completed", counts.completed, counts.total);
+    for (number, word) in [
+        (counts.failed, "failed"),
+        (counts.blocked, "blocked"),
+        (counts.cancelled, "cancelled"),
+        (counts.awaiting_approval, "awaiting approval"),
+        (counts.in_progress, "in progress"),
+        (counts.pending, "pending"),
+    ] {
+        if number > 0 {
+            _ = write!(text, ", {number} {word}");
+        }
+    }
+    text
+}
+
+/// A run's status with its colour.
+pub(crate) fn status(status: RunStatus, style: Style) -> String {
+    match status {
+        RunStatus::Running => style.cyan(status.as_str()),
+        RunStatus::Completed => style.green(status.as_str()),
+        RunStatus::Failed | RunStatus::Cancelled => style.red(status.as_str()),
+        RunStatus::Interrupted | RunStatus::LimitReached => style.yellow(status.as_str()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_there_is_counted() {
+        let counts = TaskCounts { total: 5, completed: 3, failed: 1, blocked: 1, ..TaskCounts::default() };
+        assert_eq!(tasks(&counts), "3 of 5 tasks completed, 1 failed, 1 blocked");
+    }
+}

@@ -1,0 +1,280 @@
+//! Counts tokens without a tokenizer, and cuts texts to a count.
+//!
+//! The estimate is meant to be above what common tokenizers count: four letters a token within a word, each digit, each
+//! punctuation mark and each line break a token, one to four tokens for other characters by the length of their UTF-8 form.
+//!
+//! **Invariant:** one pass, no allocation. A prefix never counts more than the whole.
+//! **Invariant:** a line break starts afresh, so the count of lines put together is the sum of their counts and the breaks.
+
+/// Tokens of `text`, rather too many than too few.
+pub fn estimate_tokens(text: &str) -> u32 {
+    let (mut state, mut tokens) = (START, 0_usize);
+    for &byte in text.as_bytes() {
+        let step = step(state, byte);
+        state = step & NEXT;
+        tokens += usize::from(step & COST);
+    }
+    u32::try_from(tokens).unwrap_or(u32::MAX)
+}
+
+/// Tokens of `text`, or anything above `limit` when it has more than that; the work is bounded by the limit.
+pub(super) fn estimate_within(text: &str, limit: u32) -> u32 {
+    // Eight bytes cost at least one token, but for the first few.
+    if text.len() / 8 > limit as usize + 8 {
+        return limit.saturating_add(1);
+    }
+    estimate_tokens(text)
+}
+
+/// The end of the longest prefix that has at most `tokens_max` tokens, and where its window for a good border begins.
+fn prefix_end(text: &str, tokens_max: u32) -> usize {
+    let (mut state, mut tokens) = (START, 0_usize);
+    for (at, &byte) in text.as_bytes().iter().enumerate() {
+        let step = step(state, byte);
+        state = step & NEXT;
+        tokens += usize::from(step & COST);
+        // Only the first byte of a character costs, so this is always between two characters.
+        if tokens > tokens_max as usize {
+            return at;
+        }
+    }
+    text.len()
+}
+
+/// The beginning of `text` that has at most `tokens_max` tokens, cut at the end of a code block, paragraph, line, sentence
+/// or word when one is near, and never inside a character.
+pub fn trim_to(text: &str, tokens_max: u32) -> &str {
+    let end = prefix_end(text, tokens_max);
+    if end == text.len() {
+        return text;
+    }
+    let prefix = &text[..end];
+    // The next character tells whether the prefix ends where a word or line does.
+    let next = text[end..].chars().next().unwrap_or(' ');
+    border(prefix, next).trim_end()
+}
+
+fn border(prefix: &str, next: char) -> &str {
+    let near = |share: usize| prefix.floor_char_boundary(prefix.len() - prefix.len() / share);
+    if let Some(block) = open_block(prefix) {
+        // Within a code block: better before it than in its middle, when it has only begun.
+        if block >= near(2) && block > 0 {
+            return &prefix[..block];
+        }
+    }
+    if next == '\n' {
+        return prefix;
+    }
+    let after = |from: usize, pattern: &str| prefix[from..].rfind(pattern).map(|at| from + at + pattern.len());
+    if let Some(at) = after(near(4), "\n\n").or_else(|| after(near(4), "\n")) {
+        return &prefix[..at];
+    }
+    let sentences = [". ", "! ", "? ", "。", "！", "？"];
+    if let Some(at) = sentences.iter().filter_map(|it| after(near(3), it)).max() {
+        return &prefix[..at];
+    }
+    if next.is_whitespace() {
+        return prefix;
+    }
+    prefix[near(5)..].rfind(char::is_whitespace).map_or(prefix, |at| &prefix[..near(5) + at])
+}
+
+/// Where the code block begins that is still open at the end of `prefix`.
+fn open_block(prefix: &str) -> Option<usize> {
+    if !prefix.contains("```") {
+        return None;
+    }
+    let (mut open, mut at) = (None, 0);
+    for line in prefix.split_inclusive('\n') {
+        if line.trim_start().starts_with("```") {
+            open = if open.is_none() { Some(at) } else { None };
+        }
+        at += line.len();
+    }
+    open
+}
+
+/// The next state in the upper four bits, the tokens in the lower: one small table, one look-up a byte.
+type Step = u8;
+const NEXT: Step = 0xF0;
+const COST: Step = 0x0F;
+
+/// What a byte costs after what came before, and what comes after it.
+#[inline]
+fn step(state: u8, byte: u8) -> Step {
+    STEPS[usize::from(state | CLASSES[usize::from(byte)])]
+}
+
+// Kinds of bytes.
+const SPACE: u8 = 0;
+const BREAK: u8 = 1;
+const LOWER: u8 = 2;
+const UPPER: u8 = 3;
+/// A digit, a punctuation mark or a control character.
+const MARK: u8 = 4;
+/// A later byte of a character.
+const LATER: u8 = 5;
+/// The first byte of a character of two, three, four bytes.
+const TWO: u8 = 6;
+const THREE: u8 = 7;
+const FOUR: u8 = 8;
+const KINDS: u8 = 9;
+
+// States, in the upper four bits: the beginning, then one to four letters of a token, one and two capitals, one to eight
+// spaces.
+const START: u8 = 0x00;
+const LETTER: u8 = 0x10;
+const LETTERS_4: u8 = 0x40;
+const CAPITAL: u8 = 0x50;
+const CAPITALS_2: u8 = 0x60;
+const BLANK: u8 = 0x70;
+const BLANKS_8: u8 = 0xE0;
+const ONE_MORE: u8 = 0x10;
+
+const CLASSES: [u8; 256] = classes();
+const STEPS: [Step; 256] = steps();
+
+const fn classes() -> [u8; 256] {
+    let mut classes = [MARK; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        classes[byte] = match byte {
+            0x20 | 0x09 => SPACE,
+            0x0A => BREAK,
+            0x61..=0x7A => LOWER,
+            0x41..=0x5A => UPPER,
+            0x80..=0xBF => LATER,
+            0xC0..=0xDF => TWO,
+            0xE0..=0xEF => THREE,
+            0xF0..=0xFF => FOUR,
+            _ => MARK,
+        };
+        byte += 1;
+    }
+    classes
+}
+
+const fn steps() -> [Step; 256] {
+    let mut steps = [START | 1; 256];
+    let mut state = START;
+    while state <= BLANKS_8 {
+        let mut kind = 0;
+        while kind < KINDS {
+            steps[(state | kind) as usize] = match kind {
+                // One space belongs to the next word; of more, the second and each eighth after it counts.
+                SPACE if state == BLANK => (BLANK + ONE_MORE) | 1,
+                SPACE if state > BLANK && state < BLANKS_8 => state + ONE_MORE,
+                SPACE => BLANK,
+                LOWER if state >= LETTER && state < LETTERS_4 => state + ONE_MORE,
+                // Capitals begin the same word.
+                LOWER if state == CAPITAL => LETTER + ONE_MORE,
+                LOWER if state == CAPITALS_2 => LETTER + 2 * ONE_MORE,
+                LOWER => LETTER | 1,
+                UPPER if state == CAPITAL => CAPITALS_2,
+                UPPER => CAPITAL | 1,
+                LATER => START,
+                THREE => START | 2,
+                FOUR => START | 4,
+                // A line break, a mark, a character of two bytes.
+                _ => START | 1,
+            };
+            kind += 1;
+        }
+        state += ONE_MORE;
+    }
+    steps
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Counts that tokenizers gave for these texts (the larger of a 32k- and a 100k-word one), as a lower bound.
+    #[test]
+    fn the_estimate_is_above_what_tokenizers_count() {
+        for (text, counted) in [
+            ("", 0),
+            ("The quick brown fox jumps over the lazy dog.", 11),
+            ("fn main() {\n    println!(\"{}\", 12345);\n}\n", 22),
+            ("internationalization", 4),
+            ("https://example.com/a/b?c=1", 13),
+            ("2026-01-31T12:00:00Z", 20),
+            ("你好，世界", 6),
+            ("Привет, мир", 7),
+            ("😀😀", 8),
+            ("HTTPServer getUserById snake_case_name", 12),
+        ] {
+            assert!(estimate_tokens(text) >= counted, "{text}: {} < {counted}", estimate_tokens(text));
+        }
+        // Not absurdly above either.
+        let english = "The crew decided to keep the index small because every task reads it. ".repeat(20);
+        let words = u32::try_from(english.split(' ').count()).unwrap();
+        assert!((words * 6 / 5..words * 2).contains(&estimate_tokens(&english)));
+    }
+
+    #[test]
+    fn the_count_is_exact_by_its_own_rules() {
+        for (text, tokens) in [
+            ("a", 1),
+            ("abcd", 1),
+            ("abcde", 2),
+            ("Abcd", 1),
+            ("AB", 1),
+            ("ABC", 2),
+            ("ABcd", 1),
+            ("abCd", 2),
+            ("a b", 2),
+            ("a  b", 3),
+            ("12", 2),
+            ("a\n\nb", 4),
+            ("ä", 1),
+            ("中", 2),
+            ("😀", 4),
+            (" ", 0),
+            ("        ", 1),
+            ("         ", 1),
+            ("          ", 2),
+        ] {
+            assert_eq!(estimate_tokens(text), tokens, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn cuts_are_at_borders_that_are_near() {
+        assert_eq!(trim_to("One sentence here. Another one there.", 6), "One sentence here.");
+        assert_eq!(trim_to("first line\nsecond line\nthird line", 9), "first line\nsecond line");
+        assert_eq!(trim_to("several words go on", 5), "several words go");
+        let code = "Some words that explain the code well enough.\n```rust\nfn a() {}\nfn b() {}\n```\nMore.";
+        assert_eq!(trim_to(code, 25), "Some words that explain the code well enough.");
+        assert_eq!(trim_to(code, 1_000), code);
+        assert_eq!(trim_to("中文中文", 5), "中文");
+        assert_eq!(trim_to("abc", 0), "");
+        assert_eq!(trim_to(&"x".repeat(100), 3).len(), 12);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_cut_text_fits(text in crate::context::tests::hostile_text(), tokens_max in 0_u32..120) {
+            let cut = trim_to(&text, tokens_max);
+            prop_assert!(text.starts_with(cut));
+            prop_assert!(estimate_tokens(cut) <= tokens_max);
+            if estimate_tokens(&text) <= tokens_max {
+                prop_assert_eq!(cut, &text);
+            }
+            let within = estimate_within(&text, tokens_max);
+            prop_assert!(within == estimate_tokens(&text) || within > tokens_max && estimate_tokens(&text) > tokens_max);
+        }
+
+        #[test]
+        fn lines_add_up(one in crate::context::tests::hostile_text(), two in crate::context::tests::hostile_text()) {
+            let both = estimate_tokens(&format!("{one}\n{two}"));
+            prop_assert_eq!(both, estimate_tokens(&one) + 1 + estimate_tokens(&two));
+            let spaced = format!("{one} {two}");
+            prop_assert!(estimate_tokens(&spaced) <= estimate_tokens(&one) + 1 + estimate_tokens(&two));
+        }
+    }
+}

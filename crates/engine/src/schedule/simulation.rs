@@ -1,0 +1,424 @@
+//! The schedule under random graphs, faults, late and repeated events, checked at each step against a second, naive reading
+//! of the rules.
+//!
+//! **Invariant:** every failure prints its seed.
+
+use std::time::Duration;
+
+use super::*;
+
+/// A small generator of random numbers; the same seed gives the same numbers.
+pub(crate) struct Rng(u64);
+
+impl Rng {
+    pub(crate) fn new(seed: u64) -> Self {
+        // The multiplier spreads neighbouring seeds.
+        Self((seed + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % n
+    }
+
+    pub(crate) fn index(&mut self, n: usize) -> usize {
+        usize::try_from(self.below(n as u64)).unwrap()
+    }
+}
+
+fn node(priority: u8, needs: &[u32]) -> Node {
+    Node { priority: Priority::new(priority).unwrap(), needs: needs.to_vec(), stage: Stage::Waiting, attempts: 0 }
+}
+
+fn limits(parallel_max: usize, attempts_max: u32) -> Limits {
+    Limits { parallel_max, attempts_max, ..Limits::default() }
+}
+
+fn nodes_of(rng: &mut Rng, base: u32, size: u32) -> Vec<Node> {
+    // A random order of the new tasks, so that needs point forwards as well as backwards.
+    let mut rank: Vec<u64> = (0..size).map(|_| rng.below(1_000)).collect();
+    rank.iter_mut().enumerate().for_each(|(index, it)| *it = *it * 1_000 + index as u64);
+    (0..size)
+        .map(|index| {
+            let mut needs: Vec<u32> = (0..base).filter(|_| rng.below(6) == 0).collect();
+            needs.extend(
+                (0..size)
+                    .filter(|other| rank[*other as usize] < rank[index as usize] && rng.below(3) == 0)
+                    .map(|it| base + it),
+            );
+            // A need named twice must count once.
+            if let Some(first) = needs.first().copied().filter(|_| rng.below(4) == 0) {
+                needs.push(first);
+            }
+            node(1 + u8::try_from(rng.below(3)).unwrap(), &needs)
+        })
+        .collect()
+}
+
+/// The second reading of the rules: slow and plain.
+struct Oracle {
+    seed: u64,
+    nodes: Vec<Node>,
+    held: Vec<bool>,
+    lost: Vec<u32>,
+    is_draining: bool,
+    finishes: u32,
+}
+
+impl Oracle {
+    fn running(&self) -> usize {
+        self.nodes.iter().filter(|it| it.stage == Stage::Running).count()
+    }
+
+    fn ready(&self) -> Vec<u32> {
+        let is_done = |need: &u32| self.nodes[*need as usize].stage == Stage::Done;
+        let mut ready: Vec<u32> = (0..to_u32(self.nodes.len()))
+            .filter(|it| {
+                let node = &self.nodes[*it as usize];
+                node.stage == Stage::Waiting && !self.held[*it as usize] && node.needs.iter().all(is_done)
+            })
+            .collect();
+        ready.sort_by_key(|it| (Reverse(self.nodes[*it as usize].priority), *it));
+        ready
+    }
+
+    fn reaches(&self, from: u32, to: u32) -> bool {
+        from == to || self.nodes[from as usize].needs.iter().any(|need| self.reaches(*need, to))
+    }
+
+    fn on(&mut self, event: Event) {
+        match event {
+            Event::Succeeded { node, attempt } if self.is_current(node, attempt) => {
+                self.nodes[node as usize].stage = Stage::Done;
+            }
+            Event::AttemptLost { node, attempt } if self.is_current(node, attempt) => {
+                self.nodes[node as usize].stage = Stage::Waiting;
+                self.lost[node as usize] += 1;
+            }
+            Event::AttemptFailed { node, attempt, .. } if self.is_current(node, attempt) => {
+                self.nodes[node as usize].stage = Stage::Waiting;
+            }
+            Event::RetryDue { node } if !self.is_draining => self.held[node as usize] = false,
+            Event::Drain => self.is_draining = true,
+            Event::Begin
+            | Event::Succeeded { .. }
+            | Event::AttemptFailed { .. }
+            | Event::AttemptLost { .. }
+            | Event::RetryDue { .. } => {}
+        }
+    }
+
+    fn is_current(&self, node: u32, attempt: u32) -> bool {
+        let node = &self.nodes[node as usize];
+        node.stage == Stage::Running && node.attempts == attempt
+    }
+
+    fn check(&mut self, action: Action, limits: Limits) {
+        let seed = self.seed;
+        assert_eq!(self.finishes, 0, "seed {seed}: {action:?} after the end");
+        match action {
+            Action::Dispatch { node, attempt } => {
+                assert!(!self.is_draining, "seed {seed}: dispatched while draining");
+                assert_eq!(self.ready().first(), Some(&node), "seed {seed}: wrong order");
+                let it = &mut self.nodes[node as usize];
+                it.stage = Stage::Running;
+                it.attempts += 1;
+                assert_eq!(it.attempts, attempt, "seed {seed}");
+                let tries = attempt - self.lost[node as usize];
+                assert!(tries <= limits.attempts_max, "seed {seed}: too many attempts");
+            }
+            Action::RetryAfter { node, delay } => {
+                let attempt = self.nodes[node as usize].attempts;
+                assert_eq!(delay, limits.retry_delay(attempt), "seed {seed}");
+                self.held[node as usize] = true;
+            }
+            Action::Fail { node } => {
+                assert_eq!(self.nodes[node as usize].stage, Stage::Waiting, "seed {seed}");
+                self.nodes[node as usize].stage = Stage::Failed;
+            }
+            Action::Block { node, because } => {
+                assert_eq!(self.nodes[node as usize].stage, Stage::Waiting, "seed {seed}: blocked twice");
+                assert_eq!(self.nodes[because as usize].stage, Stage::Failed, "seed {seed}");
+                assert!(self.reaches(node, because), "seed {seed}: an independent task is blocked");
+                self.nodes[node as usize].stage = Stage::Blocked;
+            }
+            Action::Finish(finish) => {
+                self.finishes += 1;
+                assert_eq!(self.running(), 0, "seed {seed}: finished while tasks run");
+                let is_open = self.nodes.iter().any(|it| it.stage == Stage::Waiting);
+                let is_lost = self.nodes.iter().any(|it| matches!(it.stage, Stage::Failed | Stage::Blocked));
+                let expected = match (is_open, is_lost) {
+                    (true, _) => Finish::Drained,
+                    (false, true) => Finish::SomeFailed,
+                    (false, false) => Finish::AllDone,
+                };
+                assert_eq!(finish, expected, "seed {seed}");
+                assert!(!is_open || self.is_draining, "seed {seed}: tasks are left over");
+            }
+        }
+    }
+
+    fn compare(&self, dag: &Dag, limits: Limits, has_begun: bool) {
+        let seed = self.seed;
+        for (index, node) in (0_u32..).zip(&self.nodes) {
+            assert_eq!(
+                (dag.stage(index), dag.attempt(index)),
+                (node.stage, node.attempts),
+                "seed {seed}: task {index}"
+            );
+            if node.stage == Stage::Waiting {
+                let lost = |it: &u32| matches!(self.nodes[*it as usize].stage, Stage::Failed | Stage::Blocked);
+                assert!(!node.needs.iter().any(lost), "seed {seed}: task {index} should be blocked");
+            }
+        }
+        let running = self.running();
+        assert_eq!(dag.running(), running, "seed {seed}");
+        assert!(running <= limits.parallel_max, "seed {seed}");
+        let is_idle = running < limits.parallel_max && !self.ready().is_empty();
+        assert!(!is_idle || self.is_draining || !has_begun, "seed {seed}: a place is free and a task is ready");
+    }
+}
+
+/// Runs one graph to its end with random faults.
+fn simulate(seed: u64) -> Finish {
+    let mut rng = Rng::new(seed);
+    let limits = limits(1 + rng.index(4), 1 + u32::try_from(rng.below(3)).unwrap());
+    let size = u32::try_from(rng.below(12)).unwrap();
+    let nodes = nodes_of(&mut rng, 0, size);
+    let mut dag = Dag::new(nodes.clone(), limits).unwrap();
+    let (held, lost) = (vec![false; nodes.len()], vec![0; nodes.len()]);
+    let mut oracle = Oracle { seed, nodes, held, lost, is_draining: false, finishes: 0 };
+    let (mut inbox, mut past, mut extensions) = (vec![Event::Begin], vec![Event::Begin], rng.below(3));
+    let drains = rng.below(8) == 0;
+    let mut has_begun = false;
+    for _ in 0..2_000 {
+        let mut actions = Vec::new();
+        if extensions > 0 && has_begun && rng.below(6) == 0 {
+            extensions -= 1;
+            let (base, size) = (to_u32(oracle.nodes.len()), u32::try_from(rng.below(5)).unwrap());
+            // New tasks may need a lost one: they are blocked at once.
+            let nodes = nodes_of(&mut rng, base, size);
+            oracle.nodes.extend(nodes.clone());
+            oracle.held.resize(oracle.nodes.len(), false);
+            oracle.lost.resize(oracle.nodes.len(), 0);
+            actions.extend(dag.extend(nodes).unwrap());
+            let is_cause = |it: &Action| {
+                matches!(it, Action::Block { because, .. }
+                if oracle.nodes[*because as usize].stage == Stage::Blocked)
+            };
+            // A new task may name a blocked task as the cause; that is checked here, and its cause put in its place.
+            for action in &mut actions {
+                if is_cause(action)
+                    && let Action::Block { node, because } = *action
+                {
+                    assert!(oracle.reaches(node, because), "seed {seed}");
+                    let failed = (0..to_u32(oracle.nodes.len()))
+                        .find(|it| oracle.nodes[*it as usize].stage == Stage::Failed && oracle.reaches(because, *it));
+                    *action = Action::Block { node, because: failed.unwrap() };
+                }
+            }
+        } else {
+            let event = if drains && has_begun && !oracle.is_draining && rng.below(8) == 0 {
+                Event::Drain
+            } else if rng.below(5) == 0 {
+                past[rng.index(past.len())]
+            } else {
+                assert!(!inbox.is_empty(), "seed {seed}: the run is stuck");
+                let index = rng.index(inbox.len());
+                inbox.swap_remove(index)
+            };
+            past.push(event);
+            has_begun |= event == Event::Begin;
+            oracle.on(event);
+            actions.extend(dag.apply(event));
+        }
+        for action in actions {
+            oracle.check(action, limits);
+            match action {
+                Action::Dispatch { node, attempt } => inbox.push(match rng.below(11) {
+                    0 => Event::AttemptFailed { node, attempt, retry: Retry::Never },
+                    10 => Event::AttemptLost { node, attempt },
+                    1..4 => Event::AttemptFailed { node, attempt, retry: Retry::May },
+                    _ => Event::Succeeded { node, attempt },
+                }),
+                Action::RetryAfter { node, .. } => inbox.push(Event::RetryDue { node }),
+                Action::Fail { .. } | Action::Block { .. } => {}
+                Action::Finish(finish) => {
+                    oracle.compare(&dag, limits, has_begun);
+                    // Nothing wakes the dead.
+                    for event in past.iter().chain(&inbox) {
+                        assert!(dag.apply(*event).is_empty(), "seed {seed}: {event:?} after the end");
+                    }
+                    return finish;
+                }
+            }
+        }
+        oracle.compare(&dag, limits, has_begun);
+    }
+    panic!("seed {seed}: the run did not end");
+}
+
+#[test]
+fn runs_end_under_random_faults() {
+    let (mut done, mut failed, mut drained) = (0, 0, 0);
+    for seed in 0..20_000 {
+        match simulate(seed) {
+            Finish::AllDone => done += 1,
+            Finish::SomeFailed => failed += 1,
+            Finish::Drained => drained += 1,
+        }
+    }
+    assert!(done > 2_000 && failed > 2_000 && drained > 200, "{done} done, {failed} failed, {drained} drained");
+}
+
+#[test]
+fn ten_thousand_tasks_cost_one_visit_per_edge() {
+    let mut rng = Rng::new(7);
+    let nodes: Vec<Node> = (0..10_000_u32)
+        .map(|index| {
+            let needs: Vec<u32> =
+                if index == 0 { vec![] } else { (0..3).map(|_| to_u32(rng.index(index as usize))).collect() };
+            node(5, &needs)
+        })
+        .collect();
+    let edges = u64::try_from(nodes.iter().map(|it| it.needs.len()).sum::<usize>()).unwrap();
+    assert!(edges > 29_000);
+    for loses in [false, true] {
+        let mut dag = Dag::new(nodes.clone(), limits(64, 1)).unwrap();
+        let (mut work, mut finishes, mut ended) = (dag.apply(Event::Begin), 0, 0);
+        while let Some(action) = work.pop() {
+            work.extend(match action {
+                Action::Dispatch { node, attempt } if loses && node == 1 => {
+                    ended += 1;
+                    dag.apply(Event::AttemptFailed { node, attempt, retry: Retry::Never })
+                }
+                Action::Dispatch { node, attempt } => {
+                    ended += 1;
+                    dag.apply(Event::Succeeded { node, attempt })
+                }
+                Action::Block { .. } => {
+                    ended += 1;
+                    Vec::new()
+                }
+                Action::Finish(_) => {
+                    finishes += 1;
+                    Vec::new()
+                }
+                Action::RetryAfter { .. } | Action::Fail { .. } => Vec::new(),
+            });
+        }
+        assert_eq!((finishes, ended), (1, 10_000));
+        assert!(dag.visits <= edges, "{} visits for {edges} edges", dag.visits);
+    }
+}
+
+#[test]
+fn priority_goes_before_index() {
+    let mut dag = Dag::new(vec![node(2, &[]), node(8, &[]), node(8, &[]), node(5, &[])], limits(2, 1)).unwrap();
+    let dispatch = |node| Action::Dispatch { node, attempt: 1 };
+    assert_eq!(dag.apply(Event::Begin), [dispatch(1), dispatch(2)]);
+    assert_eq!(dag.ready(), 2);
+    assert_eq!(dag.apply(Event::Succeeded { node: 2, attempt: 1 }), [dispatch(3)]);
+    assert_eq!(dag.apply(Event::Succeeded { node: 1, attempt: 1 }), [dispatch(0)]);
+}
+
+#[test]
+fn a_failure_blocks_its_dependents_only() {
+    let nodes = vec![node(5, &[]), node(5, &[0]), node(5, &[1]), node(5, &[]), node(5, &[3])];
+    let mut dag = Dag::new(nodes, limits(1, 1)).unwrap();
+    dag.apply(Event::Begin);
+    assert_eq!(
+        dag.apply(Event::AttemptFailed { node: 0, attempt: 1, retry: Retry::May }),
+        [
+            Action::Fail { node: 0 },
+            Action::Block { node: 1, because: 0 },
+            Action::Block { node: 2, because: 0 },
+            Action::Dispatch { node: 3, attempt: 1 },
+        ]
+    );
+    assert_eq!(dag.apply(Event::Succeeded { node: 3, attempt: 1 }), [Action::Dispatch { node: 4, attempt: 1 }]);
+    assert_eq!(dag.apply(Event::Succeeded { node: 4, attempt: 1 }), [Action::Finish(Finish::SomeFailed)]);
+}
+
+#[test]
+fn retries_wait_longer_each_time_up_to_a_minute() {
+    let limits = limits(1, 9);
+    let seconds: Vec<u64> = (1..=9).map(|it| limits.retry_delay(it).as_secs()).collect();
+    assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+    assert_eq!(limits.retry_delay(u32::MAX), Duration::from_mins(1));
+    let quick = Limits { retry_delay_base: Duration::from_millis(1), ..limits };
+    assert_eq!(quick.retry_delay(3), Duration::from_millis(4));
+}
+
+#[test]
+fn draining_lets_work_end_and_starts_none() {
+    let mut dag = Dag::new(vec![node(5, &[]), node(5, &[]), node(5, &[0])], limits(2, 3)).unwrap();
+    dag.apply(Event::Begin);
+    let failed = dag.apply(Event::AttemptFailed { node: 1, attempt: 1, retry: Retry::May });
+    assert_eq!(failed, [Action::RetryAfter { node: 1, delay: Duration::from_secs(1) }]);
+    assert!(dag.apply(Event::Drain).is_empty());
+    assert!(dag.apply(Event::RetryDue { node: 1 }).is_empty());
+    assert_eq!(dag.apply(Event::Succeeded { node: 0, attempt: 1 }), [Action::Finish(Finish::Drained)]);
+    assert_eq!((dag.stage(1), dag.stage(2)), (Stage::Waiting, Stage::Waiting));
+    // Drained before it began, and when all was done already.
+    let mut unborn = Dag::new(vec![node(5, &[])], limits(1, 1)).unwrap();
+    assert_eq!(unborn.apply(Event::Drain), [Action::Finish(Finish::Drained)]);
+    assert!(unborn.apply(Event::Begin).is_empty());
+    let mut done = Dag::new(vec![Node { stage: Stage::Done, ..node(5, &[]) }], limits(1, 1)).unwrap();
+    assert_eq!(done.apply(Event::Drain), [Action::Finish(Finish::AllDone)]);
+}
+
+#[test]
+fn a_loaded_run_goes_on_where_it_was() {
+    let at = |stage, attempts, needs: &[u32]| Node { stage, attempts, ..node(5, needs) };
+    let nodes = vec![
+        at(Stage::Done, 1, &[]),
+        at(Stage::Running, 3, &[0]),
+        at(Stage::Failed, 3, &[0]),
+        at(Stage::Blocked, 0, &[2]),
+        at(Stage::Waiting, 0, &[3]),
+        at(Stage::Waiting, 0, &[4, 1]),
+    ];
+    let mut dag = Dag::new(nodes, limits(4, 3)).unwrap();
+    assert_eq!(
+        dag.apply(Event::Begin),
+        [
+            Action::Block { node: 4, because: 3 },
+            Action::Block { node: 5, because: 3 },
+            // A crash is not a failure of the task, so it gets one more try.
+            Action::Dispatch { node: 1, attempt: 4 },
+        ]
+    );
+    let last = dag.apply(Event::AttemptFailed { node: 1, attempt: 4, retry: Retry::May });
+    assert_eq!(last, [Action::Fail { node: 1 }, Action::Finish(Finish::SomeFailed)]);
+}
+
+#[test]
+fn a_plan_grows_the_graph() {
+    let mut dag = Dag::new(vec![node(10, &[])], limits(4, 1)).unwrap();
+    dag.apply(Event::Begin);
+    assert!(dag.extend(vec![node(5, &[0]), node(5, &[3]), node(5, &[0])]).unwrap().is_empty());
+    let dispatch = |node| Action::Dispatch { node, attempt: 1 };
+    assert_eq!(dag.apply(Event::Succeeded { node: 0, attempt: 1 }), [dispatch(1), dispatch(3)]);
+    let error = dag.extend(vec![node(5, &[5]), node(5, &[6]), node(5, &[5])]).unwrap_err();
+    assert_eq!(error, Cycle::Closed { path: vec![5, 6, 5] });
+    assert_eq!(error.to_string(), "tasks need each other in a circle: 5 → 6 → 5");
+    assert_eq!(dag.len(), 4, "an error leaves the graph as it was");
+    let error = dag.extend(vec![node(5, &[9])]).unwrap_err();
+    assert_eq!(error, Cycle::Dangling { node: 4, need: 9 });
+    // After the end an extension goes on.
+    for node in [1, 3, 2] {
+        dag.apply(Event::Succeeded { node, attempt: 1 });
+    }
+    assert!(dag.is_ended());
+    assert_eq!(dag.extend(vec![node(5, &[2])]).unwrap(), [dispatch(4)]);
+    assert_eq!(dag.apply(Event::Succeeded { node: 4, attempt: 1 }), [Action::Finish(Finish::AllDone)]);
+}
+
+#[test]
+fn an_empty_graph_is_done_and_a_self_need_is_a_circle() {
+    assert_eq!(Dag::new(vec![], limits(1, 1)).unwrap().apply(Event::Begin), [Action::Finish(Finish::AllDone)]);
+    assert_eq!(Dag::new(vec![node(5, &[0])], limits(1, 1)).unwrap_err(), Cycle::Closed { path: vec![0, 0] });
+}

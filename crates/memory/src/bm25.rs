@@ -1,0 +1,248 @@
+//! BM25 over an inverted index that grows and shrinks record by record.
+//!
+//! Scores follow Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009), with
+//! k1 = 1.2, b = 0.75, the inverse document frequency ln(1 + (N - n + 0.5) / (n + 0.5)) and the measured mean length.
+//!
+//! **Invariant:** texts are not copied: a term is a keyed 64-bit hash, so hostile texts can not make terms collide.
+//! **Invariant:** scores do not depend on the key: terms are summed in the order of the query.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState},
+    mem,
+};
+
+use crate::text;
+
+const K1: f32 = 1.2;
+const B: f32 = 0.75;
+/// From this many documents on, a term in more than half of them says nothing.
+const COMMON_DOCS_MIN: usize = 50;
+/// A query's rarest terms that are looked up; the rest of a long text is left out.
+const QUERY_TERMS_MAX: usize = 64;
+
+/// A hash map key that is a hash already.
+#[derive(Default)]
+struct Identity(u64);
+
+impl Hasher for Identity {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+/// One document of one term. Frequency and length saturate.
+#[derive(Clone, Copy)]
+struct Posting {
+    slot: u32,
+    frequency: u16,
+    /// The document's terms; kept here so that scoring reads one cache line, not two.
+    length: u16,
+}
+
+/// The index of one project.
+#[derive(Default)]
+pub(crate) struct Bm25 {
+    /// Term hash to its documents, by ascending slot.
+    postings: HashMap<u64, Vec<Posting>, BuildHasherDefault<Identity>>,
+    keys: RandomState,
+    documents: usize,
+    /// Terms of all documents.
+    length_total: u64,
+    hashes: Vec<u64>,
+    buffer: String,
+}
+
+/// Space for one query, kept between queries.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    /// Scores by slot; zero for all that are not `touched`.
+    pub(crate) scores: Vec<f32>,
+    /// Slots with a score.
+    pub(crate) touched: Vec<u32>,
+    buffer: String,
+    hashes: Vec<u64>,
+}
+
+impl Scratch {
+    /// Zeroes what the last query touched.
+    pub(crate) fn clear(&mut self) {
+        for slot in self.touched.drain(..) {
+            self.scores[slot as usize] = 0.0;
+        }
+    }
+}
+
+impl Bm25 {
+    /// Adds a document. Slots must grow from call to call.
+    pub(crate) fn add(&mut self, slot: u32, text: &str) {
+        let hashes = self.hash(text);
+        let length = u16::try_from(hashes.len()).unwrap_or(u16::MAX);
+        for &hash in &hashes {
+            let list = self.postings.entry(hash).or_default();
+            match list.last_mut() {
+                Some(last) if last.slot == slot => last.frequency = last.frequency.saturating_add(1),
+                Some(_) | None => list.push(Posting { slot, frequency: 1, length }),
+            }
+        }
+        self.documents += 1;
+        self.length_total += hashes.len() as u64;
+        self.hashes = hashes;
+    }
+
+    /// Takes a document out. `text` must be the text it was added with.
+    pub(crate) fn remove(&mut self, slot: u32, text: &str) {
+        let hashes = self.hash(text);
+        for &hash in &hashes {
+            if let Entry::Occupied(mut entry) = self.postings.entry(hash)
+                && let Ok(at) = entry.get().binary_search_by_key(&slot, |posting| posting.slot)
+            {
+                entry.get_mut().remove(at);
+                if entry.get().is_empty() {
+                    entry.remove();
+                }
+            }
+        }
+        self.documents = self.documents.saturating_sub(1);
+        self.length_total = self.length_total.saturating_sub(hashes.len() as u64);
+        self.hashes = hashes;
+    }
+
+    fn hash(&mut self, text: &str) -> Vec<u64> {
+        let mut hashes = mem::take(&mut self.hashes);
+        hashes.clear();
+        text::terms(text, &mut self.buffer, |term| hashes.push(self.keys.hash_one(term)));
+        hashes
+    }
+
+    /// Adds up the scores of all documents that hold a term of `query`. `slots` is the number of slots ever given.
+    pub(crate) fn score(&self, query: &str, slots: usize, scratch: &mut Scratch) {
+        scratch.clear();
+        if scratch.scores.len() < slots {
+            scratch.scores.resize(slots, 0.0);
+        }
+        let lists = self.lists(query, scratch);
+        if lists.is_empty() {
+            return;
+        }
+        let documents = self.documents as f32;
+        let mean = (self.length_total as f32 / documents).max(1.0);
+        let (base, slope) = (K1 * (1.0 - B), K1 * B / mean);
+        for list in lists {
+            let found = list.len() as f32;
+            let weight = ((documents - found + 0.5) / (found + 0.5)).ln_1p() * (K1 + 1.0);
+            for posting in list {
+                let frequency = f32::from(posting.frequency);
+                let score = weight * frequency / (frequency + base + slope * f32::from(posting.length));
+                let sum = &mut scratch.scores[posting.slot as usize];
+                if *sum == 0.0 {
+                    scratch.touched.push(posting.slot);
+                }
+                *sum += score;
+            }
+        }
+    }
+
+    /// The posting lists that count for `query`, in the order of its words.
+    fn lists(&self, query: &str, scratch: &mut Scratch) -> Vec<&[Posting]> {
+        let hashes = &mut scratch.hashes;
+        hashes.clear();
+        text::terms(query, &mut scratch.buffer, |term| hashes.push(self.keys.hash_one(term)));
+        let mut lists: Vec<&[Posting]> = Vec::with_capacity(hashes.len().min(2 * QUERY_TERMS_MAX));
+        for (at, hash) in hashes.iter().enumerate() {
+            if let Some(list) = self.postings.get(hash)
+                && !hashes[..at].contains(hash)
+            {
+                lists.push(list);
+            }
+        }
+        if self.documents > COMMON_DOCS_MIN && lists.iter().any(|list| list.len() * 2 <= self.documents) {
+            lists.retain(|list| list.len() * 2 <= self.documents);
+        }
+        if lists.len() > QUERY_TERMS_MAX {
+            lists.sort_by_key(|list| list.len());
+            lists.truncate(QUERY_TERMS_MAX);
+        }
+        lists
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scores(index: &Bm25, query: &str, slots: usize) -> Vec<f32> {
+        let mut scratch = Scratch::default();
+        index.score(query, slots, &mut scratch);
+        scratch.scores
+    }
+
+    fn index(texts: &[&str]) -> Bm25 {
+        let mut index = Bm25::default();
+        for (slot, text) in (0..).zip(texts) {
+            index.add(slot, text);
+        }
+        index
+    }
+
+    #[test]
+    fn follows_the_formula() {
+        let index = index(&["red fox", "red red dog runs", "blue whale"]);
+        let found = scores(&index, "red", 3);
+        // N = 3, n = 2, mean length 8/3.
+        let idf = (1.0_f32 + 1.5 / 2.5).ln();
+        let part = |tf: f32, length: f32| idf * tf * 2.2 / (tf + 1.2 * (0.25 + 0.75 * length * 3.0 / 8.0));
+        for (found, expect) in found.iter().zip([part(1.0, 2.0), part(2.0, 4.0), 0.0]) {
+            assert!((found - expect).abs() < 1e-6, "{found} {expect}");
+        }
+    }
+
+    #[test]
+    fn removing_is_the_inverse_of_adding() {
+        let texts = ["red fox", "red red dog runs", "blue whale"];
+        let mut grown = index(&texts);
+        grown.add(3, "a red herring and a fox");
+        grown.remove(3, "a red herring and a fox");
+        assert_eq!(scores(&grown, "red fox herring", 4)[..3], scores(&index(&texts), "red fox herring", 3));
+        assert_eq!(grown.postings.len(), index(&texts).postings.len());
+    }
+
+    #[test]
+    fn common_words_are_skipped_unless_there_is_nothing_else() {
+        let texts: Vec<String> = (0..60).map(|n| format!("the word number{n}")).collect();
+        let index = index(&texts.iter().map(String::as_str).collect::<Vec<_>>());
+        let mut scratch = Scratch::default();
+        index.score("the number7", 60, &mut scratch);
+        assert_eq!(scratch.touched, [7]);
+        index.score("the word", 60, &mut scratch);
+        assert_eq!(scratch.touched.len(), 60);
+        index.score("the nowhere", 60, &mut scratch);
+        assert_eq!(scratch.touched.len(), 60);
+    }
+
+    #[test]
+    fn a_long_query_is_cut_to_its_rarest_words() {
+        let many = (0..200).map(|n| format!("w{n}")).collect::<Vec<_>>().join(" ");
+        let index = index(&[&many, "w0 w1", "rare w0"]);
+        let mut scratch = Scratch::default();
+        index.score(&format!("{many} rare"), 3, &mut scratch);
+        assert!(scratch.scores[0] > 0.0);
+        assert_eq!(index.lists(&many, &mut scratch).len(), QUERY_TERMS_MAX);
+    }
+
+    #[test]
+    fn repeated_words_of_a_query_count_once() {
+        let index = index(&["red fox", "blue whale"]);
+        assert_eq!(scores(&index, "fox fox foxes", 2), scores(&index, "fox", 2));
+    }
+}

@@ -1,0 +1,251 @@
+//! The store inside the process: an exact index of each project, built from the database when it is first asked.
+//!
+//! **Invariant:** indexes are kept by project, so no question can reach the memories of another.
+//! **Invariant:** the index holds nothing that the database does not; dropping it loses nothing.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+    time::Instant,
+};
+
+use crewline_types::{MemoryId, MemoryRecord, ProjectScope};
+use futures::{FutureExt, future::BoxFuture};
+
+use crate::{Error, Hit, Point, Query, VectorStore, metrics, project::Project, store::belongs};
+
+/// Work that takes longer than this goes to a thread that may block, in microseconds.
+const INLINE_MICROS_MAX: usize = 500;
+/// What adding one memory costs, in microseconds, rounded up.
+const INSERT_MICROS: usize = 20;
+
+type Shared = Arc<RwLock<Project>>;
+
+/// The indexes of one database. Cloning shares them.
+///
+/// Calls without `async` answer at once: tens of microseconds for a project of a thousand memories, milliseconds for
+/// a hundred thousand with vectors. The calls of [`VectorStore`] leave the async threads when it takes long.
+#[derive(Clone, Default)]
+pub struct Embedded {
+    projects: Arc<RwLock<HashMap<Arc<str>, Shared>>>,
+}
+
+impl fmt::Debug for Embedded {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Embedded").finish_non_exhaustive()
+    }
+}
+
+impl Embedded {
+    /// No project is loaded yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether [`Self::load`] was called for the project.
+    pub fn is_loaded(&self, scope: &ProjectScope) -> bool {
+        self.with(scope, |project| project.is_loaded).unwrap_or(false)
+    }
+
+    /// Adds what the database holds of a project, beside what [`Self::insert`] added meanwhile. Takes some 10 µs a
+    /// record: call it from a thread that may block. A stored vector that does not fit is left out with a warning.
+    pub fn load(&self, scope: &ProjectScope, records: Vec<(MemoryRecord, Option<Vec<f32>>)>) -> Result<(), Error> {
+        records.iter().try_for_each(|(record, _)| belongs(scope, record))?;
+        let mut unfit = 0_usize;
+        self.with_mut(scope, |project| {
+            for (record, vector) in records {
+                let id = record.id;
+                project.insert(Arc::new(record));
+                if let Some(vector) = vector
+                    && project.set_vector(id, vector).is_err()
+                {
+                    unfit += 1;
+                }
+            }
+            project.is_loaded = true;
+        });
+        if unfit > 0 {
+            tracing::warn!(project_id = scope.project(), unfit, "stored vectors are of another model");
+        }
+        Ok(())
+    }
+
+    /// Drops the project's index; the next [`Self::load`] builds it again.
+    pub fn unload(&self, scope: &ProjectScope) {
+        self.projects.write().unwrap_or_else(PoisonError::into_inner).remove(scope.project());
+    }
+
+    /// Adds a memory, which can be found by its words at once. False when it is there already.
+    pub fn insert(&self, scope: &ProjectScope, record: impl Into<Arc<MemoryRecord>>) -> Result<bool, Error> {
+        let record = record.into();
+        belongs(scope, &record)?;
+        let is_new = self.with_mut(scope, |project| project.insert(record));
+        if is_new {
+            metrics::written(1);
+        }
+        Ok(is_new)
+    }
+
+    /// Sets vectors of memories that are here already, and says how many were. Stops at the first that does not fit.
+    pub fn set_vectors(&self, scope: &ProjectScope, vectors: &[(MemoryId, Vec<f32>)]) -> Result<usize, Error> {
+        self.with_mut(scope, |project| {
+            let mut set = 0;
+            for (id, vector) in vectors {
+                set += usize::from(project.set_vector(*id, vector.clone())?);
+            }
+            Ok(set)
+        })
+    }
+
+    /// The best hits, best first. A query vector of another model is ignored.
+    pub fn search(&self, scope: &ProjectScope, query: &Query) -> Vec<Hit> {
+        self.search_with(scope, query, None)
+    }
+
+    /// Like [`Self::search`], with similarities that another store found instead of the vectors here. Ids that are
+    /// unknown here, of another project or filtered out are dropped.
+    pub fn search_with(&self, scope: &ProjectScope, query: &Query, similar: Option<&[(MemoryId, f32)]>) -> Vec<Hit> {
+        let begun = Instant::now();
+        let hits = self.with(scope, |project| project.search(query, similar)).unwrap_or_default();
+        metrics::queried(begun.elapsed());
+        hits
+    }
+
+    /// The memories that the words of `query` put forward, best first, for a store that knows the vectors.
+    pub fn candidates(&self, scope: &ProjectScope, query: &Query) -> Vec<MemoryId> {
+        self.with(scope, |project| project.candidates(query)).unwrap_or_default()
+    }
+
+    /// One memory.
+    pub fn get(&self, scope: &ProjectScope, id: MemoryId) -> Option<Arc<MemoryRecord>> {
+        self.with(scope, |project| project.get(id).cloned()).flatten()
+    }
+
+    /// Memories of the project that are loaded.
+    pub fn count(&self, scope: &ProjectScope) -> usize {
+        self.with(scope, Project::len).unwrap_or(0)
+    }
+
+    /// Takes memories out, and says how many were there.
+    pub fn remove(&self, scope: &ProjectScope, ids: &[MemoryId]) -> usize {
+        if self.project(scope).is_none() {
+            return 0;
+        }
+        self.with_mut(scope, |project| ids.iter().filter(|id| project.remove(**id)).count())
+    }
+
+    fn project(&self, scope: &ProjectScope) -> Option<Shared> {
+        self.projects.read().unwrap_or_else(PoisonError::into_inner).get(scope.project()).cloned()
+    }
+
+    fn with<T>(&self, scope: &ProjectScope, read: impl FnOnce(&Project) -> T) -> Option<T> {
+        let project = self.project(scope)?;
+        let project = project.read().unwrap_or_else(PoisonError::into_inner);
+        Some(read(&project))
+    }
+
+    fn with_mut<T>(&self, scope: &ProjectScope, write: impl FnOnce(&mut Project) -> T) -> T {
+        let project = self.project(scope).unwrap_or_else(|| {
+            let mut projects = self.projects.write().unwrap_or_else(PoisonError::into_inner);
+            let name = scope.project();
+            Arc::clone(projects.entry(name.into()).or_insert_with(|| Arc::new(RwLock::new(Project::new(name)))))
+        });
+        let mut project = project.write().unwrap_or_else(PoisonError::into_inner);
+        write(&mut project)
+    }
+
+    /// [`Self::search_with`], away from the async threads when it takes long.
+    pub(crate) async fn search_aside(
+        &self,
+        scope: &ProjectScope,
+        query: &Query,
+        similar: Option<Vec<(MemoryId, f32)>>,
+    ) -> Result<Vec<Hit>, Error> {
+        let micros = self.with(scope, Project::query_micros).unwrap_or(0);
+        if micros <= INLINE_MICROS_MAX {
+            return Ok(self.search_with(scope, query, similar.as_deref()));
+        }
+        let (this, scope, query) = (self.clone(), scope.clone(), query.clone());
+        aside(move || this.search_with(&scope, &query, similar.as_deref())).await
+    }
+
+    /// [`Self::candidates`], away from the async threads when it takes long.
+    pub(crate) async fn candidates_aside(&self, scope: &ProjectScope, query: &Query) -> Result<Vec<MemoryId>, Error> {
+        let micros = self.with(scope, Project::query_micros).unwrap_or(0);
+        if micros <= INLINE_MICROS_MAX {
+            return Ok(self.candidates(scope, query));
+        }
+        let (this, scope, query) = (self.clone(), scope.clone(), query.clone());
+        aside(move || this.candidates(&scope, &query)).await
+    }
+
+    fn upsert_all(&self, scope: &ProjectScope, points: Vec<Point>) -> Result<(), Error> {
+        points.iter().try_for_each(|point| belongs(scope, &point.record))?;
+        let written = self.with_mut(scope, |project| {
+            let mut written = 0;
+            for point in points {
+                let id = point.record.id;
+                written += usize::from(project.insert(Arc::new(point.record)));
+                if let Some(vector) = point.vector {
+                    project.set_vector(id, vector)?;
+                }
+            }
+            Ok::<_, Error>(written)
+        })?;
+        metrics::written(written);
+        Ok(())
+    }
+}
+
+impl VectorStore for Embedded {
+    fn upsert<'a>(&'a self, scope: &'a ProjectScope, points: Vec<Point>) -> BoxFuture<'a, Result<(), Error>> {
+        async move {
+            if points.len() * INSERT_MICROS <= INLINE_MICROS_MAX {
+                return self.upsert_all(scope, points);
+            }
+            let (this, scope) = (self.clone(), scope.clone());
+            aside(move || this.upsert_all(&scope, points)).await?
+        }
+        .boxed()
+    }
+
+    fn search<'a>(&'a self, scope: &'a ProjectScope, query: &'a Query) -> BoxFuture<'a, Result<Vec<Hit>, Error>> {
+        async move {
+            if let Some(vector) = &query.vector {
+                self.with(scope, |project| project.check_dimensions(vector.len())).transpose()?;
+            }
+            self.search_aside(scope, query, None).await
+        }
+        .boxed()
+    }
+
+    fn forget<'a>(&'a self, scope: &'a ProjectScope, ids: &'a [MemoryId]) -> BoxFuture<'a, Result<(), Error>> {
+        async move {
+            if ids.len() * INSERT_MICROS <= INLINE_MICROS_MAX {
+                self.remove(scope, ids);
+                return Ok(());
+            }
+            let (this, scope, ids) = (self.clone(), scope.clone(), ids.to_vec());
+            aside(move || this.remove(&scope, &ids)).await.map(|_| ())
+        }
+        .boxed()
+    }
+
+    fn reset<'a>(&'a self, scope: &'a ProjectScope) -> BoxFuture<'a, Result<(), Error>> {
+        async move {
+            self.unload(scope);
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn check(&self) -> BoxFuture<'_, Result<(), Error>> {
+        async { Ok(()) }.boxed()
+    }
+}
+
+/// Runs `work` on a thread that may block; it fails only when the runtime is shutting down.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Stopped)
+}

@@ -1,0 +1,400 @@
+//! Texts to vectors: all-MiniLM-L6-v2 on ONNX Runtime, both found in the data directory at run time.
+//!
+//! The model lives on one thread of its own, started by the first text and ended when the last handle is dropped.
+//! Every text is a run of its own: on one thread a run of eight is no faster (and slower when it must pad), takes more
+//! memory, makes queries wait longer, and with dynamically quantised weights a vector would depend on its neighbours.
+//!
+//! **Invariant:** a text has the same vector whatever is embedded before, after or beside it.
+//! **Invariant:** a query waits for at most one document text, however many are queued.
+//! **Invariant:** the queue is bounded in texts; a full one refuses, it never grows.
+
+mod files;
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    path::Path,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+
+use self::files::{DIMENSIONS, Files, MODEL};
+use crate::Error;
+
+/// Texts that may wait.
+const QUEUE_MAX: usize = 4_096;
+
+/// What the vectors are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Somebody waits: goes before all documents.
+    Query,
+    /// To be remembered.
+    Document,
+}
+
+/// The embedding model. Cloning shares it; nothing is loaded before the first text.
+#[derive(Clone)]
+pub struct Embedder {
+    handle: Arc<Handle>,
+}
+
+impl fmt::Debug for Embedder {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Embedder").field("model", &MODEL).finish_non_exhaustive()
+    }
+}
+
+impl Embedder {
+    /// Looks for ONNX Runtime in `dir/runtime` and for the model in `dir/models/all-MiniLM-L6-v2`. `None` when one of
+    /// them is not there. Nothing is loaded yet.
+    pub fn find(dir: &Path) -> Result<Option<Self>, Error> {
+        Ok(Files::find(dir)?.map(|files| Self::with_loader(move || files.load())))
+    }
+
+    /// The model's name; vectors of different models can not be compared.
+    pub fn model(&self) -> &str {
+        MODEL
+    }
+
+    /// Floats of a vector.
+    pub fn dimensions(&self) -> usize {
+        DIMENSIONS
+    }
+
+    /// One vector of length one for each text, in the same order. Texts beyond 256 word pieces are cut.
+    ///
+    /// Dropping the future takes the texts out of the queue. Some 50 ms a text of that length; the caller sets the limit.
+    pub async fn embed(&self, texts: Vec<Arc<str>>, purpose: Purpose) -> Result<Vec<Vec<f32>>, Error> {
+        if texts.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.handle.submit(texts, purpose)?.await.map_err(|_| Error::Stopped)?
+    }
+
+    /// Refuses further texts and waits until the thread has ended, at most for `limit`. True when it has. Blocks;
+    /// a process should call it before it exits, because the library's clean-up does not wait for its threads.
+    pub fn close(&self, limit: Duration) -> bool {
+        self.handle.shared.close();
+        let until = Instant::now() + limit;
+        let mut state = self.handle.shared.lock();
+        while state.is_running {
+            let Some(left) = until.checked_duration_since(Instant::now()) else { return false };
+            state = self.handle.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    fn with_loader(load: impl Fn() -> Result<Model, Error> + Send + Sync + 'static) -> Self {
+        Self { handle: Arc::new(Handle { shared: Arc::default(), load: Arc::new(load) }) }
+    }
+}
+
+type Model = Box<dyn FnMut(&str) -> Result<Vec<f32>, Error>>;
+type Answer = Result<Vec<Vec<f32>>, Error>;
+
+struct Handle {
+    shared: Arc<Shared>,
+    load: Arc<dyn Fn() -> Result<Model, Error> + Send + Sync>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    queries: VecDeque<Job>,
+    documents: VecDeque<Job>,
+    /// Texts of both queues.
+    waiting: usize,
+    is_closed: bool,
+    is_running: bool,
+}
+
+struct Job {
+    texts: Vec<Arc<str>>,
+    vectors: Vec<Vec<f32>>,
+    reply: oneshot::Sender<Answer>,
+}
+
+impl Handle {
+    fn submit(&self, texts: Vec<Arc<str>>, purpose: Purpose) -> Result<oneshot::Receiver<Answer>, Error> {
+        let (reply, answer) = oneshot::channel();
+        let mut state = self.shared.lock();
+        if state.is_closed {
+            return Err(Error::Stopped);
+        }
+        if state.waiting + texts.len() > QUEUE_MAX {
+            return Err(Error::Busy { waiting: state.waiting });
+        }
+        state.waiting += texts.len();
+        let job = Job { vectors: Vec::with_capacity(texts.len()), texts, reply };
+        match purpose {
+            Purpose::Query => state.queries.push_back(job),
+            Purpose::Document => state.documents.push_back(job),
+        }
+        if !state.is_running {
+            let (shared, load) = (Arc::clone(&self.shared), Arc::clone(&self.load));
+            let started = thread::Builder::new().name("crewline-embed".to_owned()).spawn(move || {
+                let ended = Ended(shared);
+                work(&ended.0, &*load);
+            });
+            if started.is_err() {
+                state.drop_jobs();
+                return Err(Error::Busy { waiting: 0 });
+            }
+            state.is_running = true;
+        }
+        self.shared.changed.notify_all();
+        Ok(answer)
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn close(&self) {
+        let mut state = self.lock();
+        state.is_closed = true;
+        state.drop_jobs();
+        self.changed.notify_all();
+    }
+}
+
+impl State {
+    /// Whoever waits for one of them is told that the embedder has stopped.
+    fn drop_jobs(&mut self) {
+        self.queries.clear();
+        self.documents.clear();
+        self.waiting = 0;
+    }
+}
+
+/// Says that the thread has ended, also when it panicked. The next text starts another.
+struct Ended(Arc<Shared>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.is_running = false;
+        state.drop_jobs();
+        self.0.changed.notify_all();
+    }
+}
+
+/// The thread: queries first, then documents text by text.
+fn work(shared: &Shared, load: &dyn Fn() -> Result<Model, Error>) {
+    let mut model: Option<Model> = None;
+    let mut document: Option<Job> = None;
+    loop {
+        let query = {
+            let mut state = shared.lock();
+            loop {
+                if state.is_closed {
+                    return;
+                }
+                if let Some(query) = state.queries.pop_front() {
+                    state.waiting = state.waiting.saturating_sub(query.texts.len());
+                    break Some(query);
+                }
+                if document.is_some() {
+                    break None;
+                }
+                if let Some(next) = state.documents.pop_front() {
+                    state.waiting = state.waiting.saturating_sub(next.texts.len());
+                    document = Some(next);
+                    break None;
+                }
+                state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+        };
+        match query {
+            Some(mut query) => {
+                while let Step::More(rest) = step(query, &mut model, load) {
+                    query = rest;
+                }
+            }
+            None => {
+                if let Some(job) = document.take()
+                    && let Step::More(rest) = step(job, &mut model, load)
+                {
+                    document = Some(rest);
+                }
+            }
+        }
+    }
+}
+
+enum Step {
+    More(Job),
+    Done,
+}
+
+/// Embeds the next text of `job`, and answers when it was the last.
+fn step(mut job: Job, model: &mut Option<Model>, load: &dyn Fn() -> Result<Model, Error>) -> Step {
+    if job.reply.is_closed() {
+        return Step::Done;
+    }
+    let run = match model {
+        Some(run) => run,
+        None => match load() {
+            Ok(loaded) => model.insert(loaded),
+            Err(error) => {
+                // Nobody waits any more when this fails.
+                let _ = job.reply.send(Err(error));
+                return Step::Done;
+            }
+        },
+    };
+    match run(&job.texts[job.vectors.len()]) {
+        Ok(vector) => job.vectors.push(vector),
+        Err(error) => {
+            let _ = job.reply.send(Err(error));
+            return Step::Done;
+        }
+    }
+    if job.vectors.len() < job.texts.len() {
+        return Step::More(job);
+    }
+    let _ = job.reply.send(Ok(job.vectors));
+    Step::Done
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, sync::mpsc};
+
+    use super::*;
+
+    /// An embedder whose texts wait for the test: it announces each text and goes on when told.
+    fn gated() -> (Embedder, mpsc::Receiver<String>, mpsc::Sender<()>) {
+        let (announce, announced) = mpsc::channel();
+        let (go, gate) = mpsc::channel();
+        let gate = Mutex::new(Some(gate));
+        let embedder = Embedder::with_loader(move || {
+            let (announce, gate) = (announce.clone(), gate.lock().unwrap().take().unwrap());
+            Ok(Box::new(move |text| {
+                announce.send(text.to_owned()).unwrap();
+                gate.recv().map_err(|_| Error::Stopped)?;
+                Ok(vec![text.len() as f32])
+            }))
+        });
+        (embedder, announced, go)
+    }
+
+    fn texts(all: &[&str]) -> Vec<Arc<str>> {
+        all.iter().map(|text| Arc::from(*text)).collect()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_query_goes_before_waiting_documents() {
+        let (embedder, announced, go) = gated();
+        let documents = embedder.handle.submit(texts(&["d1", "d2", "d3"]), Purpose::Document).unwrap();
+        assert_eq!(announced.recv().unwrap(), "d1");
+        let more = embedder.handle.submit(texts(&["d4"]), Purpose::Document).unwrap();
+        let query = embedder.handle.submit(texts(&["query"]), Purpose::Query).unwrap();
+        go.send(()).unwrap();
+        for expect in ["query", "d2", "d3", "d4"] {
+            assert_eq!(announced.recv().unwrap(), expect);
+            go.send(()).unwrap();
+        }
+        assert_eq!(query.await.unwrap().unwrap(), [[5.0]]);
+        assert_eq!(documents.await.unwrap().unwrap(), [[2.0], [2.0], [2.0]]);
+        assert_eq!(more.await.unwrap().unwrap(), [[2.0]]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_queue_is_bounded_and_an_abandoned_job_is_skipped() {
+        let (embedder, announced, go) = gated();
+        let first = embedder.handle.submit(texts(&["first"]), Purpose::Document).unwrap();
+        assert_eq!(announced.recv().unwrap(), "first");
+        let abandoned = embedder.handle.submit(vec!["x".into(); QUEUE_MAX], Purpose::Document).unwrap();
+        let error = embedder.handle.submit(texts(&["more"]), Purpose::Query).unwrap_err();
+        assert_eq!((error.code(), error.is_retryable()), ("memory.busy", true));
+        drop(abandoned);
+        go.send(()).unwrap();
+        first.await.unwrap().unwrap();
+        // The room comes back as soon as the thread takes the abandoned job out.
+        let last = loop {
+            match embedder.handle.submit(texts(&["last"]), Purpose::Query) {
+                Ok(last) => break last,
+                Err(_) => thread::yield_now(),
+            }
+        };
+        assert_eq!(announced.recv().unwrap(), "last");
+        go.send(()).unwrap();
+        last.await.unwrap().unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn dropping_the_last_handle_ends_the_thread() {
+        let (embedder, announced, go) = gated();
+        let shared = Arc::clone(&embedder.handle.shared);
+        let running = embedder.handle.submit(texts(&["one", "two"]), Purpose::Document).unwrap();
+        announced.recv().unwrap();
+        drop(embedder.clone());
+        assert!(!shared.lock().is_closed, "a clone keeps it alive");
+        drop(embedder);
+        go.send(()).unwrap();
+        assert!(running.await.is_err(), "the rest is not embedded");
+        let state = shared.changed.wait_while(shared.lock(), |state| state.is_running).unwrap();
+        assert!(state.is_closed);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn close_waits_for_the_thread() {
+        let (embedder, announced, go) = gated();
+        let running = embedder.handle.submit(texts(&["one"]), Purpose::Document).unwrap();
+        announced.recv().unwrap();
+        assert!(!embedder.close(Duration::ZERO), "it is in the middle of a text");
+        go.send(()).unwrap();
+        assert!(embedder.close(Duration::from_mins(1)));
+        assert!(running.await.unwrap().is_ok(), "the text in hand was finished");
+        assert_eq!(embedder.embed(texts(&["late"]), Purpose::Query).await.unwrap_err().code(), "memory.stopped");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_panic_is_an_error_and_the_next_text_starts_again() {
+        let embedder = Embedder::with_loader(|| {
+            Ok(Box::new(|text| {
+                assert_ne!(text, "bad");
+                Ok(vec![1.0])
+            }))
+        });
+        let error = embedder.embed(texts(&["bad"]), Purpose::Query).await.unwrap_err();
+        assert_eq!(error.code(), "memory.stopped");
+        assert!(embedder.handle.shared.changed.wait_while(embedder.handle.shared.lock(), |s| s.is_running).is_ok());
+        assert_eq!(embedder.embed(texts(&["good"]), Purpose::Query).await.unwrap(), [[1.0]]);
+    }
+
+    #[tokio::test]
+    async fn broken_files_are_typed_errors() {
+        let dir = tempfile::tempdir().unwrap();
+        let model = dir.path().join("models").join(MODEL);
+        fs::create_dir_all(&model).unwrap();
+        fs::create_dir_all(dir.path().join("runtime")).unwrap();
+        for file in [model.join("model.onnx"), model.join("tokenizer.json"), dir.path().join("runtime/onnxruntime.dll")]
+        {
+            fs::write(file, "not what it says").unwrap();
+        }
+        let embedder = Embedder::find(dir.path()).unwrap().unwrap();
+        let error = embedder.embed(texts(&["text"]), Purpose::Query).await.unwrap_err();
+        // The library may be loaded already, by another test of this process.
+        assert!(["memory.runtime_library", "memory.model_files"].contains(&error.code()), "{error}");
+        assert!(error.hint().is_some());
+    }
+}

@@ -1,0 +1,169 @@
+//! A remote store's vectors and the local words, ranked as one.
+//!
+//! The local index of the project puts its candidates forward, the remote store adds its own and tells the similarity
+//! of both in one round trip, and the fusion happens here, exactly as it does without a remote store.
+//!
+//! **Invariant:** a remote store that fails never fails a recall: the answer comes from the local index alone.
+//! **Invariant:** what the local index of the project does not hold is never an answer.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crewline_types::{MemoryId, ProjectScope};
+use futures::{FutureExt, future::BoxFuture};
+
+use crate::{Embedded, Error, Hit, Point, Qdrant, Query, VectorStore, project::CANDIDATES};
+
+/// After a failure the remote store is left alone for this long, so that an outage does not slow every recall.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// The local index, and a remote store for the vectors if there is one. Cloning shares both.
+#[derive(Debug, Clone)]
+pub struct Hybrid {
+    local: Embedded,
+    remote: Option<Qdrant>,
+    /// When the remote store may be asked again, after it failed.
+    paused_until: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Hybrid {
+    /// Puts the two together. Without `remote`, vectors are searched where the words are.
+    pub fn new(local: Embedded, remote: Option<Qdrant>) -> Self {
+        Self { local, remote, paused_until: Arc::default() }
+    }
+
+    /// The local index: whoever owns the database loads projects into it.
+    pub fn local(&self) -> &Embedded {
+        &self.local
+    }
+
+    /// The remote store.
+    pub fn remote(&self) -> Option<&Qdrant> {
+        self.remote.as_ref()
+    }
+
+    async fn similar(&self, scope: &ProjectScope, query: &Query) -> Result<Option<Vec<(MemoryId, f32)>>, Error> {
+        let (Some(remote), Some(vector)) = (&self.remote, &query.vector) else { return Ok(None) };
+        if query.limit == 0 || self.is_paused() {
+            return Ok(None);
+        }
+        let known = self.local.candidates_aside(scope, query).await?;
+        let depth = query.limit.max(CANDIDATES);
+        match remote.similar(scope, vector, &query.filter, depth, &known).await {
+            Ok(similar) => {
+                self.resume();
+                Ok(Some(similar))
+            }
+            Err(error) => {
+                self.pause(&error);
+                Ok(None)
+            }
+        }
+    }
+
+    fn is_paused(&self) -> bool {
+        self.paused_until.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| Instant::now() < until)
+    }
+
+    fn pause(&self, error: &Error) {
+        let mut paused = self.paused_until.lock().unwrap_or_else(PoisonError::into_inner);
+        if paused.is_none() {
+            tracing::warn!(error.code = error.code(), %error, "recall goes on without the vector store");
+        }
+        *paused = Some(Instant::now() + PAUSE);
+    }
+
+    fn resume(&self) {
+        if self.paused_until.lock().unwrap_or_else(PoisonError::into_inner).take().is_some() {
+            tracing::info!("the vector store answers again");
+        }
+    }
+}
+
+impl VectorStore for Hybrid {
+    /// The vectors go to the remote store if there is one, and are not kept here as well.
+    fn upsert<'a>(&'a self, scope: &'a ProjectScope, mut points: Vec<Point>) -> BoxFuture<'a, Result<(), Error>> {
+        async move {
+            if let Some(remote) = &self.remote {
+                remote.upsert(scope, points.clone()).await?;
+                for point in &mut points {
+                    point.vector = None;
+                }
+            }
+            self.local.upsert(scope, points).await
+        }
+        .boxed()
+    }
+
+    fn search<'a>(&'a self, scope: &'a ProjectScope, query: &'a Query) -> BoxFuture<'a, Result<Vec<Hit>, Error>> {
+        async move {
+            if self.remote.is_none() {
+                return VectorStore::search(&self.local, scope, query).await;
+            }
+            let similar = self.similar(scope, query).await?;
+            self.local.search_aside(scope, query, similar).await
+        }
+        .boxed()
+    }
+
+    fn forget<'a>(&'a self, scope: &'a ProjectScope, ids: &'a [MemoryId]) -> BoxFuture<'a, Result<(), Error>> {
+        async move {
+            self.local.forget(scope, ids).await?;
+            match &self.remote {
+                Some(remote) => remote.forget(scope, ids).await,
+                None => Ok(()),
+            }
+        }
+        .boxed()
+    }
+
+    fn reset<'a>(&'a self, scope: &'a ProjectScope) -> BoxFuture<'a, Result<(), Error>> {
+        async move {
+            self.local.reset(scope).await?;
+            match &self.remote {
+                Some(remote) => remote.reset(scope).await,
+                None => Ok(()),
+            }
+        }
+        .boxed()
+    }
+
+    fn check(&self) -> BoxFuture<'_, Result<(), Error>> {
+        match &self.remote {
+            Some(remote) => remote.check(),
+            None => self.local.check(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{QdrantOptions, conformance::record};
+
+    #[tokio::test]
+    async fn an_outage_leaves_the_words() {
+        // A port that was free a moment ago and that nobody listens on.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let remote = Qdrant::new(QdrantOptions {
+            url: format!("http://127.0.0.1:{port}"),
+            api_key: None,
+            model: "test".to_owned(),
+            dimensions: 2,
+        })
+        .unwrap();
+        let hybrid = Hybrid::new(Embedded::new(), Some(remote.clone()));
+        let scope = ProjectScope::of("p");
+        hybrid.local().insert(&scope, record("p", "red fox", 1)).unwrap();
+        let query = Query { text: "fox".to_owned(), vector: Some(vec![1.0, 0.0]), limit: 3, ..Query::default() };
+        for _ in 0..2 {
+            let hits = hybrid.search(&scope, &query).await.unwrap();
+            assert_eq!(hits.len(), 1);
+            assert!(hybrid.is_paused());
+        }
+        let error = remote.check().await.unwrap_err();
+        assert_eq!((error.code(), error.is_retryable()), ("memory.unavailable", true), "{error}");
+    }
+}

@@ -1,0 +1,245 @@
+//! The index of one project: records, words and vectors, by slot.
+//!
+//! **Invariant:** slots grow; a slot of a forgotten record is never given again until the index is compacted.
+//! **Invariant:** records are shared, texts are not copied.
+
+use std::{
+    cell::RefCell,
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+};
+
+use crewline_types::{MemoryId, MemoryRecord};
+
+use crate::{
+    Error, Hit, Query,
+    bm25::{Bm25, Scratch},
+    dense::{self, Dense},
+    fuse::Candidate,
+    recall,
+    store::Rule,
+    top::{Ranked, Top},
+};
+
+/// Candidates that each side puts forward, when there are two.
+pub(crate) const CANDIDATES: usize = 200;
+/// Empty slots from which compaction is worth it.
+const EMPTY_MAX: usize = 1_024;
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// The index of one project.
+#[derive(Default)]
+pub(crate) struct Project {
+    name: Arc<str>,
+    records: Vec<Option<Arc<MemoryRecord>>>,
+    slots: HashMap<MemoryId, u32>,
+    words: Bm25,
+    vectors: Dense,
+    pub(crate) is_loaded: bool,
+}
+
+impl Project {
+    pub(crate) fn new(name: &str) -> Self {
+        Self { name: name.into(), ..Self::default() }
+    }
+
+    /// Memories.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// A rough number of microseconds that a query takes.
+    pub(crate) fn query_micros(&self) -> usize {
+        self.records.len() / 40 + self.vectors.len() * self.vectors.dimensions() / 2_000
+    }
+
+    pub(crate) fn get(&self, id: MemoryId) -> Option<&Arc<MemoryRecord>> {
+        self.record(*self.slots.get(&id)?)
+    }
+
+    /// Adds a record; false when it is there already.
+    pub(crate) fn insert(&mut self, record: Arc<MemoryRecord>) -> bool {
+        // A project of four thousand million memories is out of reach of an index in memory.
+        let slot = u32::try_from(self.records.len()).unwrap_or(u32::MAX);
+        match self.slots.entry(record.id) {
+            Entry::Occupied(_) => return false,
+            Entry::Vacant(entry) => entry.insert(slot),
+        };
+        self.words.add(slot, &record.text);
+        self.records.push(Some(record));
+        true
+    }
+
+    /// Sets the vector of a record; false when there is no such record.
+    pub(crate) fn set_vector(&mut self, id: MemoryId, vector: Vec<f32>) -> Result<bool, Error> {
+        let Some(&slot) = self.slots.get(&id) else { return Ok(false) };
+        self.check_dimensions(vector.len())?;
+        let unit = dense::unit(vector).ok_or(Error::Vector { id })?;
+        self.vectors.set(slot, &unit);
+        Ok(true)
+    }
+
+    /// Refuses vectors of another model.
+    pub(crate) fn check_dimensions(&self, dimensions: usize) -> Result<(), Error> {
+        if self.vectors.fits(dimensions) {
+            return Ok(());
+        }
+        Err(Error::Mismatch {
+            collection: self.name.to_string(),
+            found: format!("vectors of {} dimensions", self.vectors.dimensions()),
+            wanted: format!("{dimensions}"),
+        })
+    }
+
+    pub(crate) fn remove(&mut self, id: MemoryId) -> bool {
+        let Some(slot) = self.slots.remove(&id) else { return false };
+        if let Some(record) = self.records[slot as usize].take() {
+            self.words.remove(slot, &record.text);
+        }
+        self.vectors.remove(slot);
+        let empty = self.records.len() - self.slots.len();
+        if empty > EMPTY_MAX && empty > self.slots.len() {
+            self.compact();
+        }
+        true
+    }
+
+    fn compact(&mut self) {
+        let old = std::mem::replace(
+            self,
+            Self { name: Arc::clone(&self.name), is_loaded: self.is_loaded, ..Self::default() },
+        );
+        for (slot, record) in (0..).zip(old.records) {
+            let Some(record) = record else { continue };
+            let new = u32::try_from(self.records.len()).unwrap_or(u32::MAX);
+            self.insert(record);
+            if let Some(row) = old.vectors.row(slot) {
+                self.vectors.set(new, row);
+            }
+        }
+    }
+
+    /// The best hits. `remote` holds the similarities that another store found, instead of our own vectors.
+    pub(crate) fn search(&self, query: &Query, remote: Option<&[(MemoryId, f32)]>) -> Vec<Hit> {
+        if query.limit == 0 {
+            return Vec::new();
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            let rule = Rule::new(&query.filter);
+            self.words.score(&query.text, self.records.len(), scratch);
+            let dense = match remote {
+                Some(similar) => Similar::Given(self.known(similar, &rule)),
+                None => self.unit_of(query).map_or(Similar::None, Similar::Own),
+            };
+            let depth = match dense {
+                Similar::None => query.limit,
+                Similar::Given(_) | Similar::Own(_) if scratch.touched.is_empty() => query.limit,
+                Similar::Given(_) | Similar::Own(_) => query.limit.max(CANDIDATES),
+            };
+            let mut chosen = self.best_by_words(scratch, &rule, depth);
+            chosen.extend(self.best_by_vectors(&dense, &rule, depth));
+            chosen.sort_unstable();
+            chosen.dedup();
+            let candidates: Vec<Candidate> = chosen
+                .into_iter()
+                .map(|slot| Candidate {
+                    slot,
+                    dense: self.similarity(&dense, slot),
+                    sparse: Some(scratch.scores[slot as usize]).filter(|score| *score > 0.0),
+                })
+                .collect();
+            recall::hits(&candidates, query.limit, |slot| self.record(slot))
+        })
+    }
+
+    /// What the words put forward, for a store that knows the vectors.
+    pub(crate) fn candidates(&self, query: &Query) -> Vec<MemoryId> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            self.words.score(&query.text, self.records.len(), scratch);
+            let slots = self.best_by_words(scratch, &Rule::new(&query.filter), query.limit.max(CANDIDATES));
+            slots.into_iter().filter_map(|slot| Some(self.record(slot)?.id)).collect()
+        })
+    }
+
+    fn record(&self, slot: u32) -> Option<&Arc<MemoryRecord>> {
+        self.records.get(slot as usize)?.as_ref()
+    }
+
+    fn unit_of(&self, query: &Query) -> Option<Vec<f32>> {
+        let vector = query.vector.as_ref()?;
+        if self.vectors.len() == 0 || vector.len() != self.vectors.dimensions() {
+            return None;
+        }
+        dense::unit(vector.clone())
+    }
+
+    /// Given similarities by slot, ascending, without what is unknown here or filtered out.
+    fn known(&self, similar: &[(MemoryId, f32)], rule: &Rule<'_>) -> Vec<(u32, f32)> {
+        let mut known: Vec<(u32, f32)> = similar
+            .iter()
+            .filter_map(|(id, score)| Some((*self.slots.get(id)?, *score)))
+            .filter(|(slot, _)| self.admits(rule, *slot))
+            .collect();
+        known.sort_unstable_by_key(|(slot, _)| *slot);
+        known.dedup_by_key(|(slot, _)| *slot);
+        known
+    }
+
+    fn admits(&self, rule: &Rule<'_>, slot: u32) -> bool {
+        rule.is_open() || self.record(slot).is_some_and(|record| rule.admits(record))
+    }
+
+    fn best_by_words(&self, scratch: &Scratch, rule: &Rule<'_>, depth: usize) -> Vec<u32> {
+        let mut top = Top::new(depth, scratch.touched.len());
+        for &slot in &scratch.touched {
+            self.offer(&mut top, rule, slot, scratch.scores[slot as usize]);
+        }
+        top.into_sorted().into_iter().map(|ranked| ranked.slot).collect()
+    }
+
+    fn best_by_vectors(&self, dense: &Similar, rule: &Rule<'_>, depth: usize) -> Vec<u32> {
+        let mut top = Top::new(depth, self.slots.len());
+        match dense {
+            Similar::None => {}
+            Similar::Own(unit) => self.vectors.scan(unit, |slot, score| self.offer(&mut top, rule, slot, score)),
+            Similar::Given(known) => {
+                for &(slot, score) in known {
+                    self.offer(&mut top, rule, slot, score);
+                }
+            }
+        }
+        top.into_sorted().into_iter().map(|ranked| ranked.slot).collect()
+    }
+
+    /// The score is asked first: most candidates never need their record.
+    fn offer(&self, top: &mut Top, rule: &Rule<'_>, slot: u32, score: f32) {
+        if !top.may_enter(score) {
+            return;
+        }
+        if let Some(record) = self.record(slot)
+            && (rule.is_open() || rule.admits(record))
+        {
+            top.offer(Ranked { score, created_at: record.created_at.0, slot });
+        }
+    }
+
+    fn similarity(&self, dense: &Similar, slot: u32) -> Option<f32> {
+        match dense {
+            Similar::None => None,
+            Similar::Own(unit) => self.vectors.row(slot).map(|row| dense::dot(row, unit)),
+            Similar::Given(known) => known.binary_search_by_key(&slot, |(slot, _)| *slot).ok().map(|at| known[at].1),
+        }
+    }
+}
+
+/// Where the dense side of a query comes from.
+enum Similar {
+    None,
+    /// The query's unit vector, compared with our own rows.
+    Own(Vec<f32>),
+    /// By slot, ascending.
+    Given(Vec<(u32, f32)>),
+}

@@ -1,0 +1,150 @@
+//! Where an endpoint is, and what may be reached when a run is offline.
+//!
+//! **Invariant:** a name is judged without asking DNS; what DNS says later is judged again before a connection is opened.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+};
+
+use crewline_types::model::Locality;
+use reqwest::{
+    Url,
+    dns::{Addrs, Name, Resolve, Resolving},
+};
+
+/// Whether hosts outside this machine and private networks may be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Mode {
+    /// Any host.
+    #[default]
+    Online,
+    /// This machine and private networks only.
+    Offline,
+}
+
+/// Where `url` points, as far as its host tells.
+///
+/// Names of one label, and names below `local`, `internal`, `lan` and `home.arpa`, are private: public DNS has none of them.
+pub fn locality(url: &Url) -> Locality {
+    let host = url.host_str().unwrap_or_default();
+    let bare = host.strip_prefix('[').and_then(|it| it.strip_suffix(']')).unwrap_or(host);
+    if let Ok(ip) = bare.parse::<IpAddr>() {
+        return locality_of(ip);
+    }
+    let name = host.trim_end_matches('.').to_ascii_lowercase();
+    if name == "localhost" || name.ends_with(".localhost") {
+        Locality::Loopback
+    } else if name.is_empty() {
+        Locality::Remote
+    } else if !name.contains('.')
+        || [".local", ".internal", ".lan", ".home.arpa"].iter().any(|suffix| name.ends_with(suffix))
+    {
+        Locality::Private
+    } else {
+        Locality::Remote
+    }
+}
+
+/// Where an address is. Private: RFC 1918, shared (RFC 6598), link-local, unique local (RFC 4193).
+pub fn locality_of(ip: IpAddr) -> Locality {
+    match ip {
+        IpAddr::V4(ip) => {
+            let [a, b, ..] = ip.octets();
+            if ip.is_loopback() || ip.is_unspecified() {
+                Locality::Loopback
+            } else if ip.is_private() || ip.is_link_local() || (a == 100 && (64..128).contains(&b)) {
+                Locality::Private
+            } else {
+                Locality::Remote
+            }
+        }
+        IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
+            Some(ip) => locality_of(IpAddr::V4(ip)),
+            None if ip.is_loopback() || ip == Ipv6Addr::UNSPECIFIED => Locality::Loopback,
+            None if ip.is_unique_local() || ip.is_unicast_link_local() => Locality::Private,
+            None => Locality::Remote,
+        },
+    }
+}
+
+/// The class of a host as a metric label.
+pub(crate) fn host_class(locality: Locality) -> &'static str {
+    match locality {
+        Locality::Loopback => "loopback",
+        Locality::Private => "private",
+        Locality::Remote => "remote",
+    }
+}
+
+/// A private name that DNS sends to a public address.
+#[derive(Debug)]
+pub(crate) struct PublicAddress {
+    host: String,
+}
+
+impl fmt::Display for PublicAddress {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "`{}` has a public address only", self.host)
+    }
+}
+
+impl std::error::Error for PublicAddress {}
+
+/// Resolves names to addresses of this machine and of private networks, and to no other.
+#[derive(Debug)]
+pub(crate) struct PrivateOnly;
+
+impl Resolve for PrivateOnly {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let host = name.as_str();
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((host, 0))
+                .await?
+                .filter(|it| locality_of(it.ip()) != Locality::Remote)
+                .collect();
+            if found.is_empty() {
+                return Err(Box::new(PublicAddress { host: host.to_owned() }).into());
+            }
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_classed() {
+        for (url, expected) in [
+            ("http://127.0.0.1:9100/v1", Locality::Loopback),
+            ("http://127.9.9.9", Locality::Loopback),
+            ("http://[::1]:80/v1", Locality::Loopback),
+            ("http://[::ffff:127.0.0.1]/", Locality::Loopback),
+            ("http://localhost:1234", Locality::Loopback),
+            ("http://LOCALHOST.:1234", Locality::Loopback),
+            ("http://0.0.0.0:1", Locality::Loopback),
+            ("http://10.1.2.3", Locality::Private),
+            ("http://172.31.0.1", Locality::Private),
+            ("http://172.32.0.1", Locality::Remote),
+            ("http://192.168.1.5", Locality::Private),
+            ("http://100.64.0.1", Locality::Private),
+            ("http://100.128.0.1", Locality::Remote),
+            ("http://169.254.1.1", Locality::Private),
+            ("http://[fd00::1]/", Locality::Private),
+            ("http://[2001:db8::1]/", Locality::Remote),
+            ("http://vllm:8000/v1", Locality::Private),
+            ("http://gpu.lan/v1", Locality::Private),
+            ("http://host.docker.internal:11434", Locality::Private),
+            ("https://api.openai.com/v1", Locality::Remote),
+            ("https://localhost.example.com/v1", Locality::Remote),
+            ("https://127.0.0.1.example.com/v1", Locality::Remote),
+            ("https://evil-internal/v1", Locality::Private),
+            ("https://evilinternal.com/v1", Locality::Remote),
+            ("http://2130706433/", Locality::Loopback),
+        ] {
+            assert_eq!(locality(&url.parse().unwrap()), expected, "{url}");
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! One attempt's work on its way from the manager to a specialist, and the report that comes back.
+//!
+//! **Invariant:** every assignment yields exactly one [`Report`], wherever it is lost: the [`Obligation`] it carries
+//! reports when dropped.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use crewline_engine::{context::Item, plan, route::Mode, wallet::Wallet};
+use crewline_models::OutputSchema;
+use crewline_store::CallEnd;
+use crewline_types::{
+    AttemptId, CallId, Criterion, ErrorKind, MicroUsd, ModelAlias, ModelSpec, ProjectScope, Role, RunId, TaskId,
+    TaskKind, Text, Usage, event::ErrorNote,
+};
+use ractor::ActorRef;
+
+use crate::{actor::tell, manager};
+
+/// What all attempts of a run share.
+#[derive(Debug)]
+pub struct RunBrief {
+    /// The run.
+    pub run: RunId,
+    /// The manager's lease epoch; every write carries it.
+    pub epoch: u64,
+    /// The goal.
+    pub goal: Arc<str>,
+    /// The project's memory.
+    pub scope: ProjectScope,
+    /// Which hosts may be asked.
+    pub mode: Mode,
+    /// The run's money.
+    pub wallet: Arc<Mutex<Wallet>>,
+}
+
+impl RunBrief {
+    /// Runs `work` on the wallet; it is never held across an await.
+    pub fn with_wallet<R>(&self, work: impl FnOnce(&mut Wallet) -> R) -> R {
+        work(&mut self.wallet.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What an attempt needs to know of its task.
+#[derive(Debug)]
+pub struct TaskBrief {
+    /// The task.
+    pub id: TaskId,
+    /// Its name inside the plan.
+    pub key: Arc<str>,
+    /// A line.
+    pub title: Arc<str>,
+    /// What is to be done.
+    pub description: Arc<str>,
+    /// Who does it.
+    pub role: Role,
+    /// What it is in the tree.
+    pub kind: TaskKind,
+    /// The criteria of success.
+    pub success_criteria: Vec<Criterion>,
+}
+
+/// What kind of answer is wanted.
+#[derive(Debug, Clone)]
+pub enum Work {
+    /// A plan of the goal.
+    Plan {
+        /// What a plan may hold.
+        rules: Arc<plan::Rules>,
+        /// The form the answer must have.
+        schema: Arc<OutputSchema>,
+        /// Refuse a plan that needs repair.
+        is_strict: bool,
+    },
+    /// The task's text.
+    Text,
+}
+
+/// A call that is recorded as sent and not yet as ended.
+#[derive(Debug, Clone)]
+pub struct OpenCall {
+    /// Names the call.
+    pub id: CallId,
+    /// The model that was asked.
+    pub model: ModelAlias,
+    /// The provider that was asked.
+    pub provider: Arc<str>,
+    /// The worst case, charged when the answer is lost.
+    pub worst: Option<MicroUsd>,
+    /// Tokens sent, estimated.
+    pub input_tokens: u64,
+}
+
+/// How far an attempt came; shared with its obligation, so that a lost attempt can tell.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Whether the attempt is recorded as started.
+    pub is_started: bool,
+    /// The call that is under way.
+    pub open: Option<OpenCall>,
+    /// Calls whose end is not yet recorded.
+    pub ended: Vec<EndedCall>,
+    /// What all ended calls consumed, recorded or not.
+    pub spent: Spent,
+}
+
+/// A call that ended, with what its event shows.
+#[derive(Debug, Clone)]
+pub struct EndedCall {
+    /// What the database keeps.
+    pub end: CallEnd,
+    /// The model that was asked.
+    pub model: ModelAlias,
+    /// The provider that was asked.
+    pub provider: Arc<str>,
+}
+
+/// One attempt's work.
+#[derive(Debug)]
+pub struct Assignment {
+    /// The try.
+    pub attempt: AttemptId,
+    /// What the run's attempts share.
+    pub run: Arc<RunBrief>,
+    /// The task.
+    pub task: Arc<TaskBrief>,
+    /// What the plan gives to the context; memory is added by the specialist.
+    pub sources: Vec<Item>,
+    /// What kind of answer is wanted.
+    pub work: Work,
+    /// Models to ask, in this order; filled in by the router.
+    pub rungs: Vec<Arc<ModelSpec>>,
+    /// Owes the manager one report.
+    pub obligation: Obligation,
+}
+
+/// Owes the manager exactly one report about an attempt.
+pub struct Obligation {
+    attempt: AttemptId,
+    progress: Arc<Mutex<Progress>>,
+    report_to: Option<ActorRef<manager::Message>>,
+}
+
+impl Obligation {
+    /// The obligation to report `attempt` to `report_to`.
+    pub fn new(attempt: AttemptId, report_to: ActorRef<manager::Message>) -> Self {
+        Self { attempt, progress: Arc::default(), report_to: Some(report_to) }
+    }
+
+    /// Notes how far the attempt came.
+    pub fn note<R>(&self, change: impl FnOnce(&mut Progress) -> R) -> R {
+        change(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Settles the obligation.
+    pub fn report(mut self, result: Result<Output, Failure>) {
+        self.send(result);
+    }
+
+    fn send(&mut self, result: Result<Output, Failure>) {
+        if let Some(manager) = self.report_to.take() {
+            let progress = std::mem::take(&mut *self.progress.lock().unwrap_or_else(PoisonError::into_inner));
+            tell(&manager, manager::Message::Reported(Box::new(Report { attempt: self.attempt, progress, result })));
+        }
+    }
+}
+
+impl Drop for Obligation {
+    fn drop(&mut self) {
+        self.send(Err(Failure::Lost));
+    }
+}
+
+impl fmt::Debug for Obligation {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Obligation({})", self.attempt)
+    }
+}
+
+/// The end of one attempt.
+#[derive(Debug)]
+pub struct Report {
+    /// The try that ended.
+    pub attempt: AttemptId,
+    /// What of it is not recorded yet.
+    pub progress: Progress,
+    /// The answer, or why there is none.
+    pub result: Result<Output, Failure>,
+}
+
+/// What an attempt made.
+#[derive(Debug)]
+pub struct Output {
+    /// The text, or the plan as the model wrote it.
+    pub text: Text,
+    /// The plan, when one was wanted.
+    pub plan: Option<PlanOutput>,
+    /// The model that made it.
+    pub model: ModelAlias,
+}
+
+/// A plan that can be run.
+#[derive(Debug)]
+pub struct PlanOutput {
+    /// The plan.
+    pub plan: plan::Plan,
+    /// What had to be repaired, a line each.
+    pub repairs: Vec<String>,
+}
+
+/// Why an attempt made nothing.
+#[derive(Debug, Clone)]
+pub enum Failure {
+    /// Every model of the chain failed.
+    Models {
+        /// The last error.
+        error: ErrorNote,
+        /// Whether another attempt may help.
+        may_retry: bool,
+    },
+    /// The run's money does not cover the next call.
+    OverBudget {
+        /// For people.
+        message: String,
+    },
+    /// The attempt is no longer the current one, or the manager is not.
+    Stale,
+    /// The database did not take the change.
+    Store {
+        /// The store's code.
+        code: &'static str,
+        /// For people.
+        message: String,
+    },
+    /// All slots and the queue of the role are taken.
+    Busy,
+    /// The attempt took longer than allowed.
+    TimedOut,
+    /// The attempt panicked, was aborted or its specialist died: it is tried again and does not count as a failure.
+    Lost,
+}
+
+impl Failure {
+    /// As events and reports show it.
+    pub fn note(&self) -> ErrorNote {
+        let (code, kind, message): (&str, ErrorKind, String) = match self {
+            Self::Models { error, .. } => return error.clone(),
+            Self::OverBudget { message } => ("budget.cost", ErrorKind::Limit, message.clone()),
+            Self::Stale => ("attempt.stale", ErrorKind::Conflict, "another attempt took over".into()),
+            Self::Store { code, message } => (code, ErrorKind::Unavailable, message.clone()),
+            Self::Busy => ("attempt.busy", ErrorKind::Busy, "all slots and the queue of the role are taken".into()),
+            Self::TimedOut => ("attempt.timeout", ErrorKind::Timeout, "the attempt took longer than allowed".into()),
+            Self::Lost => ("attempt.lost", ErrorKind::Internal, "the attempt was lost and is tried again".into()),
+        };
+        ErrorNote { code: code.into(), kind, message: message.into() }
+    }
+}
+
+/// What calls consumed together.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Spent {
+    /// Tokens.
+    pub usage: Usage,
+    /// Cost of the priced calls.
+    pub cost: MicroUsd,
+    /// Calls without a price.
+    pub unpriced: u64,
+}
+
+impl Spent {
+    /// Adds a call.
+    pub fn add(&mut self, end: &CallEnd) {
+        self.usage += end.usage;
+        match end.cost {
+            Some(cost) => self.cost += cost,
+            None => self.unpriced += 1,
+        }
+    }
+}

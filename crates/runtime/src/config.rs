@@ -1,0 +1,84 @@
+//! What the runtime is started with, and its limits.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use crewline_memory::{Embedder, Qdrant};
+use crewline_models::{Models, Registry};
+use crewline_store::Store;
+use crewline_types::Clock;
+
+/// What the runtime is started with.
+pub struct Config {
+    /// The database.
+    pub store: Store,
+    /// The registry snapshot.
+    pub registry: Arc<Registry>,
+    /// The clients of that registry.
+    pub models: Models,
+    /// What memory is made of.
+    pub memory: MemoryConfig,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// Names this process in leases, as `host:pid`.
+    pub node: String,
+    /// Folder of the run locks; only where the database is a file of this machine.
+    pub locks: Option<PathBuf>,
+    /// Folder whose `*.j2` files replace the shipped prompts.
+    pub prompts: Option<PathBuf>,
+    /// The bounds of the runtime.
+    pub limits: Limits,
+}
+
+/// What memory is made of; with neither, recall is BM25 over the database.
+#[derive(Default)]
+pub struct MemoryConfig {
+    /// Makes vectors.
+    pub embedder: Option<Embedder>,
+    /// Keeps vectors when shared.
+    pub qdrant: Option<Qdrant>,
+}
+
+/// The bounds of the runtime; every wait and queue is bounded by one of these.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Runs at once.
+    pub runs_max: usize,
+    /// Assignments that may wait for a slot of one role.
+    pub queue_max: usize,
+    /// Wait for a recall; after it the attempt goes on without memory.
+    pub recall: Duration,
+    /// Wait for a commit.
+    pub commit: Duration,
+    /// One attempt, all its calls together.
+    pub attempt: Duration,
+    /// Lease of a manager on its run.
+    pub lease: Duration,
+    /// Restarts of one actor within [`Limits::restart_window`].
+    pub restarts_max: usize,
+    /// The window that restarts are counted in.
+    pub restart_window: Duration,
+    /// Memories recalled for a task.
+    pub recall_top: usize,
+    /// Tokens of one summary kept in memory.
+    pub summary_tokens: u32,
+    /// Tokens of INDEX.md in a prompt.
+    pub index_tokens: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            runs_max: 256,
+            queue_max: 100_000,
+            recall: Duration::from_secs(2),
+            commit: Duration::from_mins(1),
+            attempt: Duration::from_hours(2),
+            lease: Duration::from_secs(30),
+            restarts_max: 20,
+            restart_window: Duration::from_mins(1),
+            recall_top: 5,
+            summary_tokens: 200,
+            index_tokens: 600,
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! What a run leaves on disk: `RESULT.md`, `INDEX.md`, `tasks/<id>-<slug>.md`, `report.json`.
+//!
+//! **Invariant:** a file is written under another name and renamed, so that none is ever half written.
+
+use std::{
+    collections::HashMap,
+    fmt::Write,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crewline_store::Store;
+use crewline_types::{RunStatus, TaskId, TaskKind, TaskStatus, TextHash};
+
+use crate::{Error, Report, TaskReport};
+
+/// Results read from the database at once.
+const PAGE: usize = 256;
+
+/// Writes the documents of `report` into `out`.
+pub async fn write(store: &Store, report: &Report, out: &Path) -> Result<(), Error> {
+    let tasks: Vec<&TaskReport> = report.tasks.iter().filter(|task| task.kind != TaskKind::Root).collect();
+    let folder = out.join("tasks");
+    std::fs::create_dir_all(&folder).map_err(|source| Error::Io { path: folder.clone(), source })?;
+
+    let last = last_task(report);
+    let mut result = None;
+    for page in tasks.chunks(PAGE) {
+        let hashes: Vec<TextHash> = page.iter().filter_map(|task| task.result).collect();
+        let texts = store.texts(&hashes).await?;
+        let mut files = Vec::with_capacity(page.len());
+        for task in page {
+            let (Some(name), Some(text)) = (&task.document, task.result.and_then(|hash| texts.get(&hash))) else {
+                continue;
+            };
+            if last == Some(task.id) {
+                result = Some(Arc::clone(text));
+            }
+            files.push((out.join(name), task_document(task, text)));
+        }
+        write_all(files).await?;
+    }
+    let json = serde_json::to_string_pretty(report)
+        .map_err(|error| Error::Io { path: out.join("report.json"), source: io::Error::other(error) })?;
+    write_all(vec![
+        (out.join("INDEX.md"), index(report)),
+        (out.join("RESULT.md"), result_document(report, result.as_deref())),
+        (out.join("report.json"), json),
+    ])
+    .await
+}
+
+/// The task whose output is the final document: the one that no other requires.
+fn last_task(report: &Report) -> Option<TaskId> {
+    let required: std::collections::HashSet<TaskId> =
+        report.tasks.iter().flat_map(|task| task.depends_on.iter().copied()).collect();
+    let mut last = report.tasks.iter().filter(|task| task.kind != TaskKind::Root && !required.contains(&task.id));
+    last.next().map(|task| task.id)
+}
+
+async fn write_all(files: Vec<(PathBuf, String)>) -> Result<(), Error> {
+    let written = tokio::task::spawn_blocking(move || {
+        files
+            .into_iter()
+            .try_for_each(|(path, text)| replace(&path, &text).map_err(|source| Error::Io { path, source }))
+    });
+    written.await.map_err(|_| Error::Actor(crate::actor::AskError::Gone))?
+}
+
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let partial = path.with_extension("partial");
+    std::fs::write(&partial, text)?;
+    std::fs::rename(&partial, path)
+}
+
+fn task_document(task: &TaskReport, text: &str) -> String {
+    let mut page = format!("<!-- task {} ({}) by {}", task.id, task.key, task.role);
+    if let Some(model) = &task.model {
+        write!(page, " with {model}").ok();
+    }
+    page.push_str(" -->\n");
+    if !text.trim_start().starts_with("# ") {
+        writeln!(page, "# {}\n", task.title).ok();
+    }
+    page.push_str(text.trim_end());
+    page.push('\n');
+    page
+}
+
+fn result_document(report: &Report, result: Option<&str>) -> String {
+    if let Some(text) = result {
+        return format!("{}\n", text.trim_end());
+    }
+    let mut page =
+        format!("# {}\n\nThis run is {} and has no final document.\n", one_line(&report.goal), report.status.as_str());
+    if let Some(error) = &report.error {
+        writeln!(page, "\nReason: {} (`{}`)", error.message, error.code).ok();
+    }
+    if matches!(report.status, RunStatus::Interrupted | RunStatus::LimitReached | RunStatus::Running) {
+        writeln!(page, "\nContinue it: `crewline resume {}`", report.run).ok();
+    }
+    let made: Vec<&TaskReport> = report.tasks.iter().filter(|task| task.document.is_some()).collect();
+    if !made.is_empty() {
+        page.push_str("\nWhat was made:\n\n");
+        for task in made {
+            writeln!(page, "- [{}]({})", one_line(&task.title), task.document.as_deref().unwrap_or_default()).ok();
+        }
+    }
+    page
+}
+
+fn index(report: &Report) -> String {
+    let mut page = format!("# Index\n\n## Goal\n\n{}\n\n", report.goal.trim());
+    writeln!(page, "Run `{}` of project `{}`: {}.\n", report.run, report.project, report.status.as_str()).ok();
+    page.push_str("## Tasks\n\n");
+    let keys: HashMap<TaskId, &str> = report.tasks.iter().map(|task| (task.id, &*task.key)).collect();
+    for task in report.tasks.iter().filter(|task| task.kind != TaskKind::Root) {
+        let title = one_line(&task.title);
+        let title = match &task.document {
+            Some(document) => format!("[{title}]({document})"),
+            None => title,
+        };
+        write!(page, "- `{}` `{}` {title} — {}, {}", task.id, task.key, task.role, task.status).ok();
+        if !task.depends_on.is_empty() {
+            let needs: Vec<&str> = task.depends_on.iter().filter_map(|id| keys.get(id).copied()).take(20).collect();
+            write!(page, "; requires {}", needs.join(", ")).ok();
+            if task.depends_on.len() > needs.len() {
+                write!(page, " and {} more", task.depends_on.len() - needs.len()).ok();
+            }
+        }
+        if let (Some(reason), TaskStatus::Failed | TaskStatus::Blocked) = (&task.reason, task.status) {
+            write!(page, "; {}", one_line(reason)).ok();
+        }
+        page.push('\n');
+    }
+    if !report.repairs.is_empty() {
+        page.push_str("\n## Repairs of the plan\n\n");
+        for repair in &report.repairs {
+            writeln!(page, "- {}", one_line(repair)).ok();
+        }
+    }
+    page.push_str("\n## Rules\n\n- The final document is [RESULT.md](RESULT.md); cost and timings are in [report.json](report.json).\n");
+    page.push_str("- Outputs cite their sources as `[task:<id>]`.\n");
+    page
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,204 @@
+//! Why the runtime could not do what it was asked to.
+
+use std::path::PathBuf;
+
+use crewline_engine::plan::Problem;
+use crewline_types::{ErrorKind, RunId, RunStatus, event::ErrorNote};
+
+/// The runtime's error.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The plan can not be run.
+    #[error("plan is not valid: {}", first(problems))]
+    Plan {
+        /// All that is wrong with it.
+        problems: Vec<Problem>,
+    },
+    /// There is no such thing.
+    #[error("no {what} `{id}`")]
+    NotFound {
+        /// What was looked for.
+        what: &'static str,
+        /// What was given.
+        id: String,
+    },
+    /// A prefix names more than one run.
+    #[error("`{prefix}` may be any of {}", candidates.join(", "))]
+    Ambiguous {
+        /// What was given.
+        prefix: String,
+        /// What it may mean.
+        candidates: Vec<String>,
+    },
+    /// Another process works on the run.
+    #[error("run `{run}` is being worked on by {owner}")]
+    Held {
+        /// The run.
+        run: RunId,
+        /// Who holds it.
+        owner: String,
+    },
+    /// The run has ended and can not go on.
+    #[error("run `{run}` is {}", status.as_str())]
+    Finished {
+        /// The run.
+        run: RunId,
+        /// How it ended.
+        status: RunStatus,
+    },
+    /// A cap needs prices that the registry does not give.
+    #[error("a cost limit needs a price for {}", models.join(", "))]
+    Unpriced {
+        /// The models without a price.
+        models: Vec<String>,
+    },
+    /// As many runs as are allowed are active.
+    #[error("{active} runs are active, no more are admitted")]
+    Busy {
+        /// How many.
+        active: usize,
+    },
+    /// An actor did not answer.
+    #[error("the runtime does not answer: {0}")]
+    Actor(#[from] crate::actor::AskError),
+    /// An actor could not be started.
+    #[error("the runtime could not start: {0}")]
+    Spawn(String),
+    /// A file could not be written or read.
+    #[error("`{}`: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The recorded settings of a run can not be read.
+    #[error("settings of run `{run}`: {message}")]
+    Settings {
+        /// The run.
+        run: RunId,
+        /// What is wrong.
+        message: String,
+    },
+    /// The run's manager gave up; nothing acknowledged is lost.
+    #[error("run `{run}` stopped: {}", note.message)]
+    GaveUp {
+        /// The run.
+        run: RunId,
+        /// Why.
+        note: ErrorNote,
+    },
+    /// A prompt template is broken.
+    #[error("prompt template `{name}`: {message}")]
+    Prompt {
+        /// The template.
+        name: String,
+        /// What is wrong, with the line.
+        message: String,
+    },
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] crewline_store::Error),
+    /// A model or the registry failed.
+    #[error(transparent)]
+    Models(#[from] crewline_models::Error),
+    /// Memory failed.
+    #[error(transparent)]
+    Memory(#[from] crewline_memory::Error),
+}
+
+fn first(problems: &[Problem]) -> String {
+    match problems {
+        [] => "unknown problem".into(),
+        [only] => only.to_string(),
+        [first, rest @ ..] => format!("{first} (and {} more)", rest.len()),
+    }
+}
+
+impl Error {
+    /// What kind of failure this is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Plan { .. } | Self::Ambiguous { .. } | Self::Unpriced { .. } | Self::Prompt { .. } => {
+                ErrorKind::Invalid
+            }
+            Self::NotFound { .. } => ErrorKind::NotFound,
+            Self::Held { .. } | Self::Finished { .. } => ErrorKind::Conflict,
+            Self::Busy { .. } => ErrorKind::Busy,
+            Self::Actor(_) | Self::Spawn(_) | Self::Io { .. } | Self::Settings { .. } => ErrorKind::Internal,
+            Self::GaveUp { note, .. } => note.kind,
+            Self::Store(error) => error.kind(),
+            Self::Models(error) => error.kind(),
+            Self::Memory(error) => error.kind(),
+        }
+    }
+
+    /// The stable code; `docs/errors.md` has a section for each.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Plan { .. } => "plan.invalid",
+            Self::NotFound { .. } => "run.not_found",
+            Self::Ambiguous { .. } => "run.ambiguous",
+            Self::Held { .. } => "run.held",
+            Self::Finished { .. } => "run.finished",
+            Self::Unpriced { .. } => "run.unpriced",
+            Self::Busy { .. } => "run.busy",
+            Self::Actor(_) => "runtime.no_answer",
+            Self::Spawn(_) => "runtime.start",
+            Self::Io { .. } => "runtime.io",
+            Self::Settings { .. } => "run.settings",
+            Self::GaveUp { .. } => "run.stopped",
+            Self::Prompt { .. } => "prompt.invalid",
+            Self::Store(error) => error.code(),
+            Self::Models(error) => error.code(),
+            Self::Memory(error) => error.code(),
+        }
+    }
+
+    /// Whether the same request may work later.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Busy { .. } | Self::Actor(_) => true,
+            Self::Plan { .. }
+            | Self::NotFound { .. }
+            | Self::Ambiguous { .. }
+            | Self::Held { .. }
+            | Self::Finished { .. }
+            | Self::Unpriced { .. }
+            | Self::Spawn(_)
+            | Self::Io { .. }
+            | Self::Settings { .. }
+            | Self::GaveUp { .. }
+            | Self::Prompt { .. } => false,
+            Self::Store(error) => error.is_retryable(),
+            Self::Models(error) => error.is_retryable(),
+            Self::Memory(error) => error.is_retryable(),
+        }
+    }
+
+    /// The next step for a person, where there is one.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotFound { .. } => Some("`crewline ps --all` lists the runs".into()),
+            Self::Ambiguous { .. } => Some("give more characters of the id".into()),
+            Self::Held { .. } => Some("wait for that process, or stop it: its lock goes with it".into()),
+            Self::Finished { run, .. } => Some(format!("`crewline show {run}` shows what it made")),
+            Self::Unpriced { .. } => {
+                Some("give each model a `price` in the registry (zero for a local one), or leave out --max-cost".into())
+            }
+            Self::GaveUp { run, .. } => {
+                Some(format!("mend what the message says, then `crewline resume {run}`: what was recorded is kept"))
+            }
+            Self::Models(error) => error.hint(),
+            Self::Plan { .. }
+            | Self::Busy { .. }
+            | Self::Actor(_)
+            | Self::Spawn(_)
+            | Self::Io { .. }
+            | Self::Settings { .. }
+            | Self::Prompt { .. }
+            | Self::Store(_)
+            | Self::Memory(_) => None,
+        }
+    }
+}

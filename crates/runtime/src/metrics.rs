@@ -1,0 +1,61 @@
+//! The runtime's metrics; names and labels as `docs/metrics.md` lists them.
+//!
+//! **Invariant:** labels come from closed sets: roles and models of the registry, outcomes; never an id or free text.
+
+use std::time::Duration;
+
+use crewline_types::{MicroUsd, ModelAlias, Role, RunStatus};
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+/// Describes all metrics of this crate to the recorder.
+pub fn describe() {
+    describe_counter!("crewline_runs_total", "Runs that ended, by outcome.");
+    describe_gauge!("crewline_runs_active", "Runs that have a manager in this process.");
+    describe_counter!("crewline_tasks_total", "Tasks that became final, by role and outcome.");
+    describe_histogram!("crewline_task_duration_seconds", "From a task's first start to its end.");
+    describe_counter!("crewline_llm_cost_usd_total", "Cost of answered calls whose model has a price.");
+    describe_counter!("crewline_llm_fallbacks_total", "Steps from one model of a chain to the next.");
+    describe_counter!("crewline_actor_restarts_total", "Actors that were started again.");
+    describe_gauge!("crewline_memory_outbox_depth", "Memories that are not yet in the vector store.");
+}
+
+/// A run began or ended in this process.
+pub fn runs_active(count: usize) {
+    gauge!("crewline_runs_active").set(count as f64);
+}
+
+/// A run ended.
+pub fn run_ended(status: RunStatus) {
+    counter!("crewline_runs_total", "outcome" => status.as_str()).increment(1);
+}
+
+/// A task became final.
+pub fn task_ended(role: &Role, outcome: &'static str, took: Duration) {
+    counter!("crewline_tasks_total", "role" => role.as_str().to_owned(), "outcome" => outcome).increment(1);
+    histogram!("crewline_task_duration_seconds", "role" => role.as_str().to_owned()).record(took.as_secs_f64());
+}
+
+/// An answered call had a price.
+pub fn cost(model: &ModelAlias, cost: MicroUsd) {
+    // A counter of this exporter is an integer, and a call costs less than a dollar.
+    gauge!("crewline_llm_cost_usd_total", "model" => model.as_str().to_owned()).increment(cost.as_usd());
+}
+
+/// A chain went on to its next model.
+pub fn fallback(from: &ModelAlias, to: &ModelAlias, reason: &str) {
+    counter!(
+        "crewline_llm_fallbacks_total",
+        "from" => from.as_str().to_owned(), "to" => to.as_str().to_owned(), "reason" => reason.to_owned()
+    )
+    .increment(1);
+}
+
+/// An actor was started again.
+pub fn restart(actor: &'static str) {
+    counter!("crewline_actor_restarts_total", "actor" => actor).increment(1);
+}
+
+/// How many memories wait for the vector store.
+pub fn outbox_depth(depth: u64) {
+    gauge!("crewline_memory_outbox_depth").set(depth as f64);
+}

@@ -1,0 +1,230 @@
+//! Turns a valid plan into rows: tasks, links, the plan's event and INDEX.md.
+//!
+//! **Invariant:** the final document comes from one task, required by no other: the last one of a person's plan when
+//! everything leads to it, else a synthesis task that is added here.
+
+use std::{fmt::Write, sync::Arc};
+
+use crewline_engine::{
+    context::{estimate_tokens, trim_to},
+    plan::{self, Plan},
+};
+use crewline_types::{
+    IdSource, LinkKind, MicroUsd, Priority, Role, RunId, Task, TaskId, TaskKind, TaskStatus, Text, Timestamp, Usage,
+    event::PlanEntry,
+};
+
+/// The rows of a plan.
+pub struct Rows {
+    /// The tasks, by position from 1.
+    pub tasks: Vec<Task>,
+    /// Their links.
+    pub links: Vec<(TaskId, TaskId, LinkKind)>,
+    /// The plan as its event shows it.
+    pub entries: Vec<PlanEntry>,
+    /// INDEX.md as prompts see it.
+    pub index: Text,
+}
+
+/// Who wrote a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Author {
+    /// A person: a single last task is meant to write the final document.
+    Person,
+    /// The planner, which is told that the final document is written afterwards.
+    Planner,
+}
+
+/// The key of the added synthesis task.
+const SYNTHESIS_KEY: &str = "synthesis";
+
+/// What the rows of a plan hang on.
+#[derive(Debug, Clone, Copy)]
+pub struct Below<'a> {
+    /// The run.
+    pub run: RunId,
+    /// Its root task.
+    pub root: TaskId,
+    /// Its goal.
+    pub goal: &'a str,
+    /// When the plan became valid.
+    pub at: Timestamp,
+}
+
+/// Makes the rows of `plan`.
+pub fn rows(below: Below<'_>, plan: &Plan, author: Author, ids: &mut IdSource, index_tokens: u32) -> Rows {
+    let Below { run, root, goal, at } = below;
+    let new_task = |ids: &mut IdSource, position: usize, key: Arc<str>, kind, title, description, role| Task {
+        id: TaskId::new(ids),
+        run,
+        parent: Some(root),
+        key,
+        position: u32::try_from(position).unwrap_or(u32::MAX),
+        kind,
+        title,
+        description,
+        role,
+        priority: Priority::default(),
+        status: TaskStatus::Pending,
+        success_criteria: Vec::new(),
+        attempts: 0,
+        result: None,
+        reason: None,
+        model: None,
+        usage: Usage::default(),
+        cost: MicroUsd::ZERO,
+        created_at: at,
+        started_at: None,
+        finished_at: None,
+    };
+    let mut tasks: Vec<Task> = Vec::with_capacity(plan.tasks.len() + 1);
+    let mut links = Vec::new();
+    for (index, planned) in plan.tasks.iter().enumerate() {
+        let mut task = new_task(
+            ids,
+            index + 1,
+            Arc::clone(&planned.key),
+            TaskKind::Atomic,
+            Arc::clone(&planned.title),
+            Arc::clone(&planned.description),
+            planned.role.clone(),
+        );
+        task.priority = planned.priority;
+        task.success_criteria.clone_from(&planned.success_criteria);
+        tasks.push(task);
+    }
+    for (task, planned) in tasks.iter().zip(&plan.tasks) {
+        for need in &planned.depends_on {
+            links.push((task.id, tasks[*need as usize].id, LinkKind::Requires));
+        }
+    }
+    let sinks = plan::sinks(plan);
+    let needs_synthesis = match author {
+        Author::Person => sinks.len() > 1,
+        Author::Planner => plan.tasks.len() > 1,
+    };
+    if needs_synthesis {
+        let title: Arc<str> = "Write the final document".into();
+        let description: Arc<str> = "Write the document that answers the goal from what the other tasks made.".into();
+        let role = Role::from("writer");
+        let key = SYNTHESIS_KEY.into();
+        let task = new_task(ids, tasks.len() + 1, key, TaskKind::Synthesis, title, description, role);
+        let mut is_sink = vec![false; tasks.len()];
+        for sink in sinks {
+            is_sink[sink as usize] = true;
+        }
+        for (made, is_sink) in tasks.iter().zip(is_sink) {
+            links.push((task.id, made.id, if is_sink { LinkKind::Requires } else { LinkKind::Refers }));
+        }
+        tasks.push(task);
+    }
+    let entries = entries(&tasks, &links);
+    let index = Text::from(index(goal, &entries, index_tokens));
+    Rows { tasks, links, entries, index }
+}
+
+/// The plan as its event shows it.
+fn entries(tasks: &[Task], links: &[(TaskId, TaskId, LinkKind)]) -> Vec<PlanEntry> {
+    let mut entries: Vec<PlanEntry> = tasks
+        .iter()
+        .map(|task| PlanEntry {
+            id: task.id,
+            key: Arc::clone(&task.key),
+            title: Arc::clone(&task.title),
+            role: task.role.clone(),
+            kind: task.kind,
+            depends_on: Vec::new(),
+        })
+        .collect();
+    let at: std::collections::HashMap<TaskId, usize> =
+        tasks.iter().enumerate().map(|(index, task)| (task.id, index)).collect();
+    for (from, to, kind) in links {
+        if *kind == LinkKind::Requires
+            && let Some(index) = at.get(from)
+        {
+            entries[*index].depends_on.push(*to);
+        }
+    }
+    entries
+}
+
+/// INDEX.md as prompts see it: the goal and as much of the structure as fits `tokens_max`.
+fn index(goal: &str, entries: &[PlanEntry], tokens_max: u32) -> String {
+    let goal = trim_to(goal, tokens_max / 2);
+    let mut text = format!("Goal: {goal}\n\nTasks:\n");
+    let mut tokens = estimate_tokens(&text);
+    for (done, entry) in entries.iter().enumerate() {
+        let mut line = format!("- [task:{}] {} ({})", entry.id, entry.title, entry.role);
+        for (index, need) in entry.depends_on.iter().take(8).enumerate() {
+            line.push_str(if index == 0 { ", after " } else { ", " });
+            line.push_str(need.as_str());
+        }
+        if entry.depends_on.len() > 8 {
+            write!(line, " and {} more", entry.depends_on.len() - 8).ok();
+        }
+        line.push('\n');
+        tokens += estimate_tokens(&line) + 1;
+        if tokens > tokens_max {
+            writeln!(text, "- … and {} more tasks", entries.len() - done).ok();
+            break;
+        }
+        text.push_str(&line);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(needs: &[&[u32]]) -> Plan {
+        let rules = plan::Rules {
+            roles: vec![Role::from("writer")],
+            default_role: Role::from("writer"),
+            tasks_max: 100,
+            roles_open: false,
+        };
+        let mut plan = plan::single_task("goal", &rules);
+        let one = plan.tasks.remove(0);
+        for (index, needs) in needs.iter().enumerate() {
+            let mut task = one.clone();
+            task.key = format!("t{}", index + 1).into();
+            task.depends_on = needs.to_vec();
+            plan.tasks.push(task);
+        }
+        plan
+    }
+
+    fn below(goal: &str) -> Below<'_> {
+        Below { run: "aaaaaaaa".parse().unwrap(), root: "bbbbbbbb".parse().unwrap(), goal, at: Timestamp(1) }
+    }
+
+    fn kinds(plan: &Plan, author: Author) -> Vec<TaskKind> {
+        let rows = rows(below("goal"), plan, author, &mut IdSource::seeded(1), 500);
+        rows.tasks.iter().map(|it| it.kind).collect()
+    }
+
+    #[test]
+    fn one_last_task_writes_the_document() {
+        let diamond = plan(&[&[], &[0], &[0], &[1, 2]]);
+        assert_eq!(kinds(&diamond, Author::Person), [TaskKind::Atomic; 4]);
+        assert_eq!(kinds(&diamond, Author::Planner).last(), Some(&TaskKind::Synthesis));
+        assert_eq!(kinds(&plan(&[&[]]), Author::Planner), [TaskKind::Atomic]);
+    }
+
+    #[test]
+    fn several_last_tasks_get_a_synthesis() {
+        let kinds = kinds(&plan(&[&[], &[0], &[0]]), Author::Person);
+        assert_eq!(kinds.len(), 4);
+        assert_eq!(kinds[3], TaskKind::Synthesis);
+    }
+
+    #[test]
+    fn index_is_bounded() {
+        let many: Vec<&[u32]> = vec![&[]; 1_000];
+        let goal = "word ".repeat(9_000);
+        let rows = rows(below(&goal), &plan(&many), Author::Person, &mut IdSource::seeded(1), 300);
+        assert!(estimate_tokens(&rows.index.body) <= 320, "{}", estimate_tokens(&rows.index.body));
+        assert!(rows.index.body.contains("more tasks"));
+    }
+}

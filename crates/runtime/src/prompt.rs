@@ -1,0 +1,118 @@
+//! Prompts: minijinja templates, shipped in `config/prompts/` and replaceable by files of the same name.
+//!
+//! **Invariant:** a template sees text only; nothing in a task, an output or memory is ever evaluated.
+
+use std::{path::Path, sync::Arc};
+
+use crewline_engine::context::estimate_tokens;
+use crewline_models::{ChatMessage, Speaker};
+use minijinja::{Environment, UndefinedBehavior, Value, context};
+
+use crate::{
+    Error,
+    assignment::{RunBrief, TaskBrief, Work},
+};
+
+const SHIPPED: [(&str, &str); 4] = [
+    ("system.j2", include_str!("../../../config/prompts/system.j2")),
+    ("task.j2", include_str!("../../../config/prompts/task.j2")),
+    ("synthesis.j2", include_str!("../../../config/prompts/synthesis.j2")),
+    ("plan.j2", include_str!("../../../config/prompts/plan.j2")),
+];
+
+/// Tokens a chat format adds to each message.
+const MESSAGE_OVERHEAD_TOKENS: u32 = 8;
+
+/// The prompt templates, checked at start.
+#[derive(Debug)]
+pub struct Prompts {
+    environment: Environment<'static>,
+    /// Tokens of the templates' own words, measured once.
+    own_tokens: u32,
+}
+
+impl Prompts {
+    /// The shipped templates, each replaced by a file of its name in `folder` where there is one.
+    pub fn load(folder: Option<&Path>) -> Result<Self, Error> {
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        let mut own_tokens = 0;
+        for (name, shipped) in SHIPPED {
+            let own = match folder.map(|it| it.join(name)) {
+                Some(path) => match std::fs::read_to_string(&path) {
+                    Ok(text) => Some(text),
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+                    Err(source) => return Err(Error::Io { path, source }),
+                },
+                None => None,
+            };
+            let text = own.unwrap_or_else(|| shipped.to_owned());
+            own_tokens = own_tokens.max(estimate_tokens(&text));
+            environment.add_template_owned(name, text).map_err(|error| broken(name, &error))?;
+        }
+        Ok(Self { environment, own_tokens: own_tokens + 2 * MESSAGE_OVERHEAD_TOKENS })
+    }
+
+    /// Tokens of a prompt without its context section, from above.
+    pub fn fixed_tokens(&self, run: &RunBrief, task: &TaskBrief, instructions: &str, problem: Option<&str>) -> u32 {
+        let criteria: u32 = task.success_criteria.iter().map(|it| estimate_tokens(&it.criterion) + 2).sum();
+        [&*run.goal, &*task.title, &*task.description, instructions, problem.unwrap_or_default()]
+            .iter()
+            .map(|text| estimate_tokens(text))
+            // The system template comes on top of the largest one.
+            .sum::<u32>()
+            .saturating_add(criteria)
+            .saturating_add(2 * self.own_tokens)
+    }
+
+    /// The messages for one call.
+    pub fn render(
+        &self,
+        run: &RunBrief,
+        task: &TaskBrief,
+        work: &Work,
+        instructions: &str,
+        context: &str,
+        problem: Option<&str>,
+    ) -> Result<Vec<ChatMessage>, Error> {
+        let system = self.fill("system.j2", &context! { instructions })?;
+        let user = match work {
+            Work::Plan { rules, .. } => {
+                let roles: Value = rules.roles.iter().map(|role| Value::from(role.as_str())).collect();
+                let values = context! { goal => &*run.goal, context, roles, tasks_max => rules.tasks_max, problem };
+                self.fill("plan.j2", &values)?
+            }
+            Work::Text => {
+                let criteria: Value =
+                    task.success_criteria.iter().map(|it| Value::from(it.criterion.as_str())).collect();
+                let name = match task.kind {
+                    crewline_types::TaskKind::Synthesis => "synthesis.j2",
+                    crewline_types::TaskKind::Root
+                    | crewline_types::TaskKind::Composite
+                    | crewline_types::TaskKind::Atomic => "task.j2",
+                };
+                let values = context! {
+                    goal => &*run.goal, title => &*task.title, description => &*task.description, criteria, context
+                };
+                self.fill(name, &values)?
+            }
+        };
+        Ok(vec![
+            ChatMessage { speaker: Speaker::System, text: Arc::from(system) },
+            ChatMessage { speaker: Speaker::User, text: Arc::from(user) },
+        ])
+    }
+
+    fn fill(&self, name: &str, values: &Value) -> Result<String, Error> {
+        self.environment
+            .get_template(name)
+            .and_then(|template| template.render(values))
+            .map_err(|error| broken(name, &error))
+    }
+}
+
+fn broken(name: &str, error: &minijinja::Error) -> Error {
+    let line = error.line().map(|line| format!("line {line}: ")).unwrap_or_default();
+    Error::Prompt { name: name.into(), message: format!("{line}{error}") }
+}

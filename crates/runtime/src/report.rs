@@ -1,0 +1,377 @@
+//! What a run made, tried and cost, as `report.json`, `show` and the API tell it.
+//!
+//! **Invariant:** every figure is summed from recorded calls; nothing is remembered beside the database.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use crewline_store::{AttemptStatus, CallRow, RunRow, Store};
+use crewline_types::{
+    EventBody, LinkKind, MicroUsd, Role, RunId, RunStatus, Task, TaskCounts, TaskId, TaskKind, TaskStatus, Timestamp,
+    Usage,
+    event::{CallOutcome, ErrorNote},
+};
+use serde::Serialize;
+
+use crate::Error;
+
+/// Events in which the plan is looked for: it follows a few planning calls at most.
+const PLAN_EVENTS: u32 = 256;
+
+/// A run in one line.
+#[derive(Debug, Clone, Serialize)]
+pub struct RunSummary {
+    /// The run.
+    pub run: RunId,
+    /// Its project.
+    pub project: String,
+    /// Its goal.
+    pub goal: String,
+    /// Where it is in its life.
+    pub status: RunStatus,
+    /// When it was launched.
+    pub created_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+}
+
+impl From<RunRow> for RunSummary {
+    fn from(row: RunRow) -> Self {
+        Self {
+            run: row.id,
+            project: row.project.to_string(),
+            goal: row.goal.to_string(),
+            status: row.status,
+            created_at: row.created_at,
+            finished_at: row.finished_at,
+        }
+    }
+}
+
+/// A whole run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// The run.
+    pub run: RunId,
+    /// Its project.
+    pub project: Arc<str>,
+    /// Its goal.
+    pub goal: Arc<str>,
+    /// Where it is in its life.
+    pub status: RunStatus,
+    /// When it was launched.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+    /// From launch to end, or to its last recorded attempt.
+    pub elapsed_ms: u64,
+    /// Cost of all priced calls.
+    pub cost_usd: MicroUsd,
+    /// Calls whose model has no price.
+    pub unpriced_calls: u64,
+    /// Model calls.
+    pub calls: u64,
+    /// Tokens.
+    #[serde(flatten)]
+    pub usage: Usage,
+    /// Where its tasks are; the root task is not counted.
+    pub counts: TaskCounts,
+    /// Its tasks, the root task first.
+    pub tasks: Vec<TaskReport>,
+    /// What each model did.
+    pub models: Vec<ModelReport>,
+    /// What had to be repaired in the plan.
+    pub repairs: Vec<String>,
+    /// Why it did not complete.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorNote>,
+}
+
+/// A task of a run.
+#[derive(Debug, Clone, Serialize)]
+pub struct TaskReport {
+    /// Its id.
+    pub id: TaskId,
+    /// Its name inside the plan.
+    pub key: Arc<str>,
+    /// Its title.
+    pub title: Arc<str>,
+    /// Who did it.
+    pub role: Role,
+    /// What it is in the tree.
+    pub kind: TaskKind,
+    /// Where it is in its life.
+    pub status: TaskStatus,
+    /// The tasks it requires.
+    pub depends_on: Vec<TaskId>,
+    /// The model that made its result.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Tokens of all its attempts.
+    #[serde(flatten)]
+    pub usage: Usage,
+    /// Cost of all its priced calls.
+    pub cost_usd: MicroUsd,
+    /// When its first attempt began.
+    pub started_at: Option<Timestamp>,
+    /// When it became final.
+    pub finished_at: Option<Timestamp>,
+    /// From start to end.
+    pub elapsed_ms: Option<u64>,
+    /// Why it failed or is blocked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Its document, relative to the output folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub document: Option<String>,
+    /// Its attempts, oldest first.
+    pub attempts: Vec<AttemptReport>,
+    /// The hash of its result.
+    #[serde(skip)]
+    pub result: Option<crewline_types::TextHash>,
+}
+
+/// One try of a task.
+#[derive(Debug, Clone, Serialize)]
+pub struct AttemptReport {
+    /// 1 for the first.
+    pub number: u32,
+    /// Who tried.
+    pub role: Role,
+    /// The model that answered, or was asked first.
+    pub model: String,
+    /// `running`, `succeeded` or `failed`.
+    pub status: AttemptStatus,
+    /// Tokens.
+    #[serde(flatten)]
+    pub usage: Usage,
+    /// Cost of its priced calls.
+    pub cost_usd: MicroUsd,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+    /// From start to end.
+    pub elapsed_ms: Option<u64>,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorNote>,
+    /// Its calls, oldest first.
+    pub calls: Vec<CallReport>,
+}
+
+/// One model call.
+#[derive(Debug, Clone, Serialize)]
+pub struct CallReport {
+    /// Its id.
+    pub call: String,
+    /// What for: `plan`, `plan_again`, `task` or `synthesis`.
+    pub purpose: String,
+    /// The model's name in the registry.
+    pub model: String,
+    /// The provider's name in the registry.
+    pub provider: String,
+    /// How it ended; none while it runs.
+    pub outcome: Option<CallOutcome>,
+    /// Tokens.
+    #[serde(flatten)]
+    pub usage: Usage,
+    /// Cost; null when the model has no price.
+    pub cost_usd: Option<MicroUsd>,
+    /// Duration.
+    pub elapsed_ms: u64,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorNote>,
+}
+
+/// What a model did in a run.
+#[derive(Debug, Clone, Serialize)]
+pub struct ModelReport {
+    /// Its name in the registry.
+    pub model: String,
+    /// The provider's name in the registry.
+    pub provider: String,
+    /// Calls.
+    pub calls: u64,
+    /// Calls that did not lead to an answer.
+    pub failed_calls: u64,
+    /// Tokens.
+    #[serde(flatten)]
+    pub usage: Usage,
+    /// Cost of its calls.
+    pub cost_usd: MicroUsd,
+    /// Calls without a price.
+    pub unpriced_calls: u64,
+}
+
+fn millis(from: Timestamp, to: Timestamp) -> u64 {
+    u64::try_from(to.since(from).as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Reads the report of `run`.
+pub async fn report(store: &Store, run: RunId) -> Result<Report, Error> {
+    let row = store.run(run).await?.ok_or_else(|| Error::NotFound { what: "run", id: run.to_string() })?;
+    let tasks = store.tasks(run).await?;
+    let links = store.links(run).await?;
+    let attempts = store.attempts(run).await?;
+    let calls = store.calls(run).await?;
+    let repairs = store
+        .events(run, 0, PLAN_EVENTS)
+        .await?
+        .into_iter()
+        .find_map(|event| match event.body {
+            EventBody::PlanReady { repairs, .. } => Some(repairs),
+            _ => None,
+        })
+        .unwrap_or_default();
+
+    let mut needs: HashMap<TaskId, Vec<TaskId>> = HashMap::new();
+    for (from, to, kind) in links {
+        if kind == LinkKind::Requires {
+            needs.entry(from).or_default().push(to);
+        }
+    }
+    let mut usage = Usage::default();
+    let mut cost_usd = MicroUsd::ZERO;
+    let mut models: BTreeMap<(String, String), ModelReport> = BTreeMap::new();
+    let mut by_attempt: HashMap<crewline_types::AttemptId, Vec<CallReport>> = HashMap::new();
+    let call_count = calls.len() as u64;
+    for call in calls {
+        usage += call.usage;
+        cost_usd += call.cost.unwrap_or_default();
+        let model = models.entry((call.model.clone(), call.provider.clone())).or_insert_with(|| ModelReport {
+            model: call.model.clone(),
+            provider: call.provider.clone(),
+            calls: 0,
+            failed_calls: 0,
+            usage: Usage::default(),
+            cost_usd: MicroUsd::ZERO,
+            unpriced_calls: 0,
+        });
+        model.calls += 1;
+        model.failed_calls += u64::from(call.outcome.is_some_and(|outcome| outcome != CallOutcome::Ok));
+        model.usage += call.usage;
+        model.cost_usd += call.cost.unwrap_or_default();
+        model.unpriced_calls += u64::from(call.outcome.is_some() && call.cost.is_none());
+        by_attempt.entry(call.id.attempt).or_default().push(call_report(call));
+    }
+    let mut last_at = row.created_at;
+    let mut by_task: HashMap<TaskId, Vec<AttemptReport>> = HashMap::new();
+    for attempt in attempts {
+        last_at = last_at.max(attempt.finished_at.unwrap_or(attempt.started_at));
+        by_task.entry(attempt.id.task).or_default().push(AttemptReport {
+            number: attempt.id.number,
+            role: attempt.role,
+            model: attempt.model,
+            status: attempt.status,
+            usage: attempt.usage,
+            cost_usd: attempt.cost,
+            started_at: attempt.started_at,
+            finished_at: attempt.finished_at,
+            elapsed_ms: attempt.finished_at.map(|at| millis(attempt.started_at, at)),
+            error: attempt.error,
+            calls: by_attempt.remove(&attempt.id).unwrap_or_default(),
+        });
+    }
+    let mut counts = TaskCounts::default();
+    for task in tasks.iter().filter(|task| task.kind != TaskKind::Root) {
+        counts.add(task.status);
+    }
+    let tasks = tasks
+        .into_iter()
+        .map(|task| {
+            let needs = needs.remove(&task.id).unwrap_or_default();
+            let attempts = by_task.remove(&task.id).unwrap_or_default();
+            task_report(task, needs, attempts)
+        })
+        .collect();
+    Ok(Report {
+        run,
+        project: row.project,
+        goal: row.goal,
+        status: row.status,
+        started_at: row.created_at,
+        finished_at: row.finished_at,
+        elapsed_ms: millis(row.created_at, row.finished_at.unwrap_or(last_at)),
+        cost_usd,
+        unpriced_calls: models.values().map(|model| model.unpriced_calls).sum(),
+        calls: call_count,
+        usage,
+        counts,
+        tasks,
+        models: models.into_values().collect(),
+        repairs,
+        error: row.error.as_deref().and_then(|text| serde_json::from_str(text).ok()),
+    })
+}
+
+fn call_report(call: CallRow) -> CallReport {
+    CallReport {
+        call: call.id.to_string(),
+        purpose: call.purpose,
+        model: call.model,
+        provider: call.provider,
+        outcome: call.outcome,
+        usage: call.usage,
+        cost_usd: call.cost,
+        elapsed_ms: u64::try_from(call.elapsed.as_millis()).unwrap_or(u64::MAX),
+        error: call.error,
+    }
+}
+
+fn task_report(task: Task, depends_on: Vec<TaskId>, attempts: Vec<AttemptReport>) -> TaskReport {
+    let document = task.result.filter(|_| task.kind != TaskKind::Root).map(|_| document_name(task.id, &task.title));
+    TaskReport {
+        document,
+        id: task.id,
+        key: task.key,
+        title: task.title,
+        role: task.role,
+        kind: task.kind,
+        status: task.status,
+        depends_on,
+        model: task.model,
+        usage: task.usage,
+        cost_usd: task.cost,
+        started_at: task.started_at,
+        finished_at: task.finished_at,
+        elapsed_ms: task.started_at.zip(task.finished_at).map(|(from, to)| millis(from, to)),
+        reason: task.reason,
+        attempts,
+        result: task.result,
+    }
+}
+
+/// `tasks/<id>-<slug>.md`; the slug has only characters that every file system takes.
+fn document_name(id: TaskId, title: &str) -> String {
+    let mut slug = String::new();
+    for c in title.chars() {
+        if slug.len() >= 48 {
+            break;
+        }
+        if c.is_ascii_alphanumeric() {
+            slug.push(c.to_ascii_lowercase());
+        } else if !slug.ends_with('-') && !slug.is_empty() {
+            slug.push('-');
+        }
+    }
+    let slug = slug.trim_end_matches('-');
+    if slug.is_empty() { format!("tasks/{id}.md") } else { format!("tasks/{id}-{slug}.md") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn document_names_are_plain() {
+        let id: TaskId = "aaaaaaaa".parse().unwrap();
+        assert_eq!(document_name(id, "Gather the Facts!"), "tasks/aaaaaaaa-gather-the-facts.md");
+        assert_eq!(document_name(id, "../../etc/passwd"), "tasks/aaaaaaaa-etc-passwd.md");
+        assert_eq!(document_name(id, "日本"), "tasks/aaaaaaaa.md");
+        assert!(document_name(id, &"long ".repeat(100)).len() < 80);
+    }
+}

@@ -1,0 +1,256 @@
+//! Root: supervises everything; starts what is missing, restarts what died, and gives up when that does not help.
+//!
+//! **Invariant:** an actor is restarted at most `restarts_max` times per window; after that the root fails, and with it
+//! the runtime, so that a person sees it.
+//! **Invariant:** a manager that stopped by itself is done; one that failed is loaded anew from the database.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use crewline_types::{ErrorKind, RunId, event::ErrorNote};
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use tokio::time::Instant;
+
+use crate::{
+    actor::{WorkGuard, remind, tell},
+    attempt::Deps,
+    journal::{self, Journal},
+    manager::{self, Manager},
+    memory::{self, Memory},
+    metrics,
+    router::Router,
+};
+
+/// The first pause before a restart; it doubles with each further one in the window.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+/// The longest pause before a restart.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// The root actor; all data is in [`State`].
+#[derive(Debug)]
+pub struct Root;
+
+/// What you can tell the root.
+pub enum Message {
+    /// Starts a manager for a run.
+    Launch(Box<manager::Args>, RpcReplyPort<()>),
+    /// Passes a message on to a run's manager; answers whether there is one.
+    ToManager(RunId, manager::Message, RpcReplyPort<bool>),
+    /// Answers how many runs are active.
+    Active(RpcReplyPort<usize>),
+    /// Drains every run.
+    DrainAll,
+    /// Internal: the pause before a restart is over.
+    Restart(Child),
+    /// For tests: the current manager of a run.
+    #[cfg(test)]
+    Manager(RunId, RpcReplyPort<Option<ActorRef<manager::Message>>>),
+}
+
+/// What the root keeps alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Child {
+    /// The journal.
+    Journal,
+    /// Memory.
+    Memory,
+    /// The router.
+    Router,
+    /// The manager of a run.
+    Manager(RunId),
+}
+
+impl Child {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Journal => "journal",
+            Self::Memory => "memory",
+            Self::Router => "router",
+            Self::Manager(_) => "manager",
+        }
+    }
+}
+
+/// What the root is started with.
+pub struct Args {
+    /// What attempts work with, and where the shared actors are found.
+    pub deps: Arc<Deps>,
+    /// For the journal.
+    pub journal: journal::Args,
+    /// For memory.
+    pub memory: memory::Args,
+}
+
+/// The children.
+pub struct State {
+    args: Args,
+    children: HashMap<ActorId, Child>,
+    managers: HashMap<RunId, (manager::Args, Option<ActorRef<manager::Message>>)>,
+    restarts: VecDeque<Instant>,
+    pauses: HashMap<Child, WorkGuard>,
+}
+
+impl Actor for Root {
+    type Msg = Message;
+    type State = State;
+    type Arguments = Args;
+
+    async fn pre_start(&self, myself: ActorRef<Message>, args: Args) -> Result<State, ActorProcessingErr> {
+        let mut state = State {
+            args,
+            children: HashMap::new(),
+            managers: HashMap::new(),
+            restarts: VecDeque::new(),
+            pauses: HashMap::new(),
+        };
+        for child in [Child::Journal, Child::Memory, Child::Router] {
+            state.start(&myself, child).await?;
+        }
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Launch(args, reply) => state.on_launch(&myself, *args, reply).await?,
+            Message::ToManager(run, message, reply) => state.on_to_manager(run, message, reply),
+            Message::Active(reply) => {
+                reply.send(state.managers.len()).ok();
+            }
+            Message::DrainAll => state.on_drain_all(),
+            Message::Restart(child) => state.on_restart(&myself, child).await?,
+            #[cfg(test)]
+            Message::Manager(run, reply) => {
+                reply.send(state.managers.get(&run).and_then(|(_, it)| it.clone())).ok();
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<Message>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            // A killed actor arrives here too, with the reason `killed`; only an orderly stop has its state.
+            SupervisionEvent::ActorTerminated(cell, last_state, reason) => {
+                state.on_gone(&myself, &cell, last_state.is_some(), reason.as_deref().unwrap_or("stopped"))
+            }
+            SupervisionEvent::ActorFailed(cell, error) => state.on_gone(&myself, &cell, false, &error.to_string()),
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => Ok(()),
+        }
+    }
+}
+
+impl State {
+    async fn start(&mut self, myself: &ActorRef<Message>, child: Child) -> Result<(), ActorProcessingErr> {
+        let root = myself.get_cell();
+        let rooms = &self.args.deps.rooms;
+        let id = match child {
+            Child::Journal => {
+                let (journal, _) = Actor::spawn_linked(None, Journal, self.args.journal.clone(), root).await?;
+                rooms.journal.enter(journal.clone());
+                journal.get_id()
+            }
+            Child::Memory => {
+                let (memory, _) = Actor::spawn_linked(None, Memory, self.args.memory.clone(), root).await?;
+                rooms.memory.enter(memory.clone());
+                memory.get_id()
+            }
+            Child::Router => {
+                let (router, _) = Actor::spawn_linked(None, Router, Arc::clone(&self.args.deps), root).await?;
+                rooms.router.enter(router.clone());
+                router.get_id()
+            }
+            Child::Manager(run) => {
+                let Some((args, current)) = self.managers.get_mut(&run) else { return Ok(()) };
+                let (manager, _) = Actor::spawn_linked(None, Manager, args.clone(), root).await?;
+                *current = Some(manager.clone());
+                manager.get_id()
+            }
+        };
+        self.children.insert(id, child);
+        Ok(())
+    }
+
+    async fn on_launch(
+        &mut self,
+        myself: &ActorRef<Message>,
+        args: manager::Args,
+        reply: RpcReplyPort<()>,
+    ) -> Result<(), ActorProcessingErr> {
+        let run = args.run;
+        self.managers.insert(run, (args, None));
+        self.start(myself, Child::Manager(run)).await?;
+        metrics::runs_active(self.managers.len());
+        reply.send(()).ok();
+        Ok(())
+    }
+
+    fn on_to_manager(&self, run: RunId, message: manager::Message, reply: RpcReplyPort<bool>) {
+        let manager = self.managers.get(&run).and_then(|(_, manager)| manager.as_ref());
+        if let Some(manager) = manager {
+            tell(manager, message);
+        }
+        reply.send(manager.is_some()).ok();
+    }
+
+    fn on_drain_all(&self) {
+        for manager in self.managers.values().filter_map(|(_, manager)| manager.as_ref()) {
+            tell(manager, manager::Message::Drain);
+        }
+    }
+
+    fn on_gone(
+        &mut self,
+        myself: &ActorRef<Message>,
+        cell: &ActorCell,
+        is_orderly: bool,
+        reason: &str,
+    ) -> Result<(), ActorProcessingErr> {
+        let Some(child) = self.children.remove(&cell.get_id()) else { return Ok(()) };
+        if let (Child::Manager(run), true) = (child, is_orderly) {
+            self.managers.remove(&run);
+            metrics::runs_active(self.managers.len());
+            return Ok(());
+        }
+        let now = Instant::now();
+        let window = self.args.deps.limits.restart_window;
+        while self.restarts.front().is_some_and(|at| now.duration_since(*at) > window) {
+            self.restarts.pop_front();
+        }
+        self.restarts.push_back(now);
+        if self.restarts.len() > self.args.deps.limits.restarts_max {
+            tracing::error!(actor = child.name(), reason, "actor fails again and again");
+            let note = ErrorNote {
+                code: "runtime.restarts".into(),
+                kind: ErrorKind::Internal,
+                message: format!("the {} failed again and again: {reason}", child.name()).into(),
+            };
+            for run in self.managers.keys() {
+                self.args.journal.hub.give_up(*run, note.clone());
+            }
+            return Err(format!("{} failed again and again: {reason}", child.name()).into());
+        }
+        tracing::warn!(actor = child.name(), reason, "actor is started again");
+        metrics::restart(child.name());
+        let doublings = u32::try_from(self.restarts.len()).unwrap_or(u32::MAX).min(16) - 1;
+        let pause = PAUSE_MIN.saturating_mul(1 << doublings).min(PAUSE_MAX);
+        self.pauses.insert(child, remind(myself, pause, move || Message::Restart(child)));
+        Ok(())
+    }
+
+    async fn on_restart(&mut self, myself: &ActorRef<Message>, child: Child) -> Result<(), ActorProcessingErr> {
+        self.pauses.remove(&child);
+        self.start(myself, child).await
+    }
+}

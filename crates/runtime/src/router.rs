@@ -1,0 +1,144 @@
+//! Router: picks the chain of models for an assignment and hands it to the role's specialist.
+//!
+//! **Invariant:** an assignment that can not be handed on is reported, never dropped silently.
+//! **Invariant:** one specialist per role; a dead one is replaced by the next assignment of its role.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crewline_engine::{
+    context::estimate_tokens,
+    route::{self, Request},
+};
+use crewline_types::{ErrorKind, Role, RunId, event::ErrorNote};
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+
+use crate::{
+    actor::tell,
+    assignment::{Assignment, Failure, Work},
+    attempt::Deps,
+    metrics,
+    specialist::{self, Specialist},
+};
+
+/// The router actor; all data is in [`State`].
+#[derive(Debug)]
+pub struct Router;
+
+/// What you can tell a router.
+#[derive(Debug)]
+pub enum Message {
+    /// Routes one assignment.
+    Assign(Box<Assignment>),
+    /// Drops everything of a run, running or waiting.
+    CancelRun(RunId),
+    /// For tests: the specialist of a role.
+    #[cfg(test)]
+    Specialist(Role, ractor::RpcReplyPort<Option<ActorRef<specialist::Message>>>),
+}
+
+/// The specialists by role.
+pub struct State {
+    deps: Arc<Deps>,
+    specialists: HashMap<Role, ActorRef<specialist::Message>>,
+}
+
+impl Actor for Router {
+    type Msg = Message;
+    type State = State;
+    type Arguments = Arc<Deps>;
+
+    async fn pre_start(&self, _myself: ActorRef<Message>, deps: Arc<Deps>) -> Result<State, ActorProcessingErr> {
+        Ok(State { deps, specialists: HashMap::new() })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Assign(assignment) => state.on_assign(&myself, *assignment).await,
+            Message::CancelRun(run) => state.on_cancel_run(run),
+            #[cfg(test)]
+            Message::Specialist(role, reply) => {
+                reply.send(state.specialists.get(&role).cloned()).ok();
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _myself: ActorRef<Message>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        state.on_supervision(&event);
+        Ok(())
+    }
+}
+
+impl State {
+    async fn on_assign(&mut self, myself: &ActorRef<Message>, mut assignment: Assignment) {
+        let chain = self.deps.registry.chain(&assignment.task.role);
+        let request = Request {
+            input_tokens: estimate_tokens(&assignment.task.description),
+            needs_schema: matches!(assignment.work, Work::Plan { .. }),
+            mode: assignment.run.mode,
+        };
+        let now = self.deps.clock.now();
+        let decision = route::choose(&request, chain, |alias| self.deps.health.of(alias, now));
+        if decision.rungs.is_empty() {
+            let skipped: Vec<String> =
+                decision.skipped.iter().map(|it| format!("`{}`: {}", it.alias, it.reason)).collect();
+            let message = format!("no model may be asked for role `{}`: {}", assignment.task.role, skipped.join("; "));
+            let note =
+                ErrorNote { code: "route.no_model".into(), kind: ErrorKind::Unavailable, message: message.into() };
+            assignment.obligation.report(Err(Failure::Models { error: note, may_retry: false }));
+            return;
+        }
+        assignment.rungs = decision.rungs.into_iter().map(|rung| rung.model).collect();
+        match self.specialist(myself, &assignment.task.role).await {
+            Ok(specialist) => tell(&specialist, specialist::Message::Run(Box::new(assignment))),
+            Err(error) => {
+                // The assignment drops here, and its obligation reports it as lost.
+                tracing::error!(role = %assignment.task.role, %error, "specialist did not start");
+            }
+        }
+    }
+
+    async fn specialist(
+        &mut self,
+        myself: &ActorRef<Message>,
+        role: &Role,
+    ) -> Result<ActorRef<specialist::Message>, ractor::SpawnErr> {
+        if let Some(specialist) = self.specialists.get(role) {
+            return Ok(specialist.clone());
+        }
+        let args = specialist::Args {
+            deps: Arc::clone(&self.deps),
+            slots: self.deps.registry.slots(role).map_or(usize::MAX, |slots| slots as usize),
+            queue_max: self.deps.limits.queue_max,
+        };
+        let (specialist, _) = Actor::spawn_linked(None, Specialist, args, myself.get_cell()).await?;
+        self.specialists.insert(role.clone(), specialist.clone());
+        Ok(specialist)
+    }
+
+    fn on_cancel_run(&self, run: RunId) {
+        for specialist in self.specialists.values() {
+            tell(specialist, specialist::Message::CancelRun(run));
+        }
+    }
+
+    fn on_supervision(&mut self, event: &SupervisionEvent) {
+        match event {
+            SupervisionEvent::ActorTerminated(cell, ..) | SupervisionEvent::ActorFailed(cell, _) => {
+                metrics::restart("specialist");
+                self.specialists.retain(|_, it| it.get_id() != cell.get_id());
+            }
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Specialist: runs at most `slots` attempts of its role at once; further ones wait in a bounded queue.
+//!
+//! **Invariant:** `running.len() <= slots` and `waiting.len() <= queue_max`.
+//! **Invariant:** an attempt that is dropped, running or waiting, is reported by its own obligation.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use crewline_types::{AttemptId, RunId};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use crate::{
+    actor::{Outcome, WorkGuard, pipe_to_self},
+    assignment::{Assignment, Failure},
+    attempt::{self, Deps},
+};
+
+/// The specialist actor; all data is in [`State`].
+#[derive(Debug)]
+pub struct Specialist;
+
+/// What you can tell a specialist.
+#[derive(Debug)]
+pub enum Message {
+    /// Takes on one assignment.
+    Run(Box<Assignment>),
+    /// Drops everything of a run.
+    CancelRun(RunId),
+    /// Internal: an attempt's work ended and has reported itself.
+    Finished(AttemptId, Outcome<()>),
+}
+
+/// What a specialist is started with.
+pub struct Args {
+    /// What its attempts work with.
+    pub deps: Arc<Deps>,
+    /// Attempts that run at once.
+    pub slots: usize,
+    /// Assignments that may wait.
+    pub queue_max: usize,
+}
+
+/// Running and waiting attempts.
+pub struct State {
+    args: Args,
+    running: HashMap<AttemptId, (WorkGuard, RunId)>,
+    waiting: VecDeque<Assignment>,
+}
+
+impl Actor for Specialist {
+    type Msg = Message;
+    type State = State;
+    type Arguments = Args;
+
+    async fn pre_start(&self, _myself: ActorRef<Message>, args: Args) -> Result<State, ActorProcessingErr> {
+        Ok(State { args, running: HashMap::new(), waiting: VecDeque::new() })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Run(assignment) => state.on_run(&myself, *assignment),
+            Message::CancelRun(run) => state.on_cancel_run(&myself, run),
+            Message::Finished(attempt, outcome) => state.on_finished(&myself, attempt, &outcome),
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn on_run(&mut self, myself: &ActorRef<Message>, assignment: Assignment) {
+        if self.running.len() < self.args.slots {
+            self.start(myself, assignment);
+        } else if self.waiting.len() < self.args.queue_max {
+            self.waiting.push_back(assignment);
+        } else {
+            assignment.obligation.report(Err(Failure::Busy));
+        }
+    }
+
+    fn on_cancel_run(&mut self, myself: &ActorRef<Message>, run: RunId) {
+        // Dropping a guard aborts the attempt, whose obligation then reports it.
+        self.running.retain(|_, (_, of)| *of != run);
+        self.waiting.retain(|it| it.run.run != run);
+        self.start_waiting(myself);
+    }
+
+    fn on_finished(&mut self, myself: &ActorRef<Message>, attempt: AttemptId, outcome: &Outcome<()>) {
+        match outcome {
+            Outcome::Done(()) | Outcome::Cancelled => {}
+            Outcome::Crashed => tracing::error!(%attempt, "attempt panicked"),
+            Outcome::TimedOut => tracing::warn!(%attempt, "attempt took longer than allowed"),
+        }
+        self.running.remove(&attempt);
+        self.start_waiting(myself);
+    }
+
+    fn start_waiting(&mut self, myself: &ActorRef<Message>) {
+        while self.running.len() < self.args.slots
+            && let Some(next) = self.waiting.pop_front()
+        {
+            self.start(myself, next);
+        }
+    }
+
+    fn start(&mut self, myself: &ActorRef<Message>, assignment: Assignment) {
+        debug_assert!(self.running.len() < self.args.slots);
+        let (attempt, run) = (assignment.attempt, assignment.run.run);
+        // The attempt keeps its own limit and reports it; this one is only the backstop.
+        let limit = 2 * self.args.deps.limits.attempt;
+        let work = attempt::run(assignment, Arc::clone(&self.args.deps));
+        let guard = pipe_to_self(myself, limit, work, move |outcome| Message::Finished(attempt, outcome));
+        self.running.insert(attempt, (guard, run));
+    }
+}

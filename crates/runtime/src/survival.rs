@@ -1,0 +1,207 @@
+//! Kills every actor of a run in turn: the run completes, and no result is made twice.
+
+use std::{collections::HashMap, num::NonZeroUsize, sync::Arc, time::Duration};
+
+use crewline_engine::{plan::Document, route::Mode};
+use crewline_models::{Models, Options, Registry};
+use crewline_store::Store;
+use crewline_testkit::{Script, StubServer};
+use crewline_types::{Event, EventBody, Role, RunId, RunLimits, RunStatus, SystemClock, TaskStatus};
+
+use crate::{Config, Handle, Limits, MemoryConfig, RunRequest, actor::ask, root, router};
+
+const LIMIT: Duration = Duration::from_mins(1);
+
+struct World {
+    server: StubServer,
+    handle: Handle,
+    folder: tempfile::TempDir,
+}
+
+async fn world(script: Script) -> World {
+    let server = StubServer::start(script);
+    let folder = tempfile::tempdir().unwrap();
+    let registry = Arc::new(Registry::parse(&server.registry(), "crewline.yaml", &|_| None).unwrap());
+    let options = Options { data_dir: folder.path().into(), guard: None, mode: crewline_models::Mode::Online };
+    let models = Models::new(Arc::clone(&registry), options).unwrap();
+    let url = format!("sqlite:{}", folder.path().join("crewline.db").display());
+    let handle = Handle::start(Config {
+        store: Store::open(&url).await.unwrap(),
+        registry,
+        models,
+        memory: MemoryConfig::default(),
+        clock: Arc::new(SystemClock),
+        node: "test:1".into(),
+        locks: Some(folder.path().join("locks")),
+        prompts: None,
+        limits: Limits::default(),
+    })
+    .await
+    .unwrap();
+    World { server, handle, folder }
+}
+
+fn chain_and_fan(width: usize) -> Document {
+    let mut tasks =
+        vec![serde_json::json!({"id": "a", "title": "A", "description": "a", "role": "coder", "depends_on": []})];
+    for n in 0..width {
+        let need = if n == 0 { "a".to_owned() } else { format!("m{}", n / 2) };
+        let task = serde_json::json!({"id": format!("m{n}"), "title": "M", "description": "m", "role": "coder", "depends_on": [need]});
+        tasks.push(task);
+    }
+    let value = serde_json::json!({"goal": "g", "tasks": tasks});
+    crewline_engine::plan::document_from_value(&value).unwrap()
+}
+
+fn request(plan: Document) -> RunRequest {
+    RunRequest {
+        project: "p".into(),
+        goal: "g".into(),
+        plan: Some(plan),
+        limits: RunLimits::default(),
+        concurrency: NonZeroUsize::new(3).unwrap(),
+        mode: Mode::Online,
+        strict_plan: false,
+        stop_after_plan: false,
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Victim {
+    Specialist,
+    Router,
+    Journal,
+    Memory,
+    Manager,
+}
+
+impl World {
+    async fn kill(&self, victim: Victim, run: RunId) {
+        let rooms = &self.handle.rooms();
+        match victim {
+            Victim::Specialist => {
+                let Some(router) = rooms.router.current() else { return };
+                let found = ask(&router, LIMIT, |reply| router::Message::Specialist(Role::from("coder"), reply)).await;
+                if let Ok(Some(specialist)) = found {
+                    specialist.kill();
+                }
+            }
+            Victim::Router => rooms.router.current().unwrap().kill(),
+            Victim::Journal => rooms.journal.current().unwrap().kill(),
+            Victim::Memory => rooms.memory.current().unwrap().kill(),
+            Victim::Manager => {
+                let found = ask(self.handle.root(), LIMIT, |reply| root::Message::Manager(run, reply)).await;
+                if let Ok(Some(manager)) = found {
+                    manager.kill();
+                }
+            }
+        }
+    }
+
+    async fn events(&self, run: RunId) -> Vec<Event> {
+        let mut watch = self.handle.watch(run, 0);
+        let mut events = Vec::new();
+        while let Some(event) = tokio::time::timeout(LIMIT, watch.next()).await.expect("the run goes on") {
+            events.push(event.unwrap());
+        }
+        events
+    }
+}
+
+async fn survives(victims: &[Victim]) {
+    let world = world(Script::default().latency(Duration::from_millis(15))).await;
+    let width = 24;
+    let run = world.handle.launch(request(chain_and_fan(width))).await.unwrap();
+    let mut watch = world.handle.watch(run, 0);
+    let mut done = 0;
+    let mut killed = 0;
+    let mut events = Vec::new();
+    while let Some(event) = tokio::time::timeout(LIMIT, watch.next()).await.expect("the run goes on") {
+        let event = event.unwrap();
+        if matches!(event.body, EventBody::TaskCompleted { .. }) {
+            done += 1;
+            // Every third result somebody dies.
+            if done % 3 == 0 && killed < victims.len() {
+                world.kill(victims[killed], run).await;
+                killed += 1;
+            }
+        }
+        events.push(event);
+    }
+    assert_eq!(killed, victims.len());
+    let Some(EventBody::RunFinished { status, tasks, .. }) = events.last().map(|it| &it.body) else {
+        panic!("the run did not finish: {events:?}")
+    };
+    assert_eq!((*status, tasks.completed), (RunStatus::Completed, tasks.total), "{victims:?}");
+    let mut completed: HashMap<_, u32> = HashMap::new();
+    for event in &events {
+        if let (EventBody::TaskCompleted { .. }, Some(task)) = (&event.body, event.task) {
+            *completed.entry(task).or_default() += 1;
+        }
+    }
+    assert!(completed.values().all(|count| *count == 1), "a task completed twice: {completed:?}");
+    assert_eq!(events.iter().map(|it| it.seq).collect::<Vec<_>>(), (1..=events.len() as u64).collect::<Vec<_>>());
+    let report = world.handle.report(run).await.unwrap();
+    assert!(report.tasks.iter().all(|task| task.status == TaskStatus::Completed), "{report:?}");
+    let calls = world.server.calls();
+    assert!(calls <= u64::from(tasks.total) + 3 * victims.len() as u64, "{calls} calls for {} tasks", tasks.total);
+    world.handle.shutdown(Duration::from_secs(5)).await;
+    drop(world.folder);
+}
+
+#[tokio::test]
+async fn a_killed_specialist_is_survived() {
+    survives(&[Victim::Specialist, Victim::Specialist]).await;
+}
+
+#[tokio::test]
+async fn a_killed_router_is_survived() {
+    survives(&[Victim::Router, Victim::Router]).await;
+}
+
+#[tokio::test]
+async fn a_killed_journal_is_survived() {
+    survives(&[Victim::Journal, Victim::Journal]).await;
+}
+
+#[tokio::test]
+async fn killed_memory_is_survived() {
+    survives(&[Victim::Memory, Victim::Memory]).await;
+}
+
+#[tokio::test]
+async fn a_killed_manager_is_survived() {
+    survives(&[Victim::Manager, Victim::Manager]).await;
+}
+
+#[tokio::test]
+async fn everybody_may_die_in_turn() {
+    survives(&[Victim::Manager, Victim::Journal, Victim::Specialist, Victim::Router, Victim::Memory, Victim::Manager])
+        .await;
+}
+
+#[tokio::test]
+async fn abort_leaves_a_run_that_resumes() {
+    let world = world(Script::default().latency(Duration::from_millis(200))).await;
+    let run = world.handle.launch(request(chain_and_fan(6))).await.unwrap();
+    let mut watch = world.handle.watch(run, 0);
+    while let Some(Ok(event)) = watch.next().await {
+        if matches!(event.body, EventBody::TaskStarted { .. }) {
+            break;
+        }
+    }
+    world.handle.abort(run).await.unwrap();
+    let events = world.events(run).await;
+    let Some(EventBody::RunFinished { status, tasks, .. }) = events.last().map(|it| &it.body) else {
+        panic!("{events:?}")
+    };
+    assert_eq!((*status, tasks.in_progress), (RunStatus::Interrupted, 0));
+    while world.handle.drain(run).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    let after = world.handle.resume(run, crate::Overrides::default()).await.unwrap();
+    assert_eq!(after, events.last().unwrap().seq);
+    let events = world.events(run).await;
+    let Some(EventBody::RunFinished { status, .. }) = events.last().map(|it| &it.body) else { panic!("{events:?}") };
+    assert_eq!(*status, RunStatus::Completed);
+}

@@ -1,0 +1,216 @@
+//! What a manager asks to have recorded: one [`Change`] is one atomic bundle of rows of one run.
+//!
+//! **Invariant:** a change is written as a whole or not at all; its transitions and its epoch guard everything in it.
+
+use std::time::Duration;
+
+use crewline_types::{
+    AttemptId, CallId, Event, MemoryRecord, MicroUsd, Role, RunId, RunStatus, Task, TaskId, TaskStatus, Text, TextHash,
+    Timestamp, Usage,
+    event::{CallOutcome, ErrorNote, NewEvent},
+    task::LinkKind,
+};
+
+/// One atomic bundle of rows of one run, guarded by its transitions and by the manager's epoch.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// The run.
+    pub run: RunId,
+    /// The manager's fencing token, from `claim_run`.
+    pub epoch: u64,
+    /// When it happens.
+    pub at: Timestamp,
+    /// All must apply, else the change is stale and nothing of it is written. They are applied in this order.
+    pub transitions: Vec<Transition>,
+    /// The end of the run; applies only while it is running, else the change is stale.
+    pub run_status: Option<RunEnd>,
+    /// New tasks; they exist before anything else of the change (and of later changes) is applied.
+    pub tasks: Vec<Task>,
+    /// New links as (from, to, kind): `from` requires `to`. A repeated one is ignored.
+    pub links: Vec<(TaskId, TaskId, LinkKind)>,
+    /// Attempts that begin.
+    pub attempts: Vec<NewAttempt>,
+    /// Attempts that end; one that has ended already stays as it is.
+    pub attempts_ended: Vec<AttemptEnd>,
+    /// Calls that are about to be sent.
+    pub calls: Vec<NewCall>,
+    /// Calls that returned; one that has returned already stays as it is.
+    pub calls_ended: Vec<CallEnd>,
+    /// What attempts were told.
+    pub contexts: Vec<NewContext>,
+    /// Large texts; one that is known already is not written again.
+    pub texts: Vec<Text>,
+    /// Memories; a repeated one is the same record.
+    pub memories: Vec<MemoryRecord>,
+    /// Events; the store gives out their `seq`, in this order.
+    pub events: Vec<NewEvent>,
+    /// The run's new INDEX.md.
+    pub index: Option<TextHash>,
+}
+
+impl Change {
+    /// A change of `run` at `at` with nothing in it.
+    pub fn new(run: RunId, epoch: u64, at: Timestamp) -> Self {
+        Self {
+            run,
+            epoch,
+            at,
+            transitions: Vec::new(),
+            run_status: None,
+            tasks: Vec::new(),
+            links: Vec::new(),
+            attempts: Vec::new(),
+            attempts_ended: Vec::new(),
+            calls: Vec::new(),
+            calls_ended: Vec::new(),
+            contexts: Vec::new(),
+            texts: Vec::new(),
+            memories: Vec::new(),
+            events: Vec::new(),
+            index: None,
+        }
+    }
+}
+
+/// What became of a change.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Committed {
+    /// Recorded and durable.
+    Done {
+        /// Its events, with their `seq`.
+        events: Vec<Event>,
+    },
+    /// Somebody else was faster; nothing of it was written.
+    Stale,
+}
+
+/// A task goes from one status to another, if it still is where the manager thinks.
+#[derive(Debug, Clone)]
+pub struct Transition {
+    /// The task.
+    pub task: TaskId,
+    /// Where it must be.
+    pub from: TaskStatus,
+    /// Where it goes. `started_at` is set by the first `in_progress`, `finished_at` exactly by final ones.
+    pub to: TaskStatus,
+    /// The attempts it must have had.
+    pub attempts_from: u32,
+    /// The attempts it has now.
+    pub attempts_to: u32,
+    /// Its result; overwritten.
+    pub result: Option<TextHash>,
+    /// Why it failed or is blocked; overwritten.
+    pub reason: Option<String>,
+    /// The model that made the result; overwritten.
+    pub model: Option<String>,
+    /// Added to what its attempts consumed.
+    pub usage: Usage,
+    /// Added to its cost.
+    pub cost: MicroUsd,
+}
+
+impl Transition {
+    /// A task that goes from `from` to `to` and had no attempt yet; set the other fields with `..`.
+    pub fn new(task: TaskId, from: TaskStatus, to: TaskStatus) -> Self {
+        Self {
+            task,
+            from,
+            to,
+            attempts_from: 0,
+            attempts_to: 0,
+            result: None,
+            reason: None,
+            model: None,
+            usage: Usage::default(),
+            cost: MicroUsd::ZERO,
+        }
+    }
+}
+
+/// How a run ends.
+#[derive(Debug, Clone)]
+pub struct RunEnd {
+    /// Any status but `running`.
+    pub status: RunStatus,
+    /// When.
+    pub finished_at: Timestamp,
+    /// Why it did not complete, as JSON of an `ErrorNote`.
+    pub error: Option<String>,
+}
+
+/// An attempt that begins, at the change's time.
+#[derive(Debug, Clone)]
+pub struct NewAttempt {
+    /// Its id.
+    pub id: AttemptId,
+    /// Who tries.
+    pub role: Role,
+    /// The model that is asked first.
+    pub model: String,
+}
+
+/// An attempt that ends, at the change's time.
+#[derive(Debug, Clone)]
+pub struct AttemptEnd {
+    /// Its id.
+    pub id: AttemptId,
+    /// Whether it made a result.
+    pub ok: bool,
+    /// The model that answered last.
+    pub model: String,
+    /// Consumed by all its calls.
+    pub usage: Usage,
+    /// Cost of its priced calls.
+    pub cost: MicroUsd,
+    /// Why it failed.
+    pub error: Option<ErrorNote>,
+}
+
+/// A call that is about to be sent.
+#[derive(Debug, Clone)]
+pub struct NewCall {
+    /// Its id.
+    pub id: CallId,
+    /// `plan`, `task`, `repair` or `synthesis`.
+    pub purpose: &'static str,
+    /// The model's name in the registry.
+    pub model: String,
+    /// The provider's name in the registry.
+    pub provider: String,
+    /// Names what is asked.
+    pub input_hash: TextHash,
+    /// The worst case that is reserved for it; `None` when the model has no price.
+    pub reserved: Option<MicroUsd>,
+}
+
+/// A call that returned.
+#[derive(Debug, Clone)]
+pub struct CallEnd {
+    /// Its id.
+    pub id: CallId,
+    /// How.
+    pub outcome: CallOutcome,
+    /// Tokens.
+    pub usage: Usage,
+    /// Cost; `None` when the model has no price.
+    pub cost: Option<MicroUsd>,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// The answer.
+    pub reply: Option<TextHash>,
+    /// Why it failed.
+    pub error: Option<ErrorNote>,
+}
+
+/// What an attempt was told, and why.
+#[derive(Debug, Clone)]
+pub struct NewContext {
+    /// The attempt.
+    pub id: AttemptId,
+    /// Tokens of the bundle.
+    pub tokens: u32,
+    /// Tokens it could have had.
+    pub budget: u32,
+    /// Where every part came from, as JSON.
+    pub items: String,
+}

@@ -1,0 +1,553 @@
+//! The group commit: many changes of many runs in one transaction.
+//!
+//! A statement is dear and a row in it is cheap, so each kind of row of the whole batch is one statement. In order:
+//! epochs are checked and event numbers given out, new tasks are inserted, transitions applied, then everything else.
+//!
+//! Nearly always all transitions apply, so only their number is checked. When some do not, the transaction is rolled
+//! back, done again with statements that name the rows, and once more without the changes that turned out stale.
+//!
+//! **Invariant:** a change is written as a whole or not at all, and all that are written become durable together.
+//! **Invariant:** the order of changes is kept for each task: its n-th transition is in the n-th wave.
+//! **Invariant:** event numbers of a run have no gaps: they are counted for changes that are written only.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::Instant,
+};
+
+use crewline_types::{
+    Event, MemoryRecord, RunId, Task, TaskId, TaskStatus, Text, TextHash, Timestamp, Usage, event::NewEvent,
+};
+
+use crate::{
+    Backend, Error, Store,
+    change::{AttemptEnd, CallEnd, Change, Committed, NewAttempt, NewCall, NewContext, RunEnd, Transition},
+    metrics,
+    sql::{Args, clamp},
+    statements as sql,
+    tx::Tx,
+};
+
+/// Deadlocks of PostgreSQL that are answered by doing it again.
+const DEADLOCKS_MAX: u32 = 3;
+
+/// Task numbers that are kept; more than any run that is being worked on has.
+const NUMBERS_MAX: usize = 100_000;
+
+/// Task numbers that a batch needs.
+pub(crate) type Numbers = HashMap<TaskId, i64>;
+
+/// Why a transaction was not committed.
+enum Stop {
+    /// Some change turned out stale and is marked now, or the next try shall say which.
+    Again,
+    Failed(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// What one try of a batch knows.
+struct Batch<'a> {
+    changes: &'a [Change],
+    /// Which changes are left out.
+    stale: Vec<bool>,
+    /// Use the statements that name the rows.
+    is_careful: bool,
+}
+
+impl Store {
+    /// Records `changes` in one transaction; the answer has one entry for each, in order.
+    ///
+    /// A change that is stale (its run has another epoch, a transition does not apply, a task does not exist) leaves no
+    /// trace and does not keep the others from being recorded. An error means that nothing was recorded, except for
+    /// [`Error::CommitUnknown`]. A row that the schema refuses fails the whole batch: it is a defect.
+    pub async fn commit(&self, changes: &[Change]) -> Result<Vec<Committed>, Error> {
+        if changes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let begun = Instant::now();
+        let mut batch = Batch { changes, stale: vec![false; changes.len()], is_careful: false };
+        let mut deadlocks = 0;
+        let (numbers, events) = loop {
+            let mut tx = self.inner.writer.begin().await?;
+            let known = self.known_numbers(changes);
+            match batch.apply(&mut tx, known).await {
+                Ok(applied) => {
+                    tx.commit().await?;
+                    break applied;
+                }
+                Err(Stop::Again) => tx.undo().await,
+                Err(Stop::Failed(error)) => {
+                    tx.rollback(&error).await;
+                    if !error.is_deadlock() || deadlocks == DEADLOCKS_MAX {
+                        return Err(error);
+                    }
+                    deadlocks += 1;
+                }
+            }
+        };
+        self.keep_numbers(&numbers);
+        metrics::record_commit(begun.elapsed());
+        Ok(batch
+            .stale
+            .into_iter()
+            .zip(events)
+            .map(|(is_stale, events)| if is_stale { Committed::Stale } else { Committed::Done { events } })
+            .collect())
+    }
+
+    fn known_numbers(&self, changes: &[Change]) -> Numbers {
+        let mut known = Numbers::new();
+        let Ok(kept) = self.inner.numbers.lock() else { return known };
+        for change in changes {
+            for task in tasks_of(change) {
+                if let Some(number) = kept.get(&task) {
+                    known.insert(task, *number);
+                }
+            }
+        }
+        known
+    }
+
+    pub(crate) fn keep_numbers(&self, numbers: &Numbers) {
+        let Ok(mut kept) = self.inner.numbers.lock() else { return };
+        if kept.len() + numbers.len() > NUMBERS_MAX {
+            kept.clear();
+        }
+        kept.extend(numbers);
+    }
+}
+
+/// The tasks a change names, new ones aside; some more than once.
+fn tasks_of(change: &Change) -> impl Iterator<Item = TaskId> {
+    (change.transitions.iter().map(|it| it.task))
+        .chain(change.links.iter().flat_map(|(from, to, _)| [*from, *to]))
+        .chain(change.attempts.iter().map(|it| it.id.task))
+        .chain(change.attempts_ended.iter().map(|it| it.id.task))
+        .chain(change.calls.iter().map(|it| it.id.attempt.task))
+        .chain(change.calls_ended.iter().map(|it| it.id.attempt.task))
+        .chain(change.contexts.iter().map(|it| it.id.task))
+}
+
+impl<'a> Batch<'a> {
+    fn live(&self) -> impl Iterator<Item = (usize, &'a Change)> {
+        self.changes.iter().enumerate().filter(|(index, _)| !self.stale[*index])
+    }
+
+    async fn apply(&mut self, tx: &mut Tx, mut numbers: Numbers) -> Result<(Numbers, Vec<Vec<Event>>), Stop> {
+        let mut seqs = self.fence(tx).await?;
+        self.insert_tasks(tx, &mut numbers).await?;
+        self.find_numbers(tx, &mut numbers).await?;
+        self.move_tasks(tx, &numbers).await?;
+        self.end_runs(tx).await?;
+        self.insert_rows(tx, &numbers).await?;
+        let events = self.insert_events(tx, &mut seqs).await?;
+        Ok((numbers, events))
+    }
+
+    /// Checks epochs; the answer is the `seq` before the first event of each run.
+    async fn fence(&mut self, tx: &mut Tx) -> Result<BTreeMap<RunId, i64>, Stop> {
+        let mut wanted = BTreeMap::<(RunId, u64), i64>::new();
+        for (_, change) in self.live() {
+            *wanted.entry((change.run, change.epoch)).or_default() += clamp(change.events.len() as u64);
+        }
+        let wanted: Vec<_> = wanted.into_iter().collect();
+        if tx.backend() == Backend::Postgres && wanted.len() > 1 {
+            let add = |args: &mut Args, ((run, _), _): &((RunId, u64), i64)| args.text(run.as_str());
+            tx.ask(&sql::LOCK_RUNS, &wanted, add, |_| Ok(())).await?;
+        }
+        let add = |args: &mut Args, ((run, epoch), events): &((RunId, u64), i64)| {
+            args.text(run.as_str());
+            args.count(*epoch);
+            args.int(*events);
+        };
+        let mut found = BTreeMap::<RunId, (u64, i64)>::new();
+        tx.ask(&sql::FENCE_RUNS, &wanted, add, |row| {
+            found.insert(run_id(row.text(0)?)?, (row.int(1)?.unsigned_abs(), row.int(2)?));
+            Ok(())
+        })
+        .await?;
+        for (index, change) in self.changes.iter().enumerate() {
+            self.stale[index] |= found.get(&change.run).is_none_or(|(epoch, _)| *epoch != change.epoch);
+        }
+        Ok(wanted
+            .into_iter()
+            .filter_map(|((run, epoch), events)| {
+                found.get(&run).filter(|(now, _)| *now == epoch).map(|(_, last)| (run, last - events))
+            })
+            .collect())
+    }
+
+    async fn insert_tasks(&self, tx: &mut Tx, numbers: &mut Numbers) -> Result<(), Error> {
+        let tasks: Vec<&Task> = self.live().flat_map(|(_, change)| &change.tasks).collect();
+        insert_tasks(tx, &tasks, numbers).await
+    }
+
+    /// Looks up the tasks nobody here has met yet. A change that names one that does not exist is stale.
+    async fn find_numbers(&mut self, tx: &mut Tx, numbers: &mut Numbers) -> Result<(), Stop> {
+        let unknown: HashSet<TaskId> =
+            self.live().flat_map(|(_, change)| tasks_of(change)).filter(|task| !numbers.contains_key(task)).collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let unknown: Vec<TaskId> = unknown.into_iter().collect();
+        tx.ask(
+            &sql::FIND_NUMBERS,
+            &unknown,
+            |args, task| args.text(task.as_str()),
+            |row| {
+                numbers.insert(task_id(row.text(0)?)?, row.int(1)?);
+                Ok(())
+            },
+        )
+        .await?;
+        let mut is_missing = false;
+        for (index, change) in self.changes.iter().enumerate() {
+            if !self.stale[index] && tasks_of(change).any(|task| !numbers.contains_key(&task)) {
+                self.stale[index] = true;
+                is_missing = true;
+            }
+        }
+        if is_missing { Err(Stop::Again) } else { Ok(()) }
+    }
+
+    async fn move_tasks(&mut self, tx: &mut Tx, numbers: &Numbers) -> Result<(), Stop> {
+        let mut waves: Vec<Vec<Move<'_>>> = Vec::new();
+        let mut moved = HashMap::<i64, usize>::new();
+        for (index, change) in self.live() {
+            for transition in &change.transitions {
+                let Some(number) = numbers.get(&transition.task).copied() else { continue };
+                let wave = moved.entry(number).or_default();
+                if waves.len() == *wave {
+                    waves.push(Vec::new());
+                }
+                waves[*wave].push(Move { index, change, transition, number });
+                *wave += 1;
+            }
+        }
+        for wave in &waves {
+            if self.is_careful {
+                let mut applied = HashSet::new();
+                tx.ask(&sql::MOVE_TASKS_NAMED, wave, add_move, |row| {
+                    applied.insert(row.int(0)?);
+                    Ok(())
+                })
+                .await?;
+                if applied.len() != wave.len() {
+                    for it in wave.iter().filter(|it| !applied.contains(&it.number)) {
+                        self.stale[it.index] = true;
+                    }
+                    return Err(Stop::Again);
+                }
+            } else if tx.write(&sql::MOVE_TASKS, wave, add_move).await? != wave.len() as u64 {
+                self.is_careful = true;
+                return Err(Stop::Again);
+            }
+        }
+        Ok(())
+    }
+
+    async fn end_runs(&mut self, tx: &mut Tx) -> Result<(), Stop> {
+        let mut first = BTreeMap::<RunId, (usize, &RunEnd)>::new();
+        let mut is_repeated = false;
+        for (index, change) in self.changes.iter().enumerate() {
+            if let (false, Some(end)) = (self.stale[index], &change.run_status) {
+                if first.contains_key(&change.run) {
+                    self.stale[index] = true;
+                    is_repeated = true;
+                } else {
+                    first.insert(change.run, (index, end));
+                }
+            }
+        }
+        if is_repeated {
+            return Err(Stop::Again);
+        }
+        let ends: Vec<_> = first.into_iter().collect();
+        let add = |args: &mut Args, (run, (_, end)): &(RunId, (usize, &RunEnd))| {
+            args.text(run.as_str());
+            args.text(end.status.as_str());
+            args.int(end.finished_at.0);
+            args.text_or_null(end.error.as_deref());
+        };
+        let mut ended = HashSet::new();
+        tx.ask(&sql::END_RUNS, &ends, add, |row| {
+            ended.insert(run_id(row.text(0)?)?);
+            Ok(())
+        })
+        .await?;
+        if ended.len() != ends.len() {
+            for (_, (index, _)) in ends.iter().filter(|(run, _)| !ended.contains(run)) {
+                self.stale[*index] = true;
+            }
+            return Err(Stop::Again);
+        }
+        Ok(())
+    }
+
+    /// Everything that neither guards nor is counted.
+    async fn insert_rows(&self, tx: &mut Tx, numbers: &Numbers) -> Result<(), Error> {
+        let number = |task: &TaskId| numbers.get(task).copied();
+        let mut links = Vec::new();
+        let (mut attempts, mut attempts_ended) = (Vec::new(), Vec::new());
+        let (mut calls, mut calls_ended) = (Vec::new(), Vec::new());
+        let mut contexts = Vec::new();
+        let mut texts = BTreeMap::<TextHash, &Text>::new();
+        let mut memories = Vec::new();
+        let mut indexes = BTreeMap::<RunId, TextHash>::new();
+        for (_, change) in self.live() {
+            // `find_numbers` has seen to it that every number is there.
+            let at = change.at;
+            let links_of = change.links.iter();
+            links.extend(links_of.filter_map(|(from, to, kind)| Some((number(from)?, number(to)?, *kind))));
+            attempts.extend(change.attempts.iter().filter_map(|it| Some((number(&it.id.task)?, it, at))));
+            attempts_ended.extend(change.attempts_ended.iter().filter_map(|it| Some((number(&it.id.task)?, it, at))));
+            calls.extend(change.calls.iter().filter_map(|it| Some((number(&it.id.attempt.task)?, it, at))));
+            calls_ended.extend(change.calls_ended.iter().filter_map(|it| Some((number(&it.id.attempt.task)?, it))));
+            contexts.extend(change.contexts.iter().filter_map(|it| Some((number(&it.id.task)?, it, at))));
+            texts.extend(change.texts.iter().map(|text| (text.hash, text)));
+            memories.extend(change.memories.iter().map(|record| (record, same_text(change, record))));
+            indexes.extend(change.index.map(|hash| (change.run, hash)));
+        }
+        tx.write(&sql::INSERT_LINKS, &links, |args, (from, to, kind)| {
+            args.int(*from);
+            args.int(*to);
+            args.text(kind.as_str());
+        })
+        .await?;
+        tx.write(&sql::INSERT_ATTEMPTS, &attempts, add_attempt).await?;
+        tx.write(&sql::END_ATTEMPTS, &attempts_ended, add_attempt_end).await?;
+        tx.write(&sql::INSERT_CALLS, &calls, add_call).await?;
+        tx.write(&sql::END_CALLS, &calls_ended, add_call_end).await?;
+        tx.write(&sql::INSERT_CONTEXTS, &contexts, add_context).await?;
+        // In the order of their hashes, so that two transactions never wait for each other.
+        let texts: Vec<&Text> = texts.into_values().collect();
+        tx.write(&sql::INSERT_TEXTS, &texts, |args, text| {
+            args.bytes(&text.hash.0);
+            args.shared(&text.body);
+        })
+        .await?;
+        tx.write(&sql::INSERT_MEMORIES, &memories, add_memory).await?;
+        let indexes: Vec<(RunId, TextHash)> = indexes.into_iter().collect();
+        tx.write(&sql::INDEX_RUNS, &indexes, |args, (run, hash)| {
+            args.text(run.as_str());
+            args.bytes(&hash.0);
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn insert_events(&self, tx: &mut Tx, seqs: &mut BTreeMap<RunId, i64>) -> Result<Vec<Vec<Event>>, Error> {
+        let mut rows = Vec::new();
+        let mut answers = Vec::with_capacity(self.changes.len());
+        for (index, change) in self.changes.iter().enumerate() {
+            let mut answer = Vec::new();
+            if let (false, Some(seq)) = (self.stale[index], seqs.get_mut(&change.run)) {
+                answer.reserve(change.events.len());
+                for event in &change.events {
+                    *seq += 1;
+                    rows.push((change.run, *seq, event));
+                    answer.push(Event {
+                        seq: seq.unsigned_abs(),
+                        at: event.at,
+                        run: change.run,
+                        task: event.task,
+                        attempt: event.attempt,
+                        body: event.body.clone(),
+                    });
+                }
+            }
+            answers.push(answer);
+        }
+        tx.write(&sql::INSERT_EVENTS, &rows, |args, (run, seq, event): &(RunId, i64, &NewEvent)| {
+            args.text(run.as_str());
+            args.int(*seq);
+            args.int(event.at.0);
+            args.text_or_null(event.task.as_ref().map(TaskId::as_str));
+            args.int_or_null(event.attempt.map(i64::from));
+            args.text(event.body.kind());
+            args.owned(payload(event));
+        })
+        .await?;
+        Ok(answers)
+    }
+}
+
+pub(crate) fn run_id(text: &str) -> Result<RunId, Error> {
+    text.parse().map_err(|_| Error::corrupt("runs.id", text))
+}
+
+pub(crate) fn task_id(text: &str) -> Result<TaskId, Error> {
+    text.parse().map_err(|_| Error::corrupt("tasks.id", text))
+}
+
+/// The text of the same change that a memory repeats.
+fn same_text(change: &Change, record: &MemoryRecord) -> Option<TextHash> {
+    change.texts.iter().find(|text| text.body == record.text).map(|text| text.hash)
+}
+
+/// The event's JSON without its type, which has a column of its own.
+fn payload(event: &NewEvent) -> String {
+    // Serialising our own enum into memory can not fail.
+    let mut json = serde_json::to_string(&event.body).unwrap_or_default();
+    let tag = r#"{"type":""#.len() + event.body.kind().len() + 1;
+    let end = if json.as_bytes().get(tag) == Some(&b',') { tag + 1 } else { tag };
+    json.replace_range(1..end, "");
+    json
+}
+
+pub(crate) async fn insert_tasks(tx: &mut Tx, tasks: &[&Task], numbers: &mut Numbers) -> Result<(), Error> {
+    tx.ask(&sql::INSERT_TASKS, tasks, add_task, |row| {
+        numbers.insert(task_id(row.text(0)?)?, row.int(1)?);
+        Ok(())
+    })
+    .await
+}
+
+fn add_usage(args: &mut Args, usage: &Usage) {
+    args.count(usage.input_tokens);
+    args.count(usage.output_tokens);
+    args.count(usage.cached_tokens);
+    args.count(usage.reasoning_tokens);
+    args.bool(usage.estimated);
+}
+
+fn add_task(args: &mut Args, task: &&Task) {
+    args.text(task.id.as_str());
+    args.text(task.run.as_str());
+    args.text_or_null(task.parent.as_ref().map(TaskId::as_str));
+    args.shared(&task.key);
+    args.int(task.position.into());
+    args.text(task.kind.as_str());
+    args.shared(&task.title);
+    args.shared(&task.description);
+    args.text(task.role.as_str());
+    args.int(task.priority.get().into());
+    args.text(task.status.as_str());
+    args.owned(serde_json::to_string(&task.success_criteria).unwrap_or_default());
+    args.int(task.attempts.into());
+    args.bytes_or_null(task.result.as_ref().map(|hash| hash.0.as_slice()));
+    args.text_or_null(task.reason.as_deref());
+    args.text_or_null(task.model.as_deref());
+    add_usage(args, &task.usage);
+    args.count(task.cost.0);
+    args.int(task.created_at.0);
+    args.int_or_null(task.started_at.map(|at| at.0));
+    args.int_or_null(task.finished_at.map(|at| at.0));
+}
+
+/// A transition and where it comes from.
+struct Move<'a> {
+    index: usize,
+    change: &'a Change,
+    transition: &'a Transition,
+    number: i64,
+}
+
+fn add_move(args: &mut Args, it: &Move<'_>) {
+    let Transition { task: _, from, to, attempts_from, attempts_to, result, reason, model, usage, cost } =
+        it.transition;
+    let at = it.change.at.0;
+    args.int(it.number);
+    args.text(it.change.run.as_str());
+    args.text(from.as_str());
+    args.text(to.as_str());
+    args.int((*attempts_from).into());
+    args.int((*attempts_to).into());
+    args.bytes_or_null(result.as_ref().map(|hash| hash.0.as_slice()));
+    args.text_or_null(reason.as_deref());
+    args.text_or_null(model.as_deref());
+    args.int_or_null((*to == TaskStatus::InProgress).then_some(at));
+    args.int_or_null(to.is_final().then_some(at));
+    add_usage(args, usage);
+    args.count(cost.0);
+}
+
+fn add_attempt(args: &mut Args, (number, attempt, at): &(i64, &NewAttempt, Timestamp)) {
+    args.int(*number);
+    args.int(attempt.id.number.into());
+    args.text(attempt.role.as_str());
+    args.text(&attempt.model);
+    args.int(at.0);
+}
+
+fn add_attempt_end(args: &mut Args, (number, end, at): &(i64, &AttemptEnd, Timestamp)) {
+    args.int(*number);
+    args.int(end.id.number.into());
+    args.text(if end.ok { "succeeded" } else { "failed" });
+    args.text(&end.model);
+    add_usage(args, &end.usage);
+    args.count(end.cost.0);
+    add_note(args, end.error.as_ref());
+    args.int(at.0);
+}
+
+fn add_call(args: &mut Args, (number, call, at): &(i64, &NewCall, Timestamp)) {
+    args.int(*number);
+    args.int(call.id.attempt.number.into());
+    args.int(call.id.number.into());
+    args.text(call.purpose);
+    args.text(&call.model);
+    args.text(&call.provider);
+    args.bytes(&call.input_hash.0);
+    args.int(at.0);
+    args.int_or_null(call.reserved.map(|cost| clamp(cost.0)));
+}
+
+fn add_call_end(args: &mut Args, (number, end): &(i64, &CallEnd)) {
+    args.int(*number);
+    args.int(end.id.attempt.number.into());
+    args.int(end.id.number.into());
+    args.text(end.outcome.as_str());
+    add_usage(args, &end.usage);
+    args.int_or_null(end.cost.map(|cost| clamp(cost.0)));
+    args.int(i64::try_from(end.elapsed.as_micros()).unwrap_or(i64::MAX));
+    args.bytes_or_null(end.reply.as_ref().map(|hash| hash.0.as_slice()));
+    add_note(args, end.error.as_ref());
+}
+
+fn add_note(args: &mut Args, note: Option<&crewline_types::event::ErrorNote>) {
+    match note {
+        Some(note) => args.owned(serde_json::to_string(note).unwrap_or_default()),
+        None => args.text_or_null(None),
+    }
+}
+
+fn add_context(args: &mut Args, (number, context, at): &(i64, &NewContext, Timestamp)) {
+    args.int(*number);
+    args.int(context.id.number.into());
+    args.int(context.tokens.into());
+    args.int(context.budget.into());
+    args.text(&context.items);
+    args.int(at.0);
+}
+
+fn add_memory(args: &mut Args, (record, same): &(&MemoryRecord, Option<TextHash>)) {
+    args.bytes(&record.id.0.to_be_bytes());
+    args.shared(&record.project);
+    args.text_or_null(record.run.as_ref().map(RunId::as_str));
+    args.text_or_null(record.task.as_ref().map(TaskId::as_str));
+    args.text(record.kind.as_str());
+    args.shared(&record.agent);
+    args.int(record.created_at.0);
+    match same {
+        Some(hash) => {
+            args.text_or_null(None);
+            args.bytes(&hash.0);
+        }
+        None => {
+            args.shared(&record.text);
+            args.bytes_or_null(None);
+        }
+    }
+    if record.source_ids.is_empty() {
+        args.bytes_or_null(None);
+    } else {
+        let ids: Vec<u8> = record.source_ids.iter().flat_map(|id| id.0.to_be_bytes()).collect();
+        args.bytes(&ids);
+    }
+}

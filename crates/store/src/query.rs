@@ -1,0 +1,267 @@
+//! Reading what a run did.
+//!
+//! **Invariant:** rows come in a fixed order: by place in the plan, attempt, call, `seq`.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use crewline_types::{
+    AttemptId, CallId, Event, MicroUsd, Role, RunId, Task, TaskId, TextHash, Timestamp, Usage,
+    event::{CallOutcome, ErrorNote},
+    task::LinkKind,
+};
+use sea_orm::{
+    ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait as _, sea_query::SelectStatement,
+};
+
+use crate::{
+    Error, Store,
+    commit::task_id,
+    entity::{self, parse},
+    sql::clamp,
+};
+
+/// Hashes in one statement.
+const HASHES_MAX: usize = 500;
+
+/// Where an attempt is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttemptStatus {
+    /// Not ended, or the end was lost.
+    Running,
+    /// Made a result.
+    Succeeded,
+    /// Made none.
+    Failed,
+}
+
+impl AttemptStatus {
+    /// The name used in the database and in reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// The inverse of [`Self::as_str`].
+    pub fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "running" => Self::Running,
+            "succeeded" => Self::Succeeded,
+            "failed" => Self::Failed,
+            _ => return None,
+        })
+    }
+}
+
+/// An attempt as the database holds it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttemptRow {
+    /// Its id.
+    pub id: AttemptId,
+    /// Who tried.
+    pub role: Role,
+    /// The model that answered last.
+    pub model: String,
+    /// Where it is in its life.
+    pub status: AttemptStatus,
+    /// Consumed by all its calls.
+    pub usage: Usage,
+    /// Cost of its priced calls.
+    pub cost: MicroUsd,
+    /// Why it failed.
+    pub error: Option<ErrorNote>,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+}
+
+/// A call as the database holds it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CallRow {
+    /// Its id.
+    pub id: CallId,
+    /// `plan`, `task`, `repair` or `synthesis`.
+    pub purpose: String,
+    /// The model's name in the registry.
+    pub model: String,
+    /// The provider's name in the registry.
+    pub provider: String,
+    /// How it ended; `None` until it returned.
+    pub outcome: Option<CallOutcome>,
+    /// Tokens.
+    pub usage: Usage,
+    /// Cost; `None` when the model has no price or the call did not return.
+    pub cost: Option<MicroUsd>,
+    /// How long it took; zero until it returned.
+    pub elapsed: Duration,
+    /// Names what was asked.
+    pub input_hash: TextHash,
+    /// The worst case that was reserved for it; `None` when the model has no price.
+    pub reserved: Option<MicroUsd>,
+    /// The answer.
+    pub reply: Option<TextHash>,
+    /// Why it failed.
+    pub error: Option<ErrorNote>,
+    /// When it was about to be sent.
+    pub started_at: Timestamp,
+}
+
+/// What an attempt was told, as the database holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContextRow {
+    /// The attempt.
+    pub id: AttemptId,
+    /// Tokens of the bundle.
+    pub tokens: u32,
+    /// Tokens it could have had.
+    pub budget: u32,
+    /// Where every part came from, as JSON.
+    pub items: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// The numbers of the run's tasks, as a subquery.
+fn numbers_of(run: RunId) -> SelectStatement {
+    entity::task::Entity::find()
+        .select_only()
+        .column(entity::task::Column::Number)
+        .filter(entity::task::Column::RunId.eq(run.as_str()))
+        .into_query()
+}
+
+impl Store {
+    /// The tasks of a run, by their place in the plan.
+    pub async fn tasks(&self, run: RunId) -> Result<Vec<Task>, Error> {
+        entity::task::Entity::find()
+            .filter(entity::task::Column::RunId.eq(run.as_str()))
+            .order_by_asc(entity::task::Column::Position)
+            .order_by_asc(entity::task::Column::Number)
+            .all(self.reader().await?)
+            .await?
+            .into_iter()
+            .map(Task::try_from)
+            .collect()
+    }
+
+    /// The links between tasks of a run, as (from, to, kind).
+    pub async fn links(&self, run: RunId) -> Result<Vec<(TaskId, TaskId, LinkKind)>, Error> {
+        let ids = self.ids(run).await?;
+        let rows = entity::task_link::Entity::find()
+            .filter(entity::task_link::Column::FromTask.in_subquery(numbers_of(run)))
+            .order_by_asc(entity::task_link::Column::FromTask)
+            .order_by_asc(entity::task_link::Column::ToTask)
+            .order_by_asc(entity::task_link::Column::Kind)
+            .all(self.reader().await?)
+            .await?;
+        rows.into_iter()
+            .map(|row| {
+                Ok((
+                    id_of(&ids, row.from_task)?,
+                    id_of(&ids, row.to_task)?,
+                    parse("task_links.kind", &row.kind, LinkKind::parse)?,
+                ))
+            })
+            .collect()
+    }
+
+    /// The attempts of a run, by task and number.
+    pub async fn attempts(&self, run: RunId) -> Result<Vec<AttemptRow>, Error> {
+        let ids = self.ids(run).await?;
+        let rows = entity::attempt::Entity::find()
+            .filter(entity::attempt::Column::Task.in_subquery(numbers_of(run)))
+            .order_by_asc(entity::attempt::Column::Task)
+            .order_by_asc(entity::attempt::Column::Number)
+            .all(self.reader().await?)
+            .await?;
+        let mut found = Vec::with_capacity(rows.len());
+        for row in rows {
+            let task = id_of(&ids, row.task)?;
+            found.push(row.into_domain(task)?);
+        }
+        Ok(found)
+    }
+
+    /// The calls of a run, by task, attempt and number.
+    pub async fn calls(&self, run: RunId) -> Result<Vec<CallRow>, Error> {
+        let ids = self.ids(run).await?;
+        let rows = entity::call::Entity::find()
+            .filter(entity::call::Column::Task.in_subquery(numbers_of(run)))
+            .order_by_asc(entity::call::Column::Task)
+            .order_by_asc(entity::call::Column::Attempt)
+            .order_by_asc(entity::call::Column::Number)
+            .all(self.reader().await?)
+            .await?;
+        let mut found = Vec::with_capacity(rows.len());
+        for row in rows {
+            let task = id_of(&ids, row.task)?;
+            found.push(row.into_domain(task)?);
+        }
+        Ok(found)
+    }
+
+    /// What the attempts of a task were told, by attempt.
+    pub async fn contexts(&self, task: TaskId) -> Result<Vec<ContextRow>, Error> {
+        let number = entity::task::Entity::find()
+            .select_only()
+            .column(entity::task::Column::Number)
+            .filter(entity::task::Column::Id.eq(task.as_str()))
+            .into_query();
+        let rows = entity::task_context::Entity::find()
+            .filter(entity::task_context::Column::Task.in_subquery(number))
+            .order_by_asc(entity::task_context::Column::Attempt)
+            .all(self.reader().await?)
+            .await?;
+        rows.into_iter().map(|row| row.into_domain(task)).collect()
+    }
+
+    /// Texts by hash; one that is not there is left out.
+    pub async fn texts(&self, hashes: &[TextHash]) -> Result<HashMap<TextHash, Arc<str>>, Error> {
+        let reader = self.reader().await?;
+        let mut found = HashMap::with_capacity(hashes.len());
+        for chunk in hashes.chunks(HASHES_MAX) {
+            let rows = entity::text::Entity::find()
+                .filter(entity::text::Column::Hash.is_in(chunk.iter().map(|hash| hash.0.to_vec())))
+                .all(reader)
+                .await?;
+            for row in rows {
+                found.insert(entity::hash("texts.hash", &row.hash)?, row.body.into());
+            }
+        }
+        Ok(found)
+    }
+
+    /// Events of a run after `after_seq`, in order.
+    pub async fn events(&self, run: RunId, after_seq: u64, limit: u32) -> Result<Vec<Event>, Error> {
+        entity::event::Entity::find()
+            .filter(entity::event::Column::RunId.eq(run.as_str()))
+            .filter(entity::event::Column::Seq.gt(clamp(after_seq)))
+            .order_by_asc(entity::event::Column::Seq)
+            .limit(u64::from(limit))
+            .all(self.reader().await?)
+            .await?
+            .into_iter()
+            .map(Event::try_from)
+            .collect()
+    }
+
+    async fn ids(&self, run: RunId) -> Result<HashMap<i64, TaskId>, Error> {
+        let rows: Vec<(i64, String)> = entity::task::Entity::find()
+            .select_only()
+            .column(entity::task::Column::Number)
+            .column(entity::task::Column::Id)
+            .filter(entity::task::Column::RunId.eq(run.as_str()))
+            .into_tuple()
+            .all(self.reader().await?)
+            .await?;
+        rows.into_iter().map(|(number, id)| Ok((number, task_id(&id)?))).collect()
+    }
+}
+
+fn id_of(ids: &HashMap<i64, TaskId>, number: i64) -> Result<TaskId, Error> {
+    ids.get(&number).copied().ok_or_else(|| Error::corrupt("tasks.number", &number.to_string()))
+}

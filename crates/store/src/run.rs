@@ -1,0 +1,234 @@
+//! Runs and their leases.
+//!
+//! **Invariant:** a claim raises the epoch, so whoever had the run before writes nothing from then on.
+//! **Invariant:** leases are counted on the database's clock: two machines need not agree on the time.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use crewline_types::{RunId, RunStatus, Task, TextHash, Timestamp};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+
+use crate::{
+    Error, Store,
+    commit::insert_tasks,
+    entity,
+    sql::{Args, clean},
+    statements as sql,
+};
+
+/// The longest lease: a hundred years.
+const LEASE_MAX_US: i64 = 100 * 365 * 24 * 3_600 * 1_000_000;
+
+/// A run to be created.
+#[derive(Debug, Clone)]
+pub struct NewRun {
+    /// Its id.
+    pub id: RunId,
+    /// Its project; created when it is not there.
+    pub project: Arc<str>,
+    /// The goal.
+    pub goal: Arc<str>,
+    /// Its settings, as JSON.
+    pub settings: String,
+    /// Names the registry it began with.
+    pub registry: TextHash,
+    /// Now.
+    pub at: Timestamp,
+}
+
+/// A run as the database holds it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunRow {
+    /// Its id.
+    pub id: RunId,
+    /// Its project.
+    pub project: Arc<str>,
+    /// The goal.
+    pub goal: Arc<str>,
+    /// Where it is in its life.
+    pub status: RunStatus,
+    /// Its settings, as JSON.
+    pub settings: String,
+    /// Names the registry it began with.
+    pub registry: TextHash,
+    /// The fencing token of its manager.
+    pub epoch: u64,
+    /// Who works on it.
+    pub owner: Option<String>,
+    /// Until when, unless it is renewed.
+    pub lease_until: Option<Timestamp>,
+    /// Its INDEX.md.
+    pub index: Option<TextHash>,
+    /// The `seq` of its last event.
+    pub last_seq: u64,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+    /// Why it did not complete, as JSON of an `ErrorNote`.
+    pub error: Option<String>,
+}
+
+/// Whether a run is taken from an owner whose lease has not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// Only when nobody else holds it.
+    IfFree,
+    /// In any case; for when the owner is known to be gone.
+    Force,
+}
+
+impl Store {
+    /// Records a run and its root task, and its project when it is not there yet. Nobody holds the run yet.
+    pub async fn create_run(&self, run: &NewRun, root: &Task) -> Result<(), Error> {
+        let mut tx = self.inner.writer.begin().await?;
+        let created = async {
+            let rows = std::slice::from_ref(run);
+            tx.write(&sql::INSERT_PROJECTS, rows, |args, run| {
+                args.shared(&run.project);
+                args.int(run.at.0);
+            })
+            .await?;
+            tx.write(&sql::INSERT_RUNS, rows, add_run).await?;
+            let mut numbers = HashMap::new();
+            insert_tasks(&mut tx, &[root], &mut numbers).await?;
+            Ok::<_, Error>(numbers)
+        };
+        match created.await {
+            Ok(numbers) => {
+                tx.commit().await?;
+                self.keep_numbers(&numbers);
+                Ok(())
+            }
+            Err(error) => {
+                tx.rollback(&error).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes a run that is running, interrupted or at a limit, and answers its new epoch. It is running from then on.
+    ///
+    /// It is [`Error::Held`] while another owner's lease lasts, unless by [`Claim::Force`]; an owner may claim its own
+    /// run again. A run that completed, failed or was cancelled is [`Error::Finished`].
+    pub async fn claim_run(&self, run: RunId, owner: &str, lease: Duration, force: Claim) -> Result<u64, Error> {
+        let rows = [(run, owner, lease_us(lease), force == Claim::Force)];
+        let mut tx = self.inner.writer.begin().await?;
+        let mut epoch = None;
+        let claimed = tx
+            .ask(
+                &sql::CLAIM_RUN,
+                &rows,
+                |args, (run, owner, lease, force)| {
+                    args.text(run.as_str());
+                    args.text(owner);
+                    args.int(*lease);
+                    args.bool(*force);
+                },
+                |row| {
+                    epoch = Some(row.int(0)?.unsigned_abs());
+                    Ok(())
+                },
+            )
+            .await;
+        match claimed {
+            Err(error) => {
+                tx.rollback(&error).await;
+                return Err(error);
+            }
+            Ok(()) => tx.commit().await?,
+        }
+        if let Some(epoch) = epoch {
+            return Ok(epoch);
+        }
+        let row = self.run(run).await?.ok_or(Error::NotFound { run })?;
+        match (row.status, row.owner, row.lease_until) {
+            (RunStatus::Running, Some(owner), Some(until)) => Err(Error::Held { run, owner, until }),
+            // It was let go of in between.
+            (RunStatus::Running | RunStatus::Interrupted | RunStatus::LimitReached, _, _) => {
+                Err(Error::Stale { run, epoch: row.epoch })
+            }
+            (status @ (RunStatus::Completed | RunStatus::Failed | RunStatus::Cancelled), _, _) => {
+                Err(Error::Finished { run, status })
+            }
+        }
+    }
+
+    /// Replaces what a run was launched with. [`Error::Stale`] when somebody else has claimed it.
+    pub async fn configure_run(&self, run: RunId, epoch: u64, settings: &str) -> Result<(), Error> {
+        let rows = [(run, epoch, settings)];
+        let mut tx = self.inner.writer.begin().await?;
+        let add = |args: &mut Args, (run, epoch, settings): &(RunId, u64, &str)| {
+            args.text(run.as_str());
+            args.count(*epoch);
+            args.text(settings);
+        };
+        match tx.write(&sql::CONFIGURE_RUN, &rows, add).await {
+            Ok(touched) => {
+                tx.commit().await?;
+                if touched == 1 { Ok(()) } else { Err(Error::Stale { run, epoch }) }
+            }
+            Err(error) => {
+                tx.rollback(&error).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Keeps a run for another `lease` from now. [`Error::Stale`] when somebody else has claimed it, or it has ended.
+    pub async fn renew_run(&self, run: RunId, epoch: u64, lease: Duration) -> Result<(), Error> {
+        let rows = [(run, epoch, lease_us(lease))];
+        let mut tx = self.inner.writer.begin().await?;
+        let add = |args: &mut Args, (run, epoch, lease): &(RunId, u64, i64)| {
+            args.text(run.as_str());
+            args.count(*epoch);
+            args.int(*lease);
+        };
+        match tx.write(&sql::RENEW_RUN, &rows, add).await {
+            Ok(touched) => {
+                tx.commit().await?;
+                if touched == 1 { Ok(()) } else { Err(Error::Stale { run, epoch }) }
+            }
+            Err(error) => {
+                tx.rollback(&error).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// A run.
+    pub async fn run(&self, run: RunId) -> Result<Option<RunRow>, Error> {
+        let row = entity::run::Entity::find_by_id(run.as_str()).one(self.reader().await?).await?;
+        row.map(RunRow::try_from).transpose()
+    }
+
+    /// The runs of one project or of all, newest first.
+    pub async fn runs(&self, project: Option<&str>, limit: u32) -> Result<Vec<RunRow>, Error> {
+        let mut query = entity::run::Entity::find();
+        if let Some(project) = project {
+            query = query.filter(entity::run::Column::Project.eq(clean(project)));
+        }
+        query
+            .order_by_desc(entity::run::Column::CreatedAt)
+            .order_by_asc(entity::run::Column::Id)
+            .limit(u64::from(limit))
+            .all(self.reader().await?)
+            .await?
+            .into_iter()
+            .map(RunRow::try_from)
+            .collect()
+    }
+}
+
+fn lease_us(lease: Duration) -> i64 {
+    i64::try_from(lease.as_micros()).unwrap_or(i64::MAX).min(LEASE_MAX_US)
+}
+
+fn add_run(args: &mut Args, run: &NewRun) {
+    args.text(run.id.as_str());
+    args.shared(&run.project);
+    args.shared(&run.goal);
+    args.text(&run.settings);
+    args.bytes(&run.registry.0);
+    args.int(run.at.0);
+}

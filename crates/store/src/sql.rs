@@ -1,0 +1,263 @@
+//! Statement texts and their arguments, for both databases.
+//!
+//! A [`Bulk`] is one statement over many rows, `… FROM (VALUES (…), (…)) AS v …`. Rows are padded to the next power
+//! of two, so that a handful of texts serves any batch and the driver's cache of prepared statements is hit. Padding
+//! rows are all NULL; every statement leaves them out by a condition on a column that is never NULL.
+//!
+//! **Invariant:** values are bound, never written into a text.
+//! **Invariant:** a NUL character never reaches a database: it becomes U+FFFD here.
+
+use std::{
+    borrow::Cow,
+    sync::{Arc, OnceLock},
+};
+
+use sea_orm::sqlx::{Arguments as _, postgres::PgArguments, sqlite::SqliteArguments};
+
+use crate::{Backend, error::Error};
+
+/// 1, 2, 4 … 256 rows.
+const BUCKETS: usize = 9;
+
+/// Rows of the largest statement.
+pub(crate) const ROWS_MAX: usize = 1 << (BUCKETS - 1);
+
+/// The type of a column of `VALUES`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Type {
+    Int,
+    Text,
+    Bytes,
+    Bool,
+}
+
+impl Type {
+    fn postgres(self) -> &'static str {
+        match self {
+            Self::Int => "BIGINT",
+            Self::Text => "TEXT",
+            Self::Bytes => "BYTEA",
+            Self::Bool => "BOOLEAN",
+        }
+    }
+}
+
+/// One statement over many rows.
+///
+/// In the texts `LEAST(` is the smaller of two numbers and `NOW_MICROS` the database's clock, on both databases.
+#[derive(Debug)]
+pub(crate) struct Bulk {
+    before: &'static str,
+    columns: &'static [Type],
+    after: &'static str,
+    texts: [[OnceLock<Arc<str>>; BUCKETS]; 2],
+}
+
+impl Bulk {
+    pub(crate) const fn new(before: &'static str, columns: &'static [Type], after: &'static str) -> Self {
+        Self { before, columns, after, texts: [const { [const { OnceLock::new() }; BUCKETS] }; 2] }
+    }
+
+    /// The text for so many rows, and how many rows of padding it needs.
+    pub(crate) fn text(&self, backend: Backend, rows: usize) -> (Arc<str>, usize) {
+        let bucket = (rows.max(1).next_power_of_two().trailing_zeros() as usize).min(BUCKETS - 1);
+        let of_backend = match backend {
+            Backend::Sqlite => &self.texts[0],
+            Backend::Postgres => &self.texts[1],
+        };
+        let text = of_backend[bucket].get_or_init(|| self.build(backend, 1 << bucket));
+        (Arc::clone(text), (1 << bucket) - rows)
+    }
+
+    fn build(&self, backend: Backend, rows: usize) -> Arc<str> {
+        let mut text = self.before.to_owned();
+        text.push_str("(VALUES ");
+        let mut number = 0;
+        for row in 0..rows {
+            text.push_str(if row == 0 { "(" } else { ",(" });
+            for (column, of) in self.columns.iter().enumerate() {
+                if column > 0 {
+                    text.push(',');
+                }
+                number += 1;
+                match backend {
+                    Backend::Sqlite => text.push('?'),
+                    Backend::Postgres if row == 0 => text.push_str(&format!("${number}::{}", of.postgres())),
+                    Backend::Postgres => text.push_str(&format!("${number}")),
+                }
+            }
+            text.push(')');
+        }
+        text.push_str(") AS v");
+        text.push_str(self.after);
+        dialect(&text, backend).into()
+    }
+
+    /// Arguments for `rows`, in chunks of at most [`ROWS_MAX`].
+    pub(crate) fn fill<T>(&self, backend: Backend, rows: &[T], add: impl Fn(&mut Args, &T)) -> (Arc<str>, Args) {
+        let (text, padding) = self.text(backend, rows.len());
+        let mut args = Args::new(backend, (rows.len() + padding) * self.columns.len());
+        for row in rows {
+            add(&mut args, row);
+        }
+        args.pad(padding, self.columns);
+        (text, args)
+    }
+}
+
+fn dialect(text: &str, backend: Backend) -> String {
+    match backend {
+        Backend::Sqlite => {
+            text.replace("LEAST(", "MIN(").replace("NOW_MICROS", "CAST(unixepoch('subsec') * 1000000 AS INTEGER)")
+        }
+        Backend::Postgres => text.replace("NOW_MICROS", "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT"),
+    }
+}
+
+/// The arguments of one statement.
+pub(crate) enum Args {
+    Sqlite(SqliteArguments),
+    Postgres(PgArguments),
+}
+
+macro_rules! add {
+    ($self:ident, $sqlite:expr, $postgres:expr) => {
+        // Encoding a number, a text or bytes can not fail; a short argument list would be refused by the database.
+        drop(match $self {
+            Self::Sqlite(args) => args.add($sqlite),
+            Self::Postgres(args) => args.add($postgres),
+        })
+    };
+}
+
+impl Args {
+    pub(crate) fn new(backend: Backend, capacity: usize) -> Self {
+        match backend {
+            Backend::Sqlite => {
+                let mut args = SqliteArguments::default();
+                args.reserve(capacity, 0);
+                Self::Sqlite(args)
+            }
+            Backend::Postgres => {
+                let mut args = PgArguments::default();
+                args.reserve(capacity, capacity * 8);
+                Self::Postgres(args)
+            }
+        }
+    }
+
+    /// SQLite takes what is not bound for NULL; PostgreSQL wants every argument.
+    fn pad(&mut self, rows: usize, columns: &[Type]) {
+        match self {
+            Self::Sqlite(_) => {}
+            Self::Postgres(args) => {
+                for column in columns.iter().cycle().take(rows * columns.len()) {
+                    drop(match column {
+                        Type::Int => args.add(None::<i64>),
+                        Type::Text => args.add(None::<&str>),
+                        Type::Bytes => args.add(None::<&[u8]>),
+                        Type::Bool => args.add(None::<bool>),
+                    });
+                }
+            }
+        }
+    }
+
+    pub(crate) fn int(&mut self, value: i64) {
+        add!(self, value, value);
+    }
+
+    /// A count; what does not fit is the largest number there is.
+    pub(crate) fn count(&mut self, value: u64) {
+        self.int(clamp(value));
+    }
+
+    pub(crate) fn int_or_null(&mut self, value: Option<i64>) {
+        add!(self, value, value);
+    }
+
+    pub(crate) fn bool(&mut self, value: bool) {
+        add!(self, value, value);
+    }
+
+    pub(crate) fn text(&mut self, value: &str) {
+        let value = clean(value);
+        add!(self, &*value, &*value);
+    }
+
+    pub(crate) fn text_or_null(&mut self, value: Option<&str>) {
+        match value {
+            Some(value) => self.text(value),
+            None => add!(self, None::<&str>, None::<&str>),
+        }
+    }
+
+    /// A text that is shared rather than copied where the driver can.
+    pub(crate) fn shared(&mut self, value: &Arc<str>) {
+        if has_nul(value) {
+            return self.text(value);
+        }
+        add!(self, Arc::clone(value), &**value);
+    }
+
+    /// A text that is given away, known to be free of NUL.
+    pub(crate) fn owned(&mut self, value: String) {
+        add!(self, value, value.as_str());
+    }
+
+    pub(crate) fn bytes(&mut self, value: &[u8]) {
+        add!(self, value, value);
+    }
+
+    pub(crate) fn bytes_or_null(&mut self, value: Option<&[u8]>) {
+        add!(self, value, value);
+    }
+}
+
+/// Counts are unsigned outside and signed in the tables: what does not fit is the largest number there is.
+pub(crate) fn clamp(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn has_nul(text: &str) -> bool {
+    text.as_bytes().contains(&0)
+}
+
+/// The text as a table holds it.
+pub(crate) fn clean(text: &str) -> Cow<'_, str> {
+    if has_nul(text) { text.replace('\0', "\u{fffd}").into() } else { text.into() }
+}
+
+/// A defect: the two enums of this crate disagree.
+pub(crate) fn mismatch() -> Error {
+    Error::internal("a statement of one database met a connection of the other")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static PAIRS: Bulk = Bulk::new("SELECT LEAST(1, 2) FROM ", &[Type::Int, Type::Text], " WHERE column1 IS NOT NULL");
+
+    #[test]
+    fn texts_are_shared_and_padded() {
+        let (three, padding) = PAIRS.text(Backend::Sqlite, 3);
+        assert_eq!(&*three, "SELECT MIN(1, 2) FROM (VALUES (?,?),(?,?),(?,?),(?,?)) AS v WHERE column1 IS NOT NULL");
+        assert_eq!(padding, 1);
+        assert!(Arc::ptr_eq(&three, &PAIRS.text(Backend::Sqlite, 4).0));
+        let (two, padding) = PAIRS.text(Backend::Postgres, 2);
+        assert_eq!(
+            &*two,
+            "SELECT LEAST(1, 2) FROM (VALUES ($1::BIGINT,$2::TEXT),($3,$4)) AS v WHERE column1 IS NOT NULL"
+        );
+        assert_eq!(padding, 0);
+        assert_eq!(PAIRS.text(Backend::Sqlite, ROWS_MAX).1, 0);
+    }
+
+    #[test]
+    fn nul_becomes_the_replacement_character() {
+        assert_eq!(clean("a\0b"), "a\u{fffd}b");
+        assert!(matches!(clean("ab"), Cow::Borrowed("ab")));
+        assert_eq!(clamp(u64::MAX), i64::MAX);
+    }
+}

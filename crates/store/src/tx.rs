@@ -1,0 +1,369 @@
+//! The one writing connection, and transactions on it.
+//!
+//! The connection is kept between transactions: giving it back to a pool costs a round trip each time. An in-memory
+//! database has a single connection, which is given back so that readers get it.
+//!
+//! **Invariant:** one transaction at a time; waiting for one's turn has a limit.
+//! **Invariant:** a transaction that is dropped before its commit is rolled back before the next one begins.
+
+use std::{sync::Arc, time::Duration};
+
+use sea_orm::sqlx::{
+    self, AssertSqlSafe, PgPool, Postgres, Row as _, Sqlite, SqlitePool,
+    pool::PoolConnection,
+    postgres::PgRow,
+    sqlite::{SqliteArguments, SqliteRow},
+};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use crate::{
+    Backend,
+    error::{Cause, Error},
+    sql::{self, Args, Bulk, ROWS_MAX},
+};
+
+/// How long a writer waits for its turn.
+const TURN_LIMIT: Duration = Duration::from_secs(30);
+
+/// Where writing connections come from.
+pub(crate) enum Pool {
+    Sqlite(SqlitePool),
+    Postgres(PgPool),
+}
+
+enum Connection {
+    Sqlite(PoolConnection<Sqlite>),
+    Postgres(PoolConnection<Postgres>),
+}
+
+/// A row of an answer.
+pub(crate) enum Row {
+    Sqlite(SqliteRow),
+    Postgres(PgRow),
+}
+
+impl Row {
+    pub(crate) fn int(&self, column: usize) -> Result<i64, Error> {
+        Ok(match self {
+            Self::Sqlite(row) => row.try_get(column)?,
+            Self::Postgres(row) => row.try_get(column)?,
+        })
+    }
+
+    pub(crate) fn text(&self, column: usize) -> Result<&str, Error> {
+        Ok(match self {
+            Self::Sqlite(row) => row.try_get(column)?,
+            Self::Postgres(row) => row.try_get(column)?,
+        })
+    }
+}
+
+#[derive(Default)]
+struct Held {
+    connection: Option<Connection>,
+    /// A transaction may be open on it.
+    is_dirty: bool,
+}
+
+/// Hands out transactions, one at a time.
+pub(crate) struct Writer {
+    pool: Pool,
+    held: Arc<Mutex<Held>>,
+    /// Readers need the same connection.
+    is_shared: bool,
+}
+
+impl Writer {
+    pub(crate) fn new(pool: Pool, is_shared: bool) -> Self {
+        Self { pool, held: Arc::default(), is_shared }
+    }
+
+    async fn turn(&self) -> Result<OwnedMutexGuard<Held>, Error> {
+        tokio::time::timeout(TURN_LIMIT, Arc::clone(&self.held).lock_owned())
+            .await
+            .map_err(|_| Error::Locked { source: Cause("another transaction of this process does not end".into()) })
+    }
+
+    pub(crate) async fn begin(&self) -> Result<Tx, Error> {
+        let mut held = self.turn().await?;
+        if held.connection.is_some() {
+            match Self::start(&mut held).await {
+                Ok(()) => return Ok(Tx { held, is_shared: self.is_shared }),
+                // The server was restarted since; a new connection tells whether it is there.
+                Err(error) if error.breaks_connection() => held.discard(),
+                Err(error) => return Err(error),
+            }
+        }
+        held.connection = Some(match &self.pool {
+            Pool::Sqlite(pool) => Connection::Sqlite(pool.acquire().await?),
+            Pool::Postgres(pool) => Connection::Postgres(pool.acquire().await?),
+        });
+        Self::start(&mut held).await?;
+        Ok(Tx { held, is_shared: self.is_shared })
+    }
+
+    async fn start(held: &mut Held) -> Result<(), Error> {
+        held.clean().await?;
+        let Some(connection) = held.connection.as_mut() else { return Err(sql::mismatch()) };
+        let begin = match connection {
+            // Takes the write lock at once: a transaction that reads first could not be upgraded.
+            Connection::Sqlite(_) => "BEGIN IMMEDIATE",
+            Connection::Postgres(_) => "BEGIN",
+        };
+        held.is_dirty = true;
+        let begun = connection.control(begin).await;
+        if begun.is_err() {
+            held.is_dirty = false;
+        }
+        begun
+    }
+
+    /// Rolls back what a dropped transaction left, if readers share the connection.
+    pub(crate) async fn settle(&self) -> Result<(), Error> {
+        if self.is_shared {
+            let mut held = self.turn().await?;
+            held.clean().await?;
+            held.connection = None;
+        }
+        Ok(())
+    }
+}
+
+impl Held {
+    async fn clean(&mut self) -> Result<(), Error> {
+        if self.is_dirty {
+            self.is_dirty = false;
+            if let Some(connection) = &mut self.connection {
+                match connection.control("ROLLBACK").await {
+                    Err(error) if error.breaks_connection() => return Err(error),
+                    // SQLite says so when it has rolled back by itself, as after a full disk.
+                    Ok(()) | Err(_) => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn discard(&mut self) {
+        self.is_dirty = false;
+        match self.connection.take() {
+            Some(Connection::Sqlite(mut connection)) => connection.close_on_drop(),
+            Some(Connection::Postgres(mut connection)) => connection.close_on_drop(),
+            None => {}
+        }
+    }
+}
+
+impl Connection {
+    async fn control(&mut self, statement: &'static str) -> Result<(), Error> {
+        match self {
+            Self::Sqlite(connection) => {
+                sqlx::query_with(statement, SqliteArguments::default()).execute(&mut **connection).await?;
+            }
+            Self::Postgres(connection) => {
+                sqlx::raw_sql(statement).execute(&mut **connection).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A transaction. Dropping it without [`Tx::commit`] undoes it.
+pub(crate) struct Tx {
+    held: OwnedMutexGuard<Held>,
+    is_shared: bool,
+}
+
+impl Tx {
+    pub(crate) fn backend(&self) -> Backend {
+        match self.held.connection {
+            Some(Connection::Postgres(_)) => Backend::Postgres,
+            Some(Connection::Sqlite(_)) | None => Backend::Sqlite,
+        }
+    }
+
+    /// Runs the statement over `rows` and says how many rows of the table it touched.
+    pub(crate) async fn write<T: Sync>(
+        &mut self,
+        bulk: &Bulk,
+        rows: &[T],
+        add: impl Fn(&mut Args, &T) + Copy + Send,
+    ) -> Result<u64, Error> {
+        let mut touched = 0;
+        for chunk in rows.chunks(ROWS_MAX) {
+            let (text, args) = bulk.fill(self.backend(), chunk, add);
+            touched += match (self.held.connection.as_mut(), args) {
+                (Some(Connection::Sqlite(connection)), Args::Sqlite(args)) => {
+                    let query = sqlx::query_with(AssertSqlSafe(text), args);
+                    query.execute(&mut **connection).await?.rows_affected()
+                }
+                (Some(Connection::Postgres(connection)), Args::Postgres(args)) => {
+                    let query = sqlx::query_with(AssertSqlSafe(text), args);
+                    query.execute(&mut **connection).await?.rows_affected()
+                }
+                (Some(Connection::Sqlite(_) | Connection::Postgres(_)) | None, _) => return Err(sql::mismatch()),
+            };
+        }
+        Ok(touched)
+    }
+
+    /// Runs the statement over `rows` and hands every row of the answer to `take`.
+    pub(crate) async fn ask<T: Sync>(
+        &mut self,
+        bulk: &Bulk,
+        rows: &[T],
+        add: impl Fn(&mut Args, &T) + Copy + Send,
+        mut take: impl FnMut(&Row) -> Result<(), Error> + Send,
+    ) -> Result<(), Error> {
+        for chunk in rows.chunks(ROWS_MAX) {
+            let (text, args) = bulk.fill(self.backend(), chunk, add);
+            match (self.held.connection.as_mut(), args) {
+                (Some(Connection::Sqlite(connection)), Args::Sqlite(args)) => {
+                    let query = sqlx::query_with(AssertSqlSafe(text), args);
+                    for row in query.fetch_all(&mut **connection).await? {
+                        take(&Row::Sqlite(row))?;
+                    }
+                }
+                (Some(Connection::Postgres(connection)), Args::Postgres(args)) => {
+                    let query = sqlx::query_with(AssertSqlSafe(text), args);
+                    for row in query.fetch_all(&mut **connection).await? {
+                        take(&Row::Postgres(row))?;
+                    }
+                }
+                (Some(Connection::Sqlite(_) | Connection::Postgres(_)) | None, _) => return Err(sql::mismatch()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes it durable.
+    pub(crate) async fn commit(mut self) -> Result<(), Error> {
+        let Some(connection) = self.held.connection.as_mut() else { return Err(sql::mismatch()) };
+        match connection.control("COMMIT").await {
+            Ok(()) => {
+                self.held.is_dirty = false;
+                if self.is_shared {
+                    self.held.connection = None;
+                }
+                Ok(())
+            }
+            Err(Error::Unavailable { source }) if self.backend() == Backend::Postgres => {
+                self.held.discard();
+                Err(Error::CommitUnknown { source })
+            }
+            Err(error) => {
+                self.rollback(&error).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Undoes it; `because` tells whether the connection can still be used.
+    pub(crate) async fn rollback(mut self, because: &Error) {
+        if because.breaks_connection() && self.backend() == Backend::Postgres {
+            return self.held.discard();
+        }
+        self.undo().await;
+    }
+
+    /// Undoes it.
+    pub(crate) async fn undo(mut self) {
+        if self.held.clean().await.is_err() {
+            self.held.discard();
+        }
+        if self.is_shared {
+            self.held.connection = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crewline_types::{IdSource, RunId, Text, Timestamp};
+
+    use super::*;
+    use crate::{Change, Claim, Committed, NewRun, Store};
+
+    async fn crew(url: &str) -> (Store, RunId, u64) {
+        let store = Store::open(url).await.unwrap();
+        let mut ids = IdSource::seeded(1);
+        let run = RunId::new(&mut ids);
+        let root = crewline_types::Task {
+            id: crewline_types::TaskId::new(&mut ids),
+            run,
+            parent: None,
+            key: "root".into(),
+            position: 0,
+            kind: crewline_types::TaskKind::Root,
+            title: "t".into(),
+            description: "d".into(),
+            role: crewline_types::Role::manager(),
+            priority: crewline_types::Priority::default(),
+            status: crewline_types::TaskStatus::Pending,
+            success_criteria: Vec::new(),
+            attempts: 0,
+            result: None,
+            reason: None,
+            model: None,
+            usage: crewline_types::Usage::default(),
+            cost: crewline_types::MicroUsd::ZERO,
+            created_at: Timestamp(0),
+            started_at: None,
+            finished_at: None,
+        };
+        let new = NewRun {
+            id: run,
+            project: "p".into(),
+            goal: "g".into(),
+            settings: "{}".into(),
+            registry: crewline_types::TextHash::of(""),
+            at: Timestamp(0),
+        };
+        store.create_run(&new, &root).await.unwrap();
+        let epoch = store.claim_run(run, "me", Duration::from_mins(1), Claim::IfFree).await.unwrap();
+        (store, run, epoch)
+    }
+
+    async fn pragma(store: &Store, statement: &'static str) {
+        let mut held = store.inner.writer.turn().await.unwrap();
+        held.connection.as_mut().unwrap().control(statement).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_told_and_survived() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, run, epoch) = crew(&format!("sqlite:{}", folder.path().join("x.db").display())).await;
+        pragma(&store, "PRAGMA max_page_count = 1").await;
+        let mut change = Change::new(run, epoch, Timestamp(1));
+        change.texts.push(Text::from("x".repeat(100_000)));
+        let changes = [change];
+        for _ in 0..2 {
+            let error = store.commit(&changes).await.unwrap_err();
+            assert!(matches!(error, Error::DiskFull { .. }), "{error:?}");
+            assert_eq!(error.code(), "store.disk_full");
+        }
+        assert!(store.texts(&[changes[0].texts[0].hash]).await.unwrap().is_empty());
+        pragma(&store, "PRAGMA max_page_count = 100000").await;
+        assert!(matches!(store.commit(&changes).await.unwrap()[0], Committed::Done { .. }));
+    }
+
+    #[tokio::test]
+    async fn another_writer_is_waited_for_and_then_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("x.db").display());
+        let (one, run, epoch) = crew(&url).await;
+        let two = Store::open(&url).await.unwrap();
+        let change = [Change::new(run, epoch, Timestamp(1))];
+        assert!(matches!(two.commit(&change).await.unwrap()[0], Committed::Done { .. }));
+        pragma(&two, "PRAGMA busy_timeout = 0").await;
+        let tx = one.inner.writer.begin().await.unwrap();
+        let error = two.commit(&change).await.unwrap_err();
+        assert!(matches!(error, Error::Locked { .. }) && error.is_retryable(), "{error:?}");
+        drop(tx);
+        // The dropped transaction is undone when its store writes the next time.
+        assert!(matches!(one.commit(&change).await.unwrap()[0], Committed::Done { .. }));
+        assert!(matches!(two.commit(&change).await.unwrap()[0], Committed::Done { .. }));
+    }
+}

@@ -1,0 +1,41 @@
+//! The whole program, from outside: the binary, a model server, files and exit codes.
+//!
+//! **Invariant:** nothing here looks inside; what a test asserts is what a user sees.
+
+mod bad_input;
+mod failures;
+mod limits;
+mod local;
+mod plans;
+mod resume;
+mod run;
+mod serve;
+
+use crewline_testkit::TestApp;
+use serde_json::{Value, json};
+
+fn app() -> TestApp {
+    TestApp::new(env!("CARGO_BIN_EXE_crewline"))
+}
+
+/// A plan file: one task, then `width` that need it, then one that needs them all.
+fn fan(width: usize) -> Value {
+    let mut tasks = vec![json!({
+        "id": "first", "title": "First", "description": "Say what matters.", "role": "researcher", "depends_on": []
+    })];
+    let middle: Vec<String> = (0..width).map(|n| format!("m{n}")).collect();
+    tasks.extend(middle.iter().map(|id| {
+        json!({"id": id, "title": format!("Part {id}"), "description": "Work on one part.", "role": "writer", "depends_on": ["first"]})
+    }));
+    tasks.push(json!({
+        "id": "last", "title": "Last", "description": "Put it together.", "role": "writer", "depends_on": middle
+    }));
+    json!({"goal": "A fan", "tasks": tasks})
+}
+
+/// `run` with the usual flags of a test.
+fn run_args<'a>(extra: &[&'a str]) -> Vec<&'a str> {
+    let mut args = vec!["run", "-o", "jsonl", "--out", "out", "--no-input"];
+    args.extend(extra);
+    args
+}

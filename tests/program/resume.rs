@@ -1,0 +1,86 @@
+//! Interruptions and crashes: what is recorded stays, what is done is not done again.
+
+use std::{process::Command, time::Duration};
+
+use crewline_testkit::{Script, StubServer, TestApp, app::finish};
+
+use crate::{app, fan, run_args};
+
+fn signal(pid: u32, name: &str) {
+    let status = Command::new("kill").args([format!("-{name}"), pid.to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+/// Waits until the server has been asked `calls` times.
+fn wait_for_calls(server: &StubServer, calls: u64) {
+    for _ in 0..1_000 {
+        if server.calls() >= calls {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("the server was asked {} times only", server.calls());
+}
+
+fn only_run(app: &TestApp) -> String {
+    let ps = app.run(["ps", "--all", "-o", "json"]).expect_code(0);
+    let runs: serde_json::Value = serde_json::from_str(&ps.stdout).unwrap();
+    runs[0]["run"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn interrupt_drains_and_tells_how_to_go_on() {
+    let server = StubServer::start(Script::default().latency(Duration::from_millis(300)));
+    let app = app();
+    app.registry(&server);
+    app.write("plan.json", &fan(6).to_string());
+    let child = app.spawn(run_args(&["--plan", "plan.json", "--concurrency", "2"]));
+    wait_for_calls(&server, 2);
+    signal(child.id(), "INT");
+    let run = finish(child, TestApp::LIMIT).expect_code(130);
+    let last = run.events().pop().unwrap();
+    assert_eq!(last["status"], "interrupted");
+    assert_eq!(last["tasks"]["in_progress"], 0, "what ran was let to its end");
+    let id = last["run"].as_str().unwrap();
+    assert!(run.stderr.contains(&format!("crewline resume {id}")), "{}", run.stderr);
+
+    let resumed = app.run(["resume", id, "-o", "jsonl", "--out", "out"]).expect_code(0);
+    assert_eq!(resumed.events().last().unwrap()["tasks"]["completed"], 8);
+    assert_eq!(server.calls(), 8, "no task ran twice");
+}
+
+#[test]
+fn kill_loses_nothing_and_repeats_only_what_was_in_flight() {
+    let server = StubServer::start(Script::default().latency(Duration::from_millis(200)));
+    let app = app();
+    app.registry(&server);
+    app.write("plan.json", &fan(12).to_string());
+    let child = app.spawn(run_args(&["--plan", "plan.json", "--concurrency", "2"]));
+    wait_for_calls(&server, 5);
+    signal(child.id(), "KILL");
+    assert_eq!(finish(child, TestApp::LIMIT).code, None);
+
+    let id = only_run(&app);
+    let resumed = app.run(["resume", &id, "-o", "jsonl", "--out", "out"]).expect_code(0);
+    assert_eq!(resumed.events()[0]["resumed"], true);
+    assert_eq!(resumed.events().last().unwrap()["tasks"]["completed"], 14);
+    assert!(server.calls() <= 14 + 2, "at most the calls in flight are repeated: {}", server.calls());
+
+    let again = app.run(["resume", &id]).expect_code(9);
+    assert!(again.stderr.contains("completed"), "{}", again.stderr);
+}
+
+#[test]
+fn a_run_has_one_process() {
+    let server = StubServer::start(Script::default().latency(Duration::from_millis(1_500)));
+    let app = app();
+    app.registry(&server);
+    app.write("plan.json", &fan(1).to_string());
+    let child = app.spawn(run_args(&["--plan", "plan.json"]));
+    wait_for_calls(&server, 1);
+    let id = only_run(&app);
+    let second = app.run(["resume", &id]).expect_code(9);
+    assert!(second.stderr.contains("being worked on"), "{}", second.stderr);
+    finish(child, TestApp::LIMIT).expect_code(0);
+    assert_eq!(server.calls(), 3);
+}

@@ -1,0 +1,87 @@
+//! `serve` and `--metrics-addr`: health, readiness, metrics, and a run over HTTP.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    time::Duration,
+};
+
+use crewline_testkit::{Script, StubServer, TestApp, app::finish};
+use serde_json::Value;
+
+use crate::app;
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn http(port: u16, request: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut reader = BufReader::new(stream);
+    let mut status = String::new();
+    reader.read_line(&mut status).unwrap();
+    let mut rest = String::new();
+    reader.read_to_string(&mut rest).unwrap();
+    let body = rest.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned();
+    Some((status.split(' ').nth(1)?.parse().ok()?, body))
+}
+
+fn get(port: u16, path: &str) -> Option<(u16, String)> {
+    http(port, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"))
+}
+
+#[test]
+fn a_run_over_http() {
+    let server = StubServer::start(Script::default());
+    let app = app();
+    app.registry(&server);
+    let port = free_port();
+    let child = app.spawn(["serve", "--addr", &format!("127.0.0.1:{port}")]);
+    let mut ready = None;
+    for _ in 0..1_000 {
+        ready = get(port, "/readyz").filter(|(status, _)| *status == 200);
+        if ready.is_some() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(ready.is_some(), "the server became ready");
+    assert_eq!(get(port, "/healthz").unwrap().0, 200);
+
+    let body = r#"{"goal": "Describe the tide"}"#;
+    let (status, answer) = http(
+        port,
+        &format!("POST /api/v1/runs HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len()),
+    )
+    .unwrap();
+    assert!((200..300).contains(&status), "{status} {answer}");
+    let start = answer.find('{').unwrap();
+    let end = answer.rfind('}').unwrap();
+    let run: Value = serde_json::from_str(&answer[start..=end]).unwrap();
+    let id = run["run"].as_str().unwrap().to_owned();
+    let (status, events) = get(port, &format!("/api/v1/runs/{id}/events")).unwrap();
+    assert_eq!(status, 200);
+    assert!(events.contains("run_finished") && events.contains("completed"), "{events}");
+
+    let (_, metrics) = get(port, "/metrics").unwrap();
+    for name in ["crewline_runs_total", "crewline_tasks_total", "crewline_llm_requests_total", "crewline_llm_cost_usd_total", "crewline_store_commit_duration_seconds", "crewline_build_info"] {
+        assert!(metrics.contains(name), "{name} is missing in:\n{metrics}");
+    }
+    assert!(!metrics.contains(&id), "no id is a label");
+    let (status, problem) = get(port, "/api/v1/runs/zzzzzzzz").unwrap();
+    assert_eq!(status, 404, "{problem}");
+
+    std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    finish(child, TestApp::LIMIT);
+}
+
+#[test]
+fn a_bind_outside_loopback_is_refused() {
+    let app = app();
+    let server = StubServer::start(Script::default());
+    app.registry(&server);
+    let run = app.run(["serve", "--addr", "0.0.0.0:0"]).expect_code(3);
+    assert!(run.stderr.contains("loopback"), "{}", run.stderr);
+}
