@@ -11,7 +11,7 @@ use axum::{
 };
 use crewline_types::ErrorKind;
 
-use crate::{Problem, REQUEST_TIME_MAX};
+use crate::{BODY_BYTES_MAX, Problem, REQUEST_TIME_MAX};
 
 /// Ends a request whose response has not begun in time.
 pub(crate) async fn time_limit(request: Request, next: Next) -> Response {
@@ -19,6 +19,15 @@ pub(crate) async fn time_limit(request: Request, next: Next) -> Response {
         Ok(response) => response,
         Err(_) => Problem::new(ErrorKind::Timeout, "api.timeout", "the request took too long").into_response(),
     }
+}
+
+/// Refuses a body that says it is too large before any of it is read. One that does not say is cut off while it is read.
+pub(crate) async fn size_limit(request: Request, next: Next) -> Response {
+    let length = text(request.headers(), &header::CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok());
+    if length.is_some_and(|length| length > BODY_BYTES_MAX) {
+        return Problem::too_large().into_response();
+    }
+    next.run(request).await
 }
 
 /// Refuses what a foreign page or a rebound name asks for.

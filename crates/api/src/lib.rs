@@ -72,6 +72,7 @@ fn finish(router: Router) -> Router {
         .fallback(problem::no_route)
         .method_not_allowed_fallback(problem::no_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn(guard::size_limit))
         .layer(middleware::from_fn(guard::time_limit))
 }
 

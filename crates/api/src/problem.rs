@@ -58,6 +58,12 @@ impl Problem {
         self
     }
 
+    /// The body is larger than we read.
+    pub(crate) fn too_large() -> Self {
+        let detail = format!("the body has more than {} MiB", crate::BODY_BYTES_MAX >> 20);
+        Self::with_status(StatusCode::PAYLOAD_TOO_LARGE, "invalid request", "api.body_too_large", detail)
+    }
+
     /// A foreign page or name tried to use a server that has no keys.
     pub(crate) fn foreign(detail: &'static str) -> Self {
         Self::with_status(StatusCode::FORBIDDEN, "forbidden", "api.foreign_origin", detail)
@@ -95,7 +101,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 impl From<JsonRejection> for Problem {
     fn from(rejection: JsonRejection) -> Self {
         let (status, code) = match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => (StatusCode::PAYLOAD_TOO_LARGE, "api.body_too_large"),
+            StatusCode::PAYLOAD_TOO_LARGE => return Self::too_large(),
             StatusCode::UNSUPPORTED_MEDIA_TYPE => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "api.media_type"),
             _ => (StatusCode::BAD_REQUEST, "api.invalid_body"),
         };

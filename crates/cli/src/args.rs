@@ -141,10 +141,11 @@ mod tests {
     #[test]
     fn every_command_has_an_example() {
         fn check(command: &clap::Command) {
-            if !command.is_hide_set() {
-                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-                assert!(help.contains("Example"), "`{}` has no example", command.get_name());
+            if command.is_hide_set() {
+                return;
             }
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example"), "`{}` has no example", command.get_name());
             for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
                 check(sub);
             }

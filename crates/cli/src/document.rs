@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn offsets_count_characters_not_bytes() {
-        assert_eq!(offset_of("äb\ncd", 2, 2), Some(4));
+        assert_eq!(offset_of("äb\ncd", 2, 2), Some(5));
         assert_eq!(offset_of("äb", 1, 2), Some(2));
         assert_eq!(offset_of("ab", 1, 9), Some(2));
         assert_eq!(offset_of("ab", 0, 1), None);

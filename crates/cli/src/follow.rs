@@ -49,7 +49,7 @@ pub(crate) struct Follow<'a> {
 
 impl Follow<'_> {
     /// Follows the run until it ends, or until its person has asked twice.
-    pub(crate) async fn to_end(mut self, signals: &mut Signals) -> Result<Exit, Error> {
+    pub(crate) async fn until_end(mut self, signals: &mut Signals) -> Result<Exit, Error> {
         let watched = self.watch(signals).await;
         let last = match watched {
             Ok(last) => last,

@@ -289,13 +289,13 @@ pub(crate) fn quote(word: &str) -> String {
 mod tests {
     use super::*;
 
-    fn dirs() -> Option<Dirs> {
-        Some(Dirs { config: "/home/u/.config/crewline".into(), data: "/home/u/.local/share/crewline".into() })
+    fn dirs() -> Dirs {
+        Dirs { config: "/home/u/.config/crewline".into(), data: "/home/u/.local/share/crewline".into() }
     }
 
     fn load(global: &Global, env: &[(&str, &str)]) -> Result<Settings, Error> {
         let find = |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
-        Settings::load(global, &find, dirs())
+        Settings::load(global, &find, Some(dirs()))
     }
 
     #[test]
@@ -306,7 +306,7 @@ mod tests {
         assert_eq!(load(&none, &env).unwrap().data_dir, Path::new("/env"));
         let flag = Global { data_dir: Some("/flag".into()), ..Global::default() };
         assert_eq!(load(&flag, &env).unwrap().data_dir, Path::new("/flag"));
-        assert_eq!(load(&none, &[("CREWLINE_DATA_DIR", "")]).unwrap().data_dir, dirs().unwrap().data);
+        assert_eq!(load(&none, &[("CREWLINE_DATA_DIR", "")]).unwrap().data_dir, dirs().data);
     }
 
     #[test]

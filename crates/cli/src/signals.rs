@@ -32,7 +32,7 @@ impl Signals {
         };
         // The streams end only with the process; until then there is nothing to hear.
         if heard.is_none() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -227,7 +227,7 @@ mod tests {
         assert_eq!(duration(Duration::from_millis(340)), "340 ms");
         assert_eq!(duration(Duration::from_millis(1_290)), "1.2 s");
         assert_eq!(duration(Duration::from_secs(125)), "2 m 05 s");
-        assert_eq!(duration(Duration::from_secs(7_260)), "2 h 01 m");
+        assert_eq!(duration(Duration::from_mins(121)), "2 h 01 m");
         assert_eq!(cost(MicroUsd(0), 0), "$0");
         assert_eq!(cost(MicroUsd(12), 0), "$0.000012");
         assert_eq!(cost(MicroUsd(1_234_567), 0), "$1.2346");

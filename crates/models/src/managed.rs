@@ -10,7 +10,6 @@
 
 use std::{
     collections::VecDeque,
-    ffi::OsString,
     fmt, fs, io,
     io::{Read as _, Seek as _, SeekFrom},
     net::TcpListener,
@@ -30,7 +29,14 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::{Error, ManagedFailure, Mode, ProviderConfig, providers::http_client, registry::ManagedConfig};
+use crate::{
+    Error, ManagedFailure, Mode, ProviderConfig,
+    guard::{CANNOT_RUN, GUARD_COMMAND},
+    providers::http_client,
+    registry::ManagedConfig,
+};
+
+pub use crate::guard::managed_guard_main;
 
 /// Starts within [`WINDOW`] before a server that keeps ending is given up for the rest of it.
 const STARTS_MAX: usize = 5;
@@ -38,7 +44,7 @@ const WINDOW: Duration = Duration::from_mins(10);
 /// Other ports that are tried when somebody else took the one that was free a moment ago.
 const PORT_RETRIES: u32 = 2;
 /// From SIGTERM to SIGKILL.
-const STOP_LIMIT: Duration = Duration::from_secs(2);
+pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(2);
 /// How long one question about health may take.
 const HEALTH_LIMIT: Duration = Duration::from_secs(2);
 /// Bytes of a log that are kept from earlier starts.
@@ -334,129 +340,6 @@ fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
-/// The hidden subcommand of the guard.
-pub const GUARD_COMMAND: &str = "managed-guard";
-/// The first word of the guard's second stage, which becomes the server.
-const EXEC_WORD: &str = "@exec-under:";
-/// The exit code of a guard whose command can not be run, as shells have it.
-const CANNOT_RUN: i32 = 127;
-
-/// The hidden subcommand `managed-guard -- COMMAND…`: runs the command in its own process group until standard input closes.
-///
-/// Takes the words behind `managed-guard`, with or without `--`. Blocks; returns the exit code for the process.
-pub fn managed_guard_main(args: Vec<OsString>) -> i32 {
-    guard::main(args)
-}
-
-mod guard {
-    //! The guard's two stages. Blocking, no async runtime, no allocation to speak of: it lives as long as the server.
-
-    use std::{
-        ffi::OsString,
-        io::{self, Read as _, Write as _},
-        os::unix::process::{CommandExt as _, ExitStatusExt as _},
-        process::{Command, Stdio},
-        thread,
-        time::{Duration, Instant},
-    };
-
-    use rustix::process::{Pid, Signal, getppid, kill_process_group, test_kill_process_group};
-
-    use super::{CANNOT_RUN, EXEC_WORD, GUARD_COMMAND, STOP_LIMIT};
-
-    pub(super) fn main(args: Vec<OsString>) -> i32 {
-        let mut words = args.into_iter().skip_while(|it| it == "--").collect::<Vec<_>>();
-        let Some(first) = words.first() else {
-            return fail(&"no command to guard", 2);
-        };
-        match first.to_str().and_then(|it| it.strip_prefix(EXEC_WORD)).map(str::parse::<i32>) {
-            Some(Ok(parent)) => {
-                words.remove(0);
-                become_server(parent, &words)
-            }
-            Some(Err(error)) => fail(&error, 2),
-            None => watch(&words),
-        }
-    }
-
-    fn fail(message: &dyn std::fmt::Display, code: i32) -> i32 {
-        // Standard error is the server's log.
-        let _ = writeln!(io::stderr(), "error: {message}");
-        code
-    }
-
-    /// Stage one: start stage two, and end its group when the pipe closes.
-    fn watch(words: &[OsString]) -> i32 {
-        let program = if cfg!(target_os = "linux") {
-            // Also right when the program was replaced on disk meanwhile.
-            "/proc/self/exe".into()
-        } else {
-            match std::env::current_exe() {
-                Ok(path) => path,
-                Err(error) => return fail(&error, CANNOT_RUN),
-            }
-        };
-        let child = Command::new(program)
-            .arg(GUARD_COMMAND)
-            .arg("--")
-            .arg(format!("{EXEC_WORD}{}", std::process::id()))
-            .args(words)
-            .stdin(Stdio::null())
-            .process_group(0)
-            .spawn();
-        let mut child = match child {
-            Ok(child) => child,
-            Err(error) => return fail(&error, CANNOT_RUN),
-        };
-        let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        thread::spawn(move || {
-            let mut byte = [0; 64];
-            let mut pipe = io::stdin();
-            while matches!(pipe.read(&mut byte), Ok(1..)) {}
-            end(group);
-        });
-        let status = match child.wait() {
-            Ok(status) => status,
-            Err(error) => return fail(&error, 1),
-        };
-        // What the server started goes with it.
-        if let Some(group) = group {
-            let _ = kill_process_group(group, Signal::KILL);
-        }
-        status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
-    }
-
-    fn end(group: Option<Pid>) {
-        let Some(group) = group else { return };
-        let _ = kill_process_group(group, Signal::TERM);
-        let started = Instant::now();
-        while started.elapsed() < STOP_LIMIT {
-            if test_kill_process_group(group).is_err() {
-                return;
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-        let _ = kill_process_group(group, Signal::KILL);
-    }
-
-    /// Stage two: die with the guard, then become the server.
-    fn become_server(parent: i32, words: &[OsString]) -> i32 {
-        #[cfg(target_os = "linux")]
-        if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::KILL)) {
-            return fail(&error, CANNOT_RUN);
-        }
-        // The guard may have died before the kernel knew of the wish.
-        if getppid().is_none_or(|it| it.as_raw_nonzero().get() != parent) {
-            return fail(&"the guard is gone", 1);
-        }
-        let Some((program, rest)) = words.split_first() else {
-            return fail(&"no command to guard", 2);
-        };
-        let error = Command::new(program).args(rest).exec();
-        fail(&format_args!("cannot run `{}`: {error}", program.to_string_lossy()), CANNOT_RUN)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -466,10 +349,5 @@ mod tests {
         assert!(is_port_taken("srv: couldn't bind HTTP server socket, hostname: 127.0.0.1, port: 1"));
         assert!(is_port_taken("OSError: [Errno 98] Address already in use"));
         assert!(!is_port_taken("failed to load model"));
-    }
-
-    #[test]
-    fn an_empty_guard_is_refused() {
-        assert_eq!(managed_guard_main(vec!["--".into()]), 2);
     }
 }

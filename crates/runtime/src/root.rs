@@ -141,9 +141,9 @@ impl Actor for Root {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match event {
-            // A killed actor arrives here too, with the reason `killed`; only an orderly stop has its state.
-            SupervisionEvent::ActorTerminated(cell, last_state, reason) => {
-                state.on_gone(&myself, &cell, last_state.is_some(), reason.as_deref().unwrap_or("stopped"))
+            // A killed actor arrives here too, with the reason `killed`; an orderly stop of ours gives none.
+            SupervisionEvent::ActorTerminated(cell, _, reason) => {
+                state.on_gone(&myself, &cell, reason.is_none(), reason.as_deref().unwrap_or("stopped"))
             }
             SupervisionEvent::ActorFailed(cell, error) => state.on_gone(&myself, &cell, false, &error.to_string()),
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => Ok(()),

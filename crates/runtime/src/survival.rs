@@ -19,6 +19,7 @@ struct World {
 }
 
 async fn world(script: Script) -> World {
+    tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_test_writer().try_init().ok();
     let server = StubServer::start(script);
     let folder = tempfile::tempdir().unwrap();
     let registry = Arc::new(Registry::parse(&server.registry(), "crewline.yaml", &|_| None).unwrap());

@@ -78,7 +78,7 @@ async fn resume(
     };
     let board = Board::of_report(&app.handle.report(run).await?);
     let follow = Follow { settings, console, handle: &app.handle, run, out: Some(out), after_seq, board };
-    follow.to_end(&mut signals).await
+    follow.until_end(&mut signals).await
 }
 
 /// What the run's row keeps of how it was launched, as far as it matters here.

@@ -157,7 +157,7 @@ async fn follow(
         after_seq: 0,
         board: Board::default(),
     };
-    let exit = follow.to_end(&mut signals).await?;
+    let exit = follow.until_end(&mut signals).await?;
     if !args.dry_run {
         return Ok(exit);
     }

@@ -1,13 +1,14 @@
 //! The registry: one file, checked as a whole, then an immutable snapshot.
 //!
 //! `file` is the form on disk (its JSON Schema is generated from it), `spans` the tree with places, `shape` the check against the
-//! schema, `check` the check of meaning.
+//! schema, `check` (and `check_provider`) the check of meaning.
 //!
 //! **Invariant:** a `Registry` is valid: chains are not empty and name models that exist, models name providers that exist.
 //! **Invariant:** all problems are reported at once, each with its place and what is allowed.
 //! **Invariant:** a key is read from `env:` or `file:`; one written in clear is refused and blanked in what is shown.
 
 mod check;
+mod check_provider;
 mod file;
 mod shape;
 mod spans;
