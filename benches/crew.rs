@@ -68,7 +68,16 @@ fn crew(width: usize, latency: Duration) -> Used {
     app.write("plan.json", &plan);
     let concurrency = width.to_string();
     let mut command = app.command([
-        "run", "--plan", "plan.json", "--out", "out", "--concurrency", &concurrency, "-q", "--no-progress", "--no-input",
+        "run",
+        "--plan",
+        "plan.json",
+        "--out",
+        "out",
+        "--concurrency",
+        &concurrency,
+        "-q",
+        "--no-progress",
+        "--no-input",
     ]);
     let used = measure(&mut command);
     assert_eq!(server.calls(), width as u64 + 2, "exactly one call a task");
@@ -95,6 +104,7 @@ fn main() {
         println!("{width:>6} {latency:>7} ms {cpu:>11.3} ms {wall:>8.3} s {peak:>8.1} MiB");
     }
     let app = TestApp::new(env!("CARGO_BIN_EXE_crewline"));
-    let start: Vec<f64> = (0..runs.max(5)).map(|_| measure(&mut app.command(["--version"])).wall.as_secs_f64()).collect();
+    let start: Vec<f64> =
+        (0..runs.max(5)).map(|_| measure(&mut app.command(["--version"])).wall.as_secs_f64()).collect();
     println!("\nstart to `--version`: {:.1} ms (polled every 2 ms)", median(start) * 1e3);
 }

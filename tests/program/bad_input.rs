@@ -49,10 +49,26 @@ fn plan_files_are_refused_with_all_their_problems() {
     let app = app();
     app.registry(&server);
     for (name, text, wanted) in [
-        ("cycle", r#"{"goal":"g","tasks":[{"id":"a","title":"A","description":"d","role":"writer","depends_on":["b"]},{"id":"b","title":"B","description":"d","role":"writer","depends_on":["a"]}]}"#, "a → b"),
-        ("self", r#"{"goal":"g","tasks":[{"id":"a","title":"A","description":"d","role":"writer","depends_on":["a"]}]}"#, "a"),
-        ("unknown id", r#"{"goal":"g","tasks":[{"id":"a","title":"A","description":"d","role":"writer","depends_on":["z"]}]}"#, "z"),
-        ("repeated id", r#"{"goal":"g","tasks":[{"id":"a","title":"A","description":"d","role":"writer","depends_on":[]},{"id":"a","title":"B","description":"e","role":"writer","depends_on":[]}]}"#, "a"),
+        (
+            "cycle",
+            r#"{"goal":"g","tasks":[{"id":"a","title":"A","description":"d","role":"writer","depends_on":["b"]},{"id":"b","title":"B","description":"d","role":"writer","depends_on":["a"]}]}"#,
+            "a → b",
+        ),
+        (
+            "self",
+            r#"{"goal":"g","tasks":[{"id":"a","title":"A","description":"d","role":"writer","depends_on":["a"]}]}"#,
+            "a",
+        ),
+        (
+            "unknown id",
+            r#"{"goal":"g","tasks":[{"id":"a","title":"A","description":"d","role":"writer","depends_on":["z"]}]}"#,
+            "z",
+        ),
+        (
+            "repeated id",
+            r#"{"goal":"g","tasks":[{"id":"a","title":"A","description":"d","role":"writer","depends_on":[]},{"id":"a","title":"B","description":"e","role":"writer","depends_on":[]}]}"#,
+            "a",
+        ),
         ("empty", r#"{"goal":"g","tasks":[]}"#, "task"),
         ("not a plan", "[1, 2", "plan.json"),
     ] {
@@ -70,7 +86,12 @@ fn plan_files_are_refused_with_all_their_problems() {
 #[test]
 fn usage_mistakes_exit_with_2() {
     let app = app();
-    for args in [vec!["run", "g", "--concurrency", "0"], vec!["run", "g", "--max-time", "soon"], vec!["frobnicate"], vec!["run", "g", "--max-cost=-1"]] {
+    for args in [
+        vec!["run", "g", "--concurrency", "0"],
+        vec!["run", "g", "--max-time", "soon"],
+        vec!["frobnicate"],
+        vec!["run", "g", "--max-cost=-1"],
+    ] {
         let run = app.run(&args);
         assert_eq!(run.code, Some(2), "{args:?}: {}", run.stderr);
     }

@@ -17,7 +17,14 @@ fn a_real_small_model_runs_a_crew() {
     let data = models.to_str().unwrap();
     app.run(["init", "--yes", "--data-dir", data, "--output", "crewline.yaml"]).expect_code(0);
     let child = app.spawn([
-        "run", "Write a short note on tides", "--data-dir", app.path("data").to_str().unwrap(), "-o", "jsonl", "--out", "out",
+        "run",
+        "Write a short note on tides",
+        "--data-dir",
+        app.path("data").to_str().unwrap(),
+        "-o",
+        "jsonl",
+        "--out",
+        "out",
     ]);
     let run = finish(child, Duration::from_mins(10)).expect_code(0);
     let last = run.events().pop().unwrap();

@@ -63,7 +63,8 @@ fn no_plan_at_all_becomes_one_task_after_one_repair_request() {
 #[test]
 fn a_repaired_answer_is_used() {
     let good = r#"{"t1": {"title": "A", "description": "a", "role": "writer", "depends_on": []}}"#;
-    let server = StubServer::start(Script::default().on_call(1, StubReply::text("no")).on_schema(StubReply::text(good)));
+    let server =
+        StubServer::start(Script::default().on_call(1, StubReply::text("no")).on_schema(StubReply::text(good)));
     let app = app();
     app.registry(&server);
     let run = app.run(run_args(&["Describe the tide"])).expect_code(0);

@@ -71,7 +71,9 @@ fn concurrency_is_a_bound() {
 
 #[test]
 fn required_outputs_reach_the_prompt() {
-    let server = StubServer::start(Script::default().on_text("Say what matters", crewline_testkit::StubReply::text("The answer is ZEBRA-42.")));
+    let server = StubServer::start(
+        Script::default().on_text("Say what matters", crewline_testkit::StubReply::text("The answer is ZEBRA-42.")),
+    );
     let app = app();
     app.registry(&server);
     app.write("plan.json", &fan(2).to_string());
@@ -88,7 +90,8 @@ fn required_outputs_reach_the_prompt() {
 #[test]
 fn memory_of_one_run_reaches_the_next_of_its_project_only() {
     let server = StubServer::start(
-        Script::default().on_text("Say what matters", crewline_testkit::StubReply::text("The harbour gauge is QUOKKA-7.")),
+        Script::default()
+            .on_text("Say what matters", crewline_testkit::StubReply::text("The harbour gauge is QUOKKA-7.")),
     );
     let app = app();
     app.registry(&server);

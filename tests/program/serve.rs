@@ -66,7 +66,14 @@ fn a_run_over_http() {
     assert!(events.contains("run_finished") && events.contains("completed"), "{events}");
 
     let (_, metrics) = get(port, "/metrics").unwrap();
-    for name in ["crewline_runs_total", "crewline_tasks_total", "crewline_llm_requests_total", "crewline_llm_cost_usd_total", "crewline_store_commit_duration_seconds", "crewline_build_info"] {
+    for name in [
+        "crewline_runs_total",
+        "crewline_tasks_total",
+        "crewline_llm_requests_total",
+        "crewline_llm_cost_usd_total",
+        "crewline_store_commit_duration_seconds",
+        "crewline_build_info",
+    ] {
         assert!(metrics.contains(name), "{name} is missing in:\n{metrics}");
     }
     assert!(!metrics.contains(&id), "no id is a label");

@@ -273,6 +273,9 @@ impl Error {
                 format!("listen on 127.0.0.1:{} and put a proxy that checks access in front", addr.port())
             }
             Self::Lost { run } => format!("`crewline show {run}` shows what is recorded"),
+            Self::Models(crewline_models::Error::Registry(_)) => {
+                "`crewline registry schema` prints all that is allowed".into()
+            }
             Self::Models(crewline_models::Error::Read { path, source }) if source.kind() == io::ErrorKind::NotFound => {
                 format!("`crewline init --registry {}` writes one", quote(&path.display().to_string()))
             }

@@ -136,7 +136,10 @@ impl Follow<'_> {
             };
             let Some(event) = event else { return Err(Error::Lost { run: self.run.to_string() }) };
             let event = event?;
-            if !live.is_on()
+            // A plan that is not run ends as interrupted, which is no news to whoever asked for it.
+            let is_news = self.out.is_some() || !matches!(event.body, EventBody::RunFinished { .. });
+            if is_news
+                && !live.is_on()
                 && !self.console.is_quiet
                 && let Some(text) = self.board.plain(&event)
             {

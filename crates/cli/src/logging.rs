@@ -3,6 +3,8 @@
 //! **Invariant:** stdout never gets a log line.
 //! **Invariant:** stderr gets warnings and errors only, unless `-v` asks for more.
 
+use std::{io, path::PathBuf};
+
 use tracing_appender::{
     non_blocking::WorkerGuard,
     rolling::{RollingFileAppender, Rotation},
@@ -15,7 +17,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use crate::{console::Console, settings::Settings};
+use crate::{app, console::Console, settings::Settings};
 
 /// Log files kept; one a day.
 const FILES_MAX: usize = 7;
@@ -25,7 +27,7 @@ pub(crate) struct Log {
     _file: Option<WorkerGuard>,
 }
 
-/// Starts logging to stderr and, when the data directory exists already, to its log file.
+/// Starts logging to stderr and, if wanted, to a file in the data directory.
 pub(crate) fn start(settings: &Settings, console: &Console, file: LogFile) -> Log {
     let level = match (settings.quiet, settings.verbose) {
         (true, _) => LevelFilter::ERROR,
@@ -39,11 +41,11 @@ pub(crate) fn start(settings: &Settings, console: &Console, file: LogFile) -> Lo
         .with_target(settings.verbose > 1)
         .with_writer(console.clone())
         .with_filter(targets(level));
-    let appender = match file {
-        LogFile::Wanted => appender(settings),
+    let file = match file {
+        LogFile::Wanted => Some(LogWriter { data_dir: settings.data_dir.clone(), file: None, is_tried: false }),
         LogFile::None => None,
     };
-    let (writer, guard) = appender.map(tracing_appender::non_blocking).unzip();
+    let (writer, guard) = file.map(tracing_appender::non_blocking).unzip();
     let file = writer.map(|writer| {
         let level = level.max(LevelFilter::INFO);
         fmt::layer().json().flatten_event(true).with_writer(writer).with_filter(targets(level))
@@ -69,15 +71,70 @@ fn targets(level: LevelFilter) -> Targets {
     Targets::new().with_default(others).with_targets(ours.map(|name| (name, level)))
 }
 
-/// A log that can not be written must not keep a run from working.
-fn appender(settings: &Settings) -> Option<RollingFileAppender> {
-    let folder = settings.data_dir.join("logs");
-    RollingFileAppender::builder()
-        .rotation(Rotation::DAILY)
-        .filename_prefix("crewline")
-        .filename_suffix("log")
-        .latest_symlink("crewline.log")
-        .max_log_files(FILES_MAX)
-        .build(folder)
-        .ok()
+/// The log file, opened by its first line: a command that fails before it does anything leaves nothing behind.
+///
+/// A log that can not be written must not keep a run from working, so every failure is silence.
+struct LogWriter {
+    data_dir: PathBuf,
+    file: Option<RollingFileAppender>,
+    is_tried: bool,
+}
+
+impl LogWriter {
+    fn open(&self) -> Option<RollingFileAppender> {
+        let folder = self.data_dir.join("logs");
+        app::make_data_dir(&self.data_dir).ok()?;
+        // The appender complains on stderr about a folder that is not there.
+        std::fs::create_dir_all(&folder).ok()?;
+        RollingFileAppender::builder()
+            .rotation(Rotation::DAILY)
+            .filename_prefix("crewline")
+            .filename_suffix("log")
+            .latest_symlink("crewline.log")
+            .max_log_files(FILES_MAX)
+            .build(folder)
+            .ok()
+    }
+}
+
+impl io::Write for LogWriter {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if !self.is_tried {
+            self.is_tried = true;
+            self.file = self.open();
+        }
+        match &mut self.file {
+            Some(file) => file.write(line),
+            None => Ok(line.len()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.as_mut().map_or(Ok(()), io::Write::flush)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn the_first_line_makes_the_file() {
+        let data_dir = std::env::temp_dir().join(format!("crewline-log-{}", std::process::id()));
+        let mut writer = LogWriter { data_dir: data_dir.clone(), file: None, is_tried: false };
+        assert!(!data_dir.exists());
+        writer.write_all(b"line\n").unwrap();
+        writer.flush().unwrap();
+        assert_eq!(std::fs::read_to_string(data_dir.join("logs/crewline.log")).unwrap(), "line\n");
+        std::fs::remove_dir_all(data_dir).unwrap();
+    }
+
+    #[test]
+    fn a_log_that_can_not_be_written_is_silent() {
+        let mut writer = LogWriter { data_dir: "/proc/nowhere".into(), file: None, is_tried: false };
+        writer.write_all(b"line\n").unwrap();
+        writer.flush().unwrap();
+    }
 }

@@ -217,7 +217,8 @@ async fn ask_model(
         .map_err(|error| Failure::Models { error: note_of(&error), may_retry: false })?;
     let input_tokens: u64 = messages.iter().map(|it| u64::from(context::estimate_tokens(&it.text)) + 8).sum();
 
-    let output_tokens_max = model.output_tokens_max;
+    let role_max = deps.registry.output_tokens_max(&task.role).unwrap_or(u32::MAX);
+    let output_tokens_max = model.output_tokens_max.min(role_max);
     let worst = model.price.map(|price| price.of_tokens(input_tokens, output_tokens_max.into()));
     let reservation = run
         .with_wallet(|wallet| wallet.reserve(worst))
@@ -245,7 +246,7 @@ async fn ask_model(
         Work::Plan { schema, .. } => Some(Arc::clone(schema)),
         Work::Text => None,
     };
-    let request = ChatRequest { messages, output_tokens_max, schema, temperature: None };
+    let request = ChatRequest { messages, output_tokens_max, schema, temperature: deps.registry.temperature(&task.role) };
     let started = deps.clock.now();
     let answer = deps.models.chat(&model.alias, &request).await;
     let elapsed = deps.clock.now().since(started);

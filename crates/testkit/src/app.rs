@@ -61,7 +61,6 @@ impl Finished {
     ///
     /// # Panics
     /// When it is another.
-    #[must_use]
     pub fn expect_code(self, code: i32) -> Self {
         let Self { stdout, stderr, .. } = &self;
         assert_eq!(self.code, Some(code), "the exit code is wrong\n--- stdout\n{stdout}\n--- stderr\n{stderr}");

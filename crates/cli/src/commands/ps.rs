@@ -6,6 +6,7 @@ use crewline_types::{Clock, RunStatus, SystemClock, Timestamp};
 
 use crate::{
     app::App,
+    args::Output,
     console::Console,
     error::Error,
     exit::Exit,
@@ -45,7 +46,11 @@ pub(crate) async fn run(args: PsArgs, settings: &Settings, console: &Console) ->
         runs.retain(|run| is_open(run.status));
     }
     let now = SystemClock.now();
-    console.list(&runs, |style| rows(&runs, now, style))?;
+    if runs.is_empty() && console.output == Output::Table {
+        console.note("no runs");
+    } else {
+        console.list(&runs, |style| rows(&runs, now, style))?;
+    }
     if runs.is_empty() && total > 0 {
         console.hint("no run is active or can be resumed; `crewline ps --all` shows those that are over");
     }

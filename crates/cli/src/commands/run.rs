@@ -147,7 +147,7 @@ async fn follow(
     console: &Console,
 ) -> Result<Exit, Error> {
     let mut signals = Signals::listen()?;
-    let run = app.handle.launch(request).await?;
+    let run = app.handle.launch(request).await.map_err(|error| named(error, args))?;
     let follow = Follow {
         settings,
         console,
@@ -184,7 +184,9 @@ async fn follow(
     if console.output != Output::Jsonl {
         console.value(&preview, |style| preview.table(style))?;
     }
-    console.hint(&format!("run this plan with: {}", settings.resume_command(run, out.named())));
+    if !console.is_quiet {
+        console.hint(&format!("run this plan with: {}", settings.resume_command(run, out.named())));
+    }
     Ok(Exit::Ok)
 }
 
@@ -235,6 +237,16 @@ fn input(args: &RunArgs) -> Result<(String, Option<Document>), Error> {
             message: "there is no goal".into(),
             hint: "give it as an argument (`crewline run \"…\"`), with `-` from stdin, or as `goal` in the plan file",
         }),
+    }
+}
+
+/// A refused plan, with the name of its file.
+fn named(error: crewline_runtime::Error, args: &RunArgs) -> Error {
+    match (error, &args.plan) {
+        (crewline_runtime::Error::Plan { problems }, Some(path)) => {
+            Error::Plan { name: path.display().to_string(), problems }
+        }
+        (error, _) => error.into(),
     }
 }
 
