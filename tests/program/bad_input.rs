@@ -31,7 +31,7 @@ fn registry_mistakes_have_a_place_and_a_fix() {
         ("missing env", good.replace("base_url:", "api_key: \"env:NO_SUCH_KEY\", base_url:"), "NO_SUCH_KEY"),
         ("key in clear", good.replace("base_url:", "api_key: \"sk-123456\", base_url:"), "env:"),
         ("wrong type", good.replace("context_window: 32768", "context_window: many"), "context_window"),
-        ("empty", String::new(), "version"),
+        ("empty", String::new(), "crewline init"),
     ] {
         let (app, run) = with_registry(&text);
         assert_eq!(run.code, Some(3), "{name}: {}", run.stderr);
@@ -52,7 +52,7 @@ fn plan_files_are_refused_with_all_their_problems() {
         (
             "cycle",
             r#"{"goal":"g","tasks":[{"id":"a","title":"A","description":"d","role":"writer","depends_on":["b"]},{"id":"b","title":"B","description":"d","role":"writer","depends_on":["a"]}]}"#,
-            "a → b",
+            "circle",
         ),
         (
             "self",

@@ -47,7 +47,7 @@ fn a_goal_becomes_documents() {
 
 #[test]
 fn a_plan_file_costs_exactly_one_call_a_task() {
-    let server = StubServer::start(Script::default());
+    let server = StubServer::start(Script::default().latency(std::time::Duration::from_millis(20)));
     let app = app();
     app.registry(&server);
     app.write("plan.json", &fan(100).to_string());

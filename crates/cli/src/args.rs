@@ -8,15 +8,17 @@ use crate::commands;
 
 /// Give a crew of language-model agents a goal; get documents, an index and a cost report.
 #[derive(Debug, Parser)]
-#[command(name = "crewline", version, propagate_version = true, arg_required_else_help = true, max_term_width = 110)]
+#[command(name = "crewline", version, arg_required_else_help = true, max_term_width = 110)]
 #[command(after_help = "Examples:
   crewline init                                   write a registry from what this machine has
   crewline run \"Compare three message brokers\"    plan, run and write the documents
   crewline run --plan plan.yaml -o jsonl          run a plan of your own, one event a line
   crewline ps --all                               see what ran
 
-Exit codes: 0 ok, 1 run failed, 2 usage, 3 configuration or plan invalid, 4 authentication, 5 not found,
-6 backend unavailable, 7 budget or limit reached, 9 conflict, 130 interrupted")]
+Exit codes:
+  0 ok           1 run failed            2 usage        3 configuration or plan invalid
+  4 key refused  5 not found             6 unavailable  7 budget or limit reached
+  9 conflict     130 interrupted")]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,

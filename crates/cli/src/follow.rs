@@ -50,6 +50,7 @@ pub(crate) struct Follow<'a> {
 impl Follow<'_> {
     /// Follows the run until it ends, or until its person has asked twice.
     pub(crate) async fn until_end(mut self, signals: &mut Signals) -> Result<Exit, Error> {
+        tracing::info!(run_id = %self.run, after_seq = self.after_seq, "run is followed");
         let watched = self.watch(signals).await;
         let last = match watched {
             Ok(last) => last,
@@ -65,6 +66,7 @@ impl Follow<'_> {
             self.say_how_to_continue();
             return Ok(Exit::Interrupted);
         };
+        tracing::info!(run_id = %self.run, status = status.as_str(), error.code = note.as_ref().map(|it| &*it.code), "run ended");
         let documents = match self.out.map(|out| out.of(self.run)) {
             Some(out) => self.handle.write_documents(self.run, &out).await.map(|()| Some(out)),
             None => Ok(None),

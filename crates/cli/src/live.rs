@@ -107,8 +107,9 @@ impl Board {
     /// A run that goes on from what is recorded.
     pub(crate) fn of_report(report: &Report) -> Self {
         let mut board = Self { goal: report.goal.clone(), ..Self::default() };
-        for task in &report.tasks {
-            let place = board.row(task.id, &task.key, &task.title, task.role.as_str(), task.kind == TaskKind::Root);
+        // The root has done its work, or will be seen when it starts.
+        for task in report.tasks.iter().filter(|task| task.kind != TaskKind::Root) {
+            let place = board.row(task.id, &task.key, &task.title, task.role.as_str(), false);
             let row = &mut board.rows[place];
             row.needs.clone_from(&task.depends_on);
             row.state = State::of(task.status);

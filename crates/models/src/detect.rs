@@ -271,8 +271,14 @@ pub fn registry_yaml(found: &Found) -> Option<String> {
         text,
         "\n# Models from cheap to expensive: the next one is asked when one fails.\n\
          roles:\n  default: {{chain: [{chain}]}}\n  manager: {{chain: [{chain}]}}\n\
-         \npolicies:\n  attempts_max: 2\n  plan_tasks_max: {}\n",
-        if is_managed_only { 4 } else { 8 }
+         \npolicies:\n  attempts_max: 2\n  plan_tasks_max: {}\n{}",
+        if is_managed_only { 4 } else { 8 },
+        if is_managed_only {
+            "  # A small model tends to stop after the first task; its provider enforces the schema that asks for more.\n  \
+             plan_tasks_min: 3\n"
+        } else {
+            ""
+        }
     );
     Some(text)
 }
@@ -470,7 +476,7 @@ mod tests {
         assert_eq!(model.spec.locality, Locality::Loopback);
         assert_eq!(model.spec.price.unwrap().of_tokens(1_000, 1_000).0, 0);
         assert_eq!(model.spec.timeouts.total, Duration::from_mins(10));
-        assert_eq!(registry.policies().plan_tasks_max, 4);
+        assert_eq!((registry.policies().plan_tasks_min, registry.policies().plan_tasks_max), (3, 4));
         let managed = model.provider.managed.as_ref().unwrap();
         assert_eq!(managed.model.as_deref(), Some("{data_dir}/models/smol/model.gguf"));
         assert_eq!(managed.command[1], "{data_dir}/runtime/llama_server.py");

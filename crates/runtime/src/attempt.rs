@@ -246,7 +246,8 @@ async fn ask_model(
         Work::Plan { schema, .. } => Some(Arc::clone(schema)),
         Work::Text => None,
     };
-    let request = ChatRequest { messages, output_tokens_max, schema, temperature: deps.registry.temperature(&task.role) };
+    let request =
+        ChatRequest { messages, output_tokens_max, schema, temperature: deps.registry.temperature(&task.role) };
     let started = deps.clock.now();
     let answer = deps.models.chat(&model.alias, &request).await;
     let elapsed = deps.clock.now().since(started);

@@ -81,8 +81,9 @@ async fn measure(url: Option<&str>, count: usize, name: &str, without: Without) 
     let mut plan = Change::new(run, epoch, at);
     plan.tasks = (1..).zip(&tasks).map(|(position, id)| task(run, *id, position)).collect();
     plan.links = tasks.iter().map(|id| (*id, root, LinkKind::Requires)).collect();
-    let (cpu, _) = (cpu_time()?, commit(&store, &[plan]).await?);
-    let planned = cpu_time()? - cpu;
+    let cpu = cpu_time()?;
+    commit(&store, &[plan]).await?;
+    let planned = cpu_time()?.saturating_sub(cpu);
 
     let batches: Vec<(Vec<Change>, Vec<Change>)> = tasks
         .chunks(BATCH)
@@ -94,26 +95,18 @@ async fn measure(url: Option<&str>, count: usize, name: &str, without: Without) 
         })
         .collect();
     let (begun, before) = (Instant::now(), cpu_time()?);
-    let (mut starting, mut finishing) = (Duration::ZERO, Duration::ZERO);
     for (starts, finishes) in &batches {
-        let cpu = cpu_time()?;
         commit(&store, starts).await?;
-        let between = cpu_time()?;
-        starting += between - cpu;
         commit(&store, finishes).await?;
-        finishing += cpu_time()? - between;
     }
-    let (wall, cpu) = (begun.elapsed(), cpu_time()? - before);
+    let (wall, cpu) = (begun.elapsed(), cpu_time()?.saturating_sub(before));
     drop(store);
     let per = |time: Duration| time.as_secs_f64() * 1e6 / count as f64;
     let size = fs::metadata(&file).map_or(0, |it| it.len()) as f64 / count as f64;
     let log = fs::metadata(file.with_extension("db-wal")).map_or(0, |it| it.len());
     println!(
-        "{count:6} tasks, {name:26}: {:5.1} µs CPU per task (start {:4.1}, end {:4.1}; planning {:4.1}), \
-         wall {:4.0} ms, {size:5.0} bytes per task, log {log}",
+        "{count:6} tasks, {name:26}: {:5.1} µs CPU per task (planning {:4.1}), wall {:4.0} ms, {size:5.0} bytes per task, log {log}",
         per(cpu),
-        per(starting),
-        per(finishing),
         per(planned),
         wall.as_secs_f64() * 1e3,
     );

@@ -11,7 +11,7 @@
 //! **Invariant:** event numbers of a run have no gaps: they are counted for changes that are written only.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, btree_map::Entry},
     time::Instant,
 };
 
@@ -23,9 +23,9 @@ use crate::{
     Backend, Error, Store,
     change::{AttemptEnd, CallEnd, Change, Committed, NewAttempt, NewCall, NewContext, RunEnd, Transition},
     metrics,
-    sql::{Args, clamp},
+    sql::{Args, Part, ROWS_MAX, clamp},
     statements as sql,
-    tx::Tx,
+    tx::{By, Tx},
 };
 
 /// Deadlocks of PostgreSQL that are answered by doing it again.
@@ -36,6 +36,9 @@ const NUMBERS_MAX: usize = 100_000;
 
 /// Task numbers that a batch needs.
 pub(crate) type Numbers = HashMap<TaskId, i64>;
+
+/// The `seq` of each run's last event.
+type Seqs = BTreeMap<RunId, i64>;
 
 /// Why a transaction was not committed.
 enum Stop {
@@ -73,22 +76,31 @@ impl Store {
         let mut batch = Batch { changes, stale: vec![false; changes.len()], is_careful: false };
         let mut deadlocks = 0;
         let (numbers, events) = loop {
-            let mut tx = self.inner.writer.begin().await?;
-            let known = self.known_numbers(changes);
-            match batch.apply(&mut tx, known).await {
-                Ok(applied) => {
-                    tx.commit().await?;
-                    break applied;
+            if batch.live().next().is_none() {
+                break (Numbers::new(), vec![Vec::new(); changes.len()]);
+            }
+            let mut tx = self.inner.writer.begin_by(By::FirstStatement).await?;
+            let error = match batch.apply(&mut tx, self.known_numbers(changes)).await {
+                Ok((numbers, seqs)) => {
+                    let (rows, events) = batch.number_events(seqs);
+                    match tx.commit_with(&sql::INSERT_EVENTS, &sql::INSERT_EVENTS_AND_COMMIT, &rows, add_event).await {
+                        Ok(()) => break (numbers, events),
+                        Err(error) => error,
+                    }
                 }
-                Err(Stop::Again) => tx.undo().await,
+                Err(Stop::Again) => {
+                    tx.undo().await;
+                    continue;
+                }
                 Err(Stop::Failed(error)) => {
                     tx.rollback(&error).await;
-                    if !error.is_deadlock() || deadlocks == DEADLOCKS_MAX {
-                        return Err(error);
-                    }
-                    deadlocks += 1;
+                    error
                 }
+            };
+            if !error.is_deadlock() || deadlocks == DEADLOCKS_MAX {
+                return Err(error);
             }
+            deadlocks += 1;
         };
         self.keep_numbers(&numbers);
         metrics::record_commit(begun.elapsed());
@@ -138,19 +150,19 @@ impl<'a> Batch<'a> {
         self.changes.iter().enumerate().filter(|(index, _)| !self.stale[*index])
     }
 
-    async fn apply(&mut self, tx: &mut Tx, mut numbers: Numbers) -> Result<(Numbers, Vec<Vec<Event>>), Stop> {
-        let mut seqs = self.fence(tx).await?;
+    /// Everything but the events; the answer is the `seq` before the first event of each run.
+    async fn apply(&mut self, tx: &mut Tx, mut numbers: Numbers) -> Result<(Numbers, Seqs), Stop> {
+        let seqs = self.fence(tx).await?;
         self.insert_tasks(tx, &mut numbers).await?;
         self.find_numbers(tx, &mut numbers).await?;
         self.move_tasks(tx, &numbers).await?;
         self.end_runs(tx).await?;
         self.insert_rows(tx, &numbers).await?;
-        let events = self.insert_events(tx, &mut seqs).await?;
-        Ok((numbers, events))
+        Ok((numbers, seqs))
     }
 
     /// Checks epochs; the answer is the `seq` before the first event of each run.
-    async fn fence(&mut self, tx: &mut Tx) -> Result<BTreeMap<RunId, i64>, Stop> {
+    async fn fence(&mut self, tx: &mut Tx) -> Result<Seqs, Stop> {
         let mut wanted = BTreeMap::<(RunId, u64), i64>::new();
         for (_, change) in self.live() {
             *wanted.entry((change.run, change.epoch)).or_default() += clamp(change.events.len() as u64);
@@ -165,8 +177,16 @@ impl<'a> Batch<'a> {
             args.count(*epoch);
             args.int(*events);
         };
+        let statement = match tx.backend() {
+            Backend::Sqlite if wanted.len() <= ROWS_MAX => &sql::BEGIN_AND_FENCE_RUNS,
+            Backend::Sqlite => {
+                tx.begin_now().await?;
+                &sql::FENCE_RUNS
+            }
+            Backend::Postgres => &sql::FENCE_RUNS,
+        };
         let mut found = BTreeMap::<RunId, (u64, i64)>::new();
-        tx.ask(&sql::FENCE_RUNS, &wanted, add, |row| {
+        tx.ask(statement, &wanted, add, |row| {
             found.insert(run_id(row.text(0)?)?, (row.int(1)?.unsigned_abs(), row.int(2)?));
             Ok(())
         })
@@ -256,11 +276,12 @@ impl<'a> Batch<'a> {
         let mut is_repeated = false;
         for (index, change) in self.changes.iter().enumerate() {
             if let (false, Some(end)) = (self.stale[index], &change.run_status) {
-                if first.contains_key(&change.run) {
-                    self.stale[index] = true;
-                    is_repeated = true;
-                } else {
-                    first.insert(change.run, (index, end));
+                match first.entry(change.run) {
+                    Entry::Vacant(entry) => drop(entry.insert((index, end))),
+                    Entry::Occupied(_) => {
+                        self.stale[index] = true;
+                        is_repeated = true;
+                    }
                 }
             }
         }
@@ -316,22 +337,44 @@ impl<'a> Batch<'a> {
         tx.write(&sql::INSERT_LINKS, &links, |args, (from, to, kind)| {
             args.int(*from);
             args.int(*to);
-            args.text(kind.as_str());
+            args.word(kind.as_str());
         })
         .await?;
-        tx.write(&sql::INSERT_ATTEMPTS, &attempts, add_attempt).await?;
-        tx.write(&sql::END_ATTEMPTS, &attempts_ended, add_attempt_end).await?;
-        tx.write(&sql::INSERT_CALLS, &calls, add_call).await?;
-        tx.write(&sql::END_CALLS, &calls_ended, add_call_end).await?;
-        tx.write(&sql::INSERT_CONTEXTS, &contexts, add_context).await?;
+        let beginnings = [
+            Part {
+                bulk: &sql::INSERT_ATTEMPTS,
+                rows: attempts.len(),
+                add: &|args, row| add_attempt(args, &attempts[row]),
+            },
+            Part { bulk: &sql::INSERT_CALLS, rows: calls.len(), add: &|args, row| add_call(args, &calls[row]) },
+            Part {
+                bulk: &sql::INSERT_CONTEXTS,
+                rows: contexts.len(),
+                add: &|args, row| add_context(args, &contexts[row]),
+            },
+        ];
+        tx.write_group(&sql::BEGINNINGS, &beginnings).await?;
         // In the order of their hashes, so that two transactions never wait for each other.
         let texts: Vec<&Text> = texts.into_values().collect();
-        tx.write(&sql::INSERT_TEXTS, &texts, |args, text| {
-            args.bytes(&text.hash.0);
-            args.shared(&text.body);
-        })
-        .await?;
-        tx.write(&sql::INSERT_MEMORIES, &memories, add_memory).await?;
+        let ends = [
+            Part {
+                bulk: &sql::END_ATTEMPTS,
+                rows: attempts_ended.len(),
+                add: &|args, row| add_attempt_end(args, &attempts_ended[row]),
+            },
+            Part {
+                bulk: &sql::END_CALLS,
+                rows: calls_ended.len(),
+                add: &|args, row| add_call_end(args, &calls_ended[row]),
+            },
+            Part { bulk: &sql::INSERT_TEXTS, rows: texts.len(), add: &|args, row| add_text(args, texts[row]) },
+            Part {
+                bulk: &sql::INSERT_MEMORIES,
+                rows: memories.len(),
+                add: &|args, row| add_memory(args, &memories[row]),
+            },
+        ];
+        tx.write_group(&sql::ENDS, &ends).await?;
         let indexes: Vec<(RunId, TextHash)> = indexes.into_iter().collect();
         tx.write(&sql::INDEX_RUNS, &indexes, |args, (run, hash)| {
             args.text(run.as_str());
@@ -341,7 +384,8 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    async fn insert_events(&self, tx: &mut Tx, seqs: &mut BTreeMap<RunId, i64>) -> Result<Vec<Vec<Event>>, Error> {
+    /// The rows of all events, and the events of each change.
+    fn number_events(&self, mut seqs: Seqs) -> (Vec<EventOf<'a>>, Vec<Vec<Event>>) {
         let mut rows = Vec::new();
         let mut answers = Vec::with_capacity(self.changes.len());
         for (index, change) in self.changes.iter().enumerate() {
@@ -350,7 +394,7 @@ impl<'a> Batch<'a> {
                 answer.reserve(change.events.len());
                 for event in &change.events {
                     *seq += 1;
-                    rows.push((change.run, *seq, event));
+                    rows.push(EventOf { run: change.run, seq: *seq, event });
                     answer.push(Event {
                         seq: seq.unsigned_abs(),
                         at: event.at,
@@ -363,18 +407,25 @@ impl<'a> Batch<'a> {
             }
             answers.push(answer);
         }
-        tx.write(&sql::INSERT_EVENTS, &rows, |args, (run, seq, event): &(RunId, i64, &NewEvent)| {
-            args.text(run.as_str());
-            args.int(*seq);
-            args.int(event.at.0);
-            args.text_or_null(event.task.as_ref().map(TaskId::as_str));
-            args.int_or_null(event.attempt.map(i64::from));
-            args.text(event.body.kind());
-            args.owned(payload(event));
-        })
-        .await?;
-        Ok(answers)
+        (rows, answers)
     }
+}
+
+/// An event that has its number.
+struct EventOf<'a> {
+    run: RunId,
+    seq: i64,
+    event: &'a NewEvent,
+}
+
+fn add_event(args: &mut Args, EventOf { run, seq, event }: &EventOf<'_>) {
+    args.word(run.as_str());
+    args.int(*seq);
+    args.int(event.at.0);
+    args.text_or_null(event.task.as_ref().map(TaskId::as_str));
+    args.int_or_null(event.attempt.map(i64::from));
+    args.word(event.body.kind());
+    args.owned(payload(event));
 }
 
 pub(crate) fn run_id(text: &str) -> Result<RunId, Error> {
@@ -401,10 +452,15 @@ fn payload(event: &NewEvent) -> String {
 }
 
 pub(crate) async fn insert_tasks(tx: &mut Tx, tasks: &[&Task], numbers: &mut Numbers) -> Result<(), Error> {
-    tx.ask(&sql::INSERT_TASKS, tasks, add_task, |row| {
-        numbers.insert(task_id(row.text(0)?)?, row.int(1)?);
-        Ok(())
-    })
+    tx.ask(
+        &sql::INSERT_TASKS,
+        tasks,
+        |args, task| add_task(args, task),
+        |row| {
+            numbers.insert(task_id(row.text(0)?)?, row.int(1)?);
+            Ok(())
+        },
+    )
     .await
 }
 
@@ -416,18 +472,18 @@ fn add_usage(args: &mut Args, usage: &Usage) {
     args.bool(usage.estimated);
 }
 
-fn add_task(args: &mut Args, task: &&Task) {
+fn add_task(args: &mut Args, task: &Task) {
     args.text(task.id.as_str());
-    args.text(task.run.as_str());
+    args.word(task.run.as_str());
     args.text_or_null(task.parent.as_ref().map(TaskId::as_str));
     args.shared(&task.key);
     args.int(task.position.into());
-    args.text(task.kind.as_str());
+    args.word(task.kind.as_str());
     args.shared(&task.title);
     args.shared(&task.description);
-    args.text(task.role.as_str());
+    args.word(task.role.as_str());
     args.int(task.priority.get().into());
-    args.text(task.status.as_str());
+    args.word(task.status.as_str());
     args.owned(serde_json::to_string(&task.success_criteria).unwrap_or_default());
     args.int(task.attempts.into());
     args.bytes_or_null(task.result.as_ref().map(|hash| hash.0.as_slice()));
@@ -453,14 +509,17 @@ fn add_move(args: &mut Args, it: &Move<'_>) {
         it.transition;
     let at = it.change.at.0;
     args.int(it.number);
-    args.text(it.change.run.as_str());
-    args.text(from.as_str());
-    args.text(to.as_str());
+    args.word(it.change.run.as_str());
+    args.word(from.as_str());
+    args.word(to.as_str());
     args.int((*attempts_from).into());
     args.int((*attempts_to).into());
     args.bytes_or_null(result.as_ref().map(|hash| hash.0.as_slice()));
     args.text_or_null(reason.as_deref());
-    args.text_or_null(model.as_deref());
+    match model {
+        Some(model) => args.word(model),
+        None => args.no_text(),
+    }
     args.int_or_null((*to == TaskStatus::InProgress).then_some(at));
     args.int_or_null(to.is_final().then_some(at));
     add_usage(args, usage);
@@ -470,16 +529,16 @@ fn add_move(args: &mut Args, it: &Move<'_>) {
 fn add_attempt(args: &mut Args, (number, attempt, at): &(i64, &NewAttempt, Timestamp)) {
     args.int(*number);
     args.int(attempt.id.number.into());
-    args.text(attempt.role.as_str());
-    args.text(&attempt.model);
+    args.word(attempt.role.as_str());
+    args.word(&attempt.model);
     args.int(at.0);
 }
 
 fn add_attempt_end(args: &mut Args, (number, end, at): &(i64, &AttemptEnd, Timestamp)) {
     args.int(*number);
     args.int(end.id.number.into());
-    args.text(if end.ok { "succeeded" } else { "failed" });
-    args.text(&end.model);
+    args.word(if end.ok { "succeeded" } else { "failed" });
+    args.word(&end.model);
     add_usage(args, &end.usage);
     args.count(end.cost.0);
     add_note(args, end.error.as_ref());
@@ -490,9 +549,9 @@ fn add_call(args: &mut Args, (number, call, at): &(i64, &NewCall, Timestamp)) {
     args.int(*number);
     args.int(call.id.attempt.number.into());
     args.int(call.id.number.into());
-    args.text(call.purpose);
-    args.text(&call.model);
-    args.text(&call.provider);
+    args.word(call.purpose);
+    args.word(&call.model);
+    args.word(&call.provider);
     args.bytes(&call.input_hash.0);
     args.int(at.0);
     args.int_or_null(call.reserved.map(|cost| clamp(cost.0)));
@@ -502,7 +561,7 @@ fn add_call_end(args: &mut Args, (number, end): &(i64, &CallEnd)) {
     args.int(*number);
     args.int(end.id.attempt.number.into());
     args.int(end.id.number.into());
-    args.text(end.outcome.as_str());
+    args.word(end.outcome.as_str());
     add_usage(args, &end.usage);
     args.int_or_null(end.cost.map(|cost| clamp(cost.0)));
     args.int(i64::try_from(end.elapsed.as_micros()).unwrap_or(i64::MAX));
@@ -513,8 +572,13 @@ fn add_call_end(args: &mut Args, (number, end): &(i64, &CallEnd)) {
 fn add_note(args: &mut Args, note: Option<&crewline_types::event::ErrorNote>) {
     match note {
         Some(note) => args.owned(serde_json::to_string(note).unwrap_or_default()),
-        None => args.text_or_null(None),
+        None => args.no_text(),
     }
+}
+
+fn add_text(args: &mut Args, text: &Text) {
+    args.bytes(&text.hash.0);
+    args.shared(&text.body);
 }
 
 fn add_context(args: &mut Args, (number, context, at): &(i64, &NewContext, Timestamp)) {
@@ -529,20 +593,20 @@ fn add_context(args: &mut Args, (number, context, at): &(i64, &NewContext, Times
 fn add_memory(args: &mut Args, (record, same): &(&MemoryRecord, Option<TextHash>)) {
     args.bytes(&record.id.0.to_be_bytes());
     args.shared(&record.project);
-    args.text_or_null(record.run.as_ref().map(RunId::as_str));
+    match &record.run {
+        Some(run) => args.word(run.as_str()),
+        None => args.no_text(),
+    }
     args.text_or_null(record.task.as_ref().map(TaskId::as_str));
-    args.text(record.kind.as_str());
+    args.word(record.kind.as_str());
     args.shared(&record.agent);
     args.int(record.created_at.0);
-    match same {
-        Some(hash) => {
-            args.text_or_null(None);
-            args.bytes(&hash.0);
-        }
-        None => {
-            args.shared(&record.text);
-            args.bytes_or_null(None);
-        }
+    if let Some(hash) = same {
+        args.no_text();
+        args.bytes(&hash.0);
+    } else {
+        args.shared(&record.text);
+        args.bytes_or_null(None);
     }
     if record.source_ids.is_empty() {
         args.bytes_or_null(None);

@@ -9,6 +9,8 @@
 
 use std::{
     borrow::Cow,
+    fmt::Write as _,
+    ops::Range,
     sync::{Arc, OnceLock},
 };
 
@@ -60,7 +62,7 @@ impl Bulk {
 
     /// The text for so many rows, and how many rows of padding it needs.
     pub(crate) fn text(&self, backend: Backend, rows: usize) -> (Arc<str>, usize) {
-        let bucket = (rows.max(1).next_power_of_two().trailing_zeros() as usize).min(BUCKETS - 1);
+        let bucket = bucket_of(rows);
         let of_backend = match backend {
             Backend::Sqlite => &self.texts[0],
             Backend::Postgres => &self.texts[1],
@@ -80,11 +82,12 @@ impl Bulk {
                     text.push(',');
                 }
                 number += 1;
-                match backend {
-                    Backend::Sqlite => text.push('?'),
-                    Backend::Postgres if row == 0 => text.push_str(&format!("${number}::{}", of.postgres())),
-                    Backend::Postgres => text.push_str(&format!("${number}")),
-                }
+                let written = match backend {
+                    Backend::Sqlite => text.write_char('?'),
+                    Backend::Postgres if row == 0 => write!(text, "${number}::{}", of.postgres()),
+                    Backend::Postgres => write!(text, "${number}"),
+                };
+                debug_assert!(written.is_ok(), "writing into memory can not fail");
             }
             text.push(')');
         }
@@ -93,16 +96,69 @@ impl Bulk {
         dialect(&text, backend).into()
     }
 
-    /// Arguments for `rows`, in chunks of at most [`ROWS_MAX`].
-    pub(crate) fn fill<T>(&self, backend: Backend, rows: &[T], add: impl Fn(&mut Args, &T)) -> (Arc<str>, Args) {
+    /// The text and the arguments for some rows of `part`, at most [`ROWS_MAX`].
+    pub(crate) fn fill(&self, backend: Backend, rows: Range<usize>, add: AddRow<'_>) -> (Arc<str>, Args) {
         let (text, padding) = self.text(backend, rows.len());
         let mut args = Args::new(backend, (rows.len() + padding) * self.columns.len());
         for row in rows {
             add(&mut args, row);
         }
-        args.pad(padding, self.columns);
+        // SQLite takes what is not bound for NULL; PostgreSQL wants every argument.
+        match backend {
+            Backend::Sqlite => {}
+            Backend::Postgres => args.pad(padding, self.columns),
+        }
         (text, args)
     }
+}
+
+/// Adds the arguments of the row with this number.
+pub(crate) type AddRow<'a> = &'a (dyn Fn(&mut Args, usize) + Sync);
+
+/// A statement and its rows.
+pub(crate) struct Part<'a> {
+    pub(crate) bulk: &'static Bulk,
+    pub(crate) rows: usize,
+    pub(crate) add: AddRow<'a>,
+}
+
+/// Statements that often come together with as many rows each. SQLite runs them as one: each statement is a trip to
+/// the driver's thread and back, which costs more than ten rows.
+#[derive(Debug)]
+pub(crate) struct Group<const N: usize> {
+    bulks: [&'static Bulk; N],
+    texts: [OnceLock<Arc<str>>; BUCKETS],
+}
+
+impl<const N: usize> Group<N> {
+    pub(crate) const fn new(bulks: [&'static Bulk; N]) -> Self {
+        Self { bulks, texts: [const { OnceLock::new() }; BUCKETS] }
+    }
+
+    /// The text and the arguments of all `parts` at once, when their sizes allow it.
+    pub(crate) fn fill(&self, parts: &[Part<'_>; N]) -> Option<(Arc<str>, Args)> {
+        let bucket = bucket_of(parts.first()?.rows);
+        if parts.iter().any(|part| part.rows == 0 || part.rows > ROWS_MAX || bucket_of(part.rows) != bucket) {
+            return None;
+        }
+        let text = self.texts[bucket].get_or_init(|| {
+            let texts: Vec<_> = self.bulks.iter().map(|bulk| bulk.text(Backend::Sqlite, 1 << bucket).0).collect();
+            texts.join("; ").into()
+        });
+        let columns: usize = self.bulks.iter().map(|bulk| bulk.columns.len()).sum();
+        let mut args = Args::new(Backend::Sqlite, columns << bucket);
+        for part in parts {
+            for row in 0..part.rows {
+                (part.add)(&mut args, row);
+            }
+            args.pad((1 << bucket) - part.rows, part.bulk.columns);
+        }
+        Some((Arc::clone(text), args))
+    }
+}
+
+fn bucket_of(rows: usize) -> usize {
+    (rows.max(1).next_power_of_two().trailing_zeros() as usize).min(BUCKETS - 1)
 }
 
 fn dialect(text: &str, backend: Backend) -> String {
@@ -116,15 +172,34 @@ fn dialect(text: &str, backend: Backend) -> String {
 
 /// The arguments of one statement.
 pub(crate) enum Args {
-    Sqlite(SqliteArguments),
+    Sqlite(SqliteArguments, Recent),
     Postgres(PgArguments),
+}
+
+/// The last few different words of a statement (status, role, model …), so that they are allocated once.
+#[derive(Default)]
+pub(crate) struct Recent {
+    words: [Option<Arc<str>>; 8],
+    next: usize,
+}
+
+impl Recent {
+    fn word(&mut self, text: &str) -> Arc<str> {
+        if let Some(word) = self.words.iter().flatten().find(|word| &***word == text) {
+            return Arc::clone(word);
+        }
+        let word: Arc<str> = text.into();
+        self.words[self.next] = Some(Arc::clone(&word));
+        self.next = (self.next + 1) % self.words.len();
+        word
+    }
 }
 
 macro_rules! add {
     ($self:ident, $sqlite:expr, $postgres:expr) => {
         // Encoding a number, a text or bytes can not fail; a short argument list would be refused by the database.
         drop(match $self {
-            Self::Sqlite(args) => args.add($sqlite),
+            Self::Sqlite(args, _) => args.add($sqlite),
             Self::Postgres(args) => args.add($postgres),
         })
     };
@@ -136,7 +211,7 @@ impl Args {
             Backend::Sqlite => {
                 let mut args = SqliteArguments::default();
                 args.reserve(capacity, 0);
-                Self::Sqlite(args)
+                Self::Sqlite(args, Recent::default())
             }
             Backend::Postgres => {
                 let mut args = PgArguments::default();
@@ -146,19 +221,13 @@ impl Args {
         }
     }
 
-    /// SQLite takes what is not bound for NULL; PostgreSQL wants every argument.
     fn pad(&mut self, rows: usize, columns: &[Type]) {
-        match self {
-            Self::Sqlite(_) => {}
-            Self::Postgres(args) => {
-                for column in columns.iter().cycle().take(rows * columns.len()) {
-                    drop(match column {
-                        Type::Int => args.add(None::<i64>),
-                        Type::Text => args.add(None::<&str>),
-                        Type::Bytes => args.add(None::<&[u8]>),
-                        Type::Bool => args.add(None::<bool>),
-                    });
-                }
+        for column in columns.iter().cycle().take(rows * columns.len()) {
+            match column {
+                Type::Int => self.int_or_null(None),
+                Type::Text => self.no_text(),
+                Type::Bytes => self.bytes_or_null(None),
+                Type::Bool => add!(self, None::<bool>, None::<bool>),
             }
         }
     }
@@ -180,16 +249,30 @@ impl Args {
         add!(self, value, value);
     }
 
+    /// A text that is not likely to come again.
     pub(crate) fn text(&mut self, value: &str) {
         let value = clean(value);
-        add!(self, &*value, &*value);
+        add!(self, Arc::<str>::from(&*value), &*value);
+    }
+
+    /// A short text that many rows have.
+    pub(crate) fn word(&mut self, value: &str) {
+        let value = clean(value);
+        drop(match self {
+            Self::Sqlite(args, recent) => args.add(recent.word(&value)),
+            Self::Postgres(args) => args.add(&*value),
+        });
     }
 
     pub(crate) fn text_or_null(&mut self, value: Option<&str>) {
         match value {
             Some(value) => self.text(value),
-            None => add!(self, None::<&str>, None::<&str>),
+            None => self.no_text(),
         }
+    }
+
+    pub(crate) fn no_text(&mut self) {
+        add!(self, None::<&str>, None::<&str>);
     }
 
     /// A text that is shared rather than copied where the driver can.

@@ -4,7 +4,7 @@
 //! **Invariant:** sums never overflow: they end at the largest number there is.
 
 use crate::sql::{
-    Bulk,
+    Bulk, Group,
     Type::{Bool, Bytes, Int, Text},
 };
 
@@ -12,12 +12,21 @@ use crate::sql::{
 pub(crate) static LOCK_RUNS: Bulk =
     Bulk::new("SELECT r.id FROM runs AS r WHERE r.id IN (SELECT column1 FROM ", &[Text], ") ORDER BY r.id FOR UPDATE");
 
+macro_rules! fence_runs {
+    ($begin:literal) => {
+        Bulk::new(
+            concat!($begin, "UPDATE runs AS r SET last_seq = r.last_seq + v.column3 FROM "),
+            &[Text, Int, Int],
+            " WHERE r.id = v.column1 AND r.epoch = v.column2 RETURNING id, epoch, last_seq",
+        )
+    };
+}
+
 /// Checks epochs and gives out event numbers.
-pub(crate) static FENCE_RUNS: Bulk = Bulk::new(
-    "UPDATE runs AS r SET last_seq = r.last_seq + v.column3 FROM ",
-    &[Text, Int, Int],
-    " WHERE r.id = v.column1 AND r.epoch = v.column2 RETURNING id, epoch, last_seq",
-);
+pub(crate) static FENCE_RUNS: Bulk = fence_runs!("");
+
+/// The same, beginning the transaction with it (SQLite only).
+pub(crate) static BEGIN_AND_FENCE_RUNS: Bulk = fence_runs!("BEGIN IMMEDIATE; ");
 
 /// Ends runs.
 pub(crate) static END_RUNS: Bulk = Bulk::new(
@@ -172,13 +181,22 @@ pub(crate) static INSERT_TEXTS: Bulk = Bulk::new(
     " WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING",
 );
 
+macro_rules! insert_events {
+    ($commit:literal) => {
+        Bulk::new(
+            "INSERT INTO events (run_id, seq, created_at, task_id, attempt, kind, payload) \
+             SELECT column1, column2, column3, column4, column5, column6, column7 FROM ",
+            &[Text, Int, Int, Text, Int, Text, Text],
+            concat!(" WHERE column1 IS NOT NULL", $commit),
+        )
+    };
+}
+
 /// Appends events.
-pub(crate) static INSERT_EVENTS: Bulk = Bulk::new(
-    "INSERT INTO events (run_id, seq, created_at, task_id, attempt, kind, payload) \
-     SELECT column1, column2, column3, column4, column5, column6, column7 FROM ",
-    &[Text, Int, Int, Text, Int, Text, Text],
-    " WHERE column1 IS NOT NULL",
-);
+pub(crate) static INSERT_EVENTS: Bulk = insert_events!("");
+
+/// The same, ending the transaction with it (SQLite only).
+pub(crate) static INSERT_EVENTS_AND_COMMIT: Bulk = insert_events!("; COMMIT");
 
 /// Remembers.
 pub(crate) static INSERT_MEMORIES: Bulk = Bulk::new(
@@ -202,3 +220,9 @@ pub(crate) static INSERT_VECTORS: Bulk = Bulk::new(
     " JOIN memories AS m ON m.id = v.column1 WHERE TRUE \
      ON CONFLICT (memory, model) DO UPDATE SET vector = excluded.vector",
 );
+
+/// What begins with an attempt.
+pub(crate) static BEGINNINGS: Group<3> = Group::new([&INSERT_ATTEMPTS, &INSERT_CALLS, &INSERT_CONTEXTS]);
+
+/// What comes with an attempt's end.
+pub(crate) static ENDS: Group<4> = Group::new([&END_ATTEMPTS, &END_CALLS, &INSERT_TEXTS, &INSERT_MEMORIES]);

@@ -19,7 +19,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use crate::{
     Backend,
     error::{Cause, Error},
-    sql::{self, Args, Bulk, ROWS_MAX},
+    sql::{self, Args, Bulk, Group, Part, ROWS_MAX},
 };
 
 /// How long a writer waits for its turn.
@@ -65,6 +65,15 @@ struct Held {
     is_dirty: bool,
 }
 
+/// How a transaction begins.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum By {
+    /// By a statement of its own.
+    Itself,
+    /// On SQLite by its first statement, which says `BEGIN IMMEDIATE` and saves a trip to the driver's thread.
+    FirstStatement,
+}
+
 /// Hands out transactions, one at a time.
 pub(crate) struct Writer {
     pool: Pool,
@@ -84,10 +93,16 @@ impl Writer {
             .map_err(|_| Error::Locked { source: Cause("another transaction of this process does not end".into()) })
     }
 
+    /// Begins a transaction.
     pub(crate) async fn begin(&self) -> Result<Tx, Error> {
+        self.begin_by(By::Itself).await
+    }
+
+    /// Begins a transaction, on SQLite by its first statement if `by` says so.
+    pub(crate) async fn begin_by(&self, by: By) -> Result<Tx, Error> {
         let mut held = self.turn().await?;
         if held.connection.is_some() {
-            match Self::start(&mut held).await {
+            match Self::start(&mut held, by).await {
                 Ok(()) => return Ok(Tx { held, is_shared: self.is_shared }),
                 // The server was restarted since; a new connection tells whether it is there.
                 Err(error) if error.breaks_connection() => held.discard(),
@@ -98,19 +113,20 @@ impl Writer {
             Pool::Sqlite(pool) => Connection::Sqlite(pool.acquire().await?),
             Pool::Postgres(pool) => Connection::Postgres(pool.acquire().await?),
         });
-        Self::start(&mut held).await?;
+        Self::start(&mut held, by).await?;
         Ok(Tx { held, is_shared: self.is_shared })
     }
 
-    async fn start(held: &mut Held) -> Result<(), Error> {
+    async fn start(held: &mut Held, by: By) -> Result<(), Error> {
         held.clean().await?;
         let Some(connection) = held.connection.as_mut() else { return Err(sql::mismatch()) };
-        let begin = match connection {
-            // Takes the write lock at once: a transaction that reads first could not be upgraded.
-            Connection::Sqlite(_) => "BEGIN IMMEDIATE",
-            Connection::Postgres(_) => "BEGIN",
-        };
         held.is_dirty = true;
+        let begin = match (&connection, by) {
+            // Takes the write lock at once: a transaction that reads first could not be upgraded.
+            (Connection::Sqlite(_), By::Itself) => "BEGIN IMMEDIATE",
+            (Connection::Sqlite(_), By::FirstStatement) => return Ok(()),
+            (Connection::Postgres(_), By::Itself | By::FirstStatement) => "BEGIN",
+        };
         let begun = connection.control(begin).await;
         if begun.is_err() {
             held.is_dirty = false;
@@ -182,51 +198,82 @@ impl Tx {
         }
     }
 
+    /// Begins a transaction that was to be begun by its first statement.
+    pub(crate) async fn begin_now(&mut self) -> Result<(), Error> {
+        match self.held.connection.as_mut() {
+            Some(connection) => connection.control("BEGIN IMMEDIATE").await,
+            None => Err(sql::mismatch()),
+        }
+    }
+
     /// Runs the statement over `rows` and says how many rows of the table it touched.
     pub(crate) async fn write<T: Sync>(
         &mut self,
-        bulk: &Bulk,
+        bulk: &'static Bulk,
         rows: &[T],
-        add: impl Fn(&mut Args, &T) + Copy + Send,
+        add: impl Fn(&mut Args, &T) + Sync,
     ) -> Result<u64, Error> {
+        self.write_part(&Part { bulk, rows: rows.len(), add: &|args, row| add(args, &rows[row]) }).await
+    }
+
+    async fn write_part(&mut self, part: &Part<'_>) -> Result<u64, Error> {
         let mut touched = 0;
-        for chunk in rows.chunks(ROWS_MAX) {
-            let (text, args) = bulk.fill(self.backend(), chunk, add);
-            touched += match (self.held.connection.as_mut(), args) {
-                (Some(Connection::Sqlite(connection)), Args::Sqlite(args)) => {
-                    let query = sqlx::query_with(AssertSqlSafe(text), args);
-                    query.execute(&mut **connection).await?.rows_affected()
-                }
-                (Some(Connection::Postgres(connection)), Args::Postgres(args)) => {
-                    let query = sqlx::query_with(AssertSqlSafe(text), args);
-                    query.execute(&mut **connection).await?.rows_affected()
-                }
-                (Some(Connection::Sqlite(_) | Connection::Postgres(_)) | None, _) => return Err(sql::mismatch()),
-            };
+        for begin in (0..part.rows).step_by(ROWS_MAX) {
+            let rows = begin..part.rows.min(begin + ROWS_MAX);
+            let (text, args) = part.bulk.fill(self.backend(), rows, part.add);
+            touched += self.execute(text, args).await?;
         }
         Ok(touched)
+    }
+
+    async fn execute(&mut self, text: Arc<str>, args: Args) -> Result<u64, Error> {
+        match (self.held.connection.as_mut(), args) {
+            (Some(Connection::Sqlite(connection)), Args::Sqlite(args, _)) => {
+                Ok(sqlx::query_with(AssertSqlSafe(text), args).execute(&mut **connection).await?.rows_affected())
+            }
+            (Some(Connection::Postgres(connection)), Args::Postgres(args)) => {
+                Ok(sqlx::query_with(AssertSqlSafe(text), args).execute(&mut **connection).await?.rows_affected())
+            }
+            (Some(Connection::Sqlite(_) | Connection::Postgres(_)) | None, _) => Err(sql::mismatch()),
+        }
+    }
+
+    /// Runs several statements, as one where the database and their sizes allow it.
+    pub(crate) async fn write_group<const N: usize>(
+        &mut self,
+        group: &Group<N>,
+        parts: &[Part<'_>; N],
+    ) -> Result<(), Error> {
+        if self.backend() == Backend::Sqlite
+            && let Some((text, args)) = group.fill(parts)
+        {
+            self.execute(text, args).await?;
+            return Ok(());
+        }
+        for part in parts {
+            self.write_part(part).await?;
+        }
+        Ok(())
     }
 
     /// Runs the statement over `rows` and hands every row of the answer to `take`.
     pub(crate) async fn ask<T: Sync>(
         &mut self,
-        bulk: &Bulk,
+        bulk: &'static Bulk,
         rows: &[T],
-        add: impl Fn(&mut Args, &T) + Copy + Send,
+        add: impl Fn(&mut Args, &T) + Sync,
         mut take: impl FnMut(&Row) -> Result<(), Error> + Send,
     ) -> Result<(), Error> {
         for chunk in rows.chunks(ROWS_MAX) {
-            let (text, args) = bulk.fill(self.backend(), chunk, add);
+            let (text, args) = bulk.fill(self.backend(), 0..chunk.len(), &|args, row| add(args, &chunk[row]));
             match (self.held.connection.as_mut(), args) {
-                (Some(Connection::Sqlite(connection)), Args::Sqlite(args)) => {
-                    let query = sqlx::query_with(AssertSqlSafe(text), args);
-                    for row in query.fetch_all(&mut **connection).await? {
+                (Some(Connection::Sqlite(connection)), Args::Sqlite(args, _)) => {
+                    for row in sqlx::query_with(AssertSqlSafe(text), args).fetch_all(&mut **connection).await? {
                         take(&Row::Sqlite(row))?;
                     }
                 }
                 (Some(Connection::Postgres(connection)), Args::Postgres(args)) => {
-                    let query = sqlx::query_with(AssertSqlSafe(text), args);
-                    for row in query.fetch_all(&mut **connection).await? {
+                    for row in sqlx::query_with(AssertSqlSafe(text), args).fetch_all(&mut **connection).await? {
                         take(&Row::Postgres(row))?;
                     }
                 }
@@ -236,15 +283,41 @@ impl Tx {
         Ok(())
     }
 
+    /// Runs `plain` over the last rows and makes everything durable; on SQLite by one statement, `committing`.
+    pub(crate) async fn commit_with<T: Sync>(
+        mut self,
+        plain: &'static Bulk,
+        committing: &'static Bulk,
+        rows: &[T],
+        add: impl Fn(&mut Args, &T) + Sync,
+    ) -> Result<(), Error> {
+        let is_one = self.backend() == Backend::Sqlite && (1..=ROWS_MAX).contains(&rows.len());
+        match self.write(if is_one { committing } else { plain }, rows, add).await {
+            Ok(_) if is_one => {
+                self.finished();
+                Ok(())
+            }
+            Ok(_) => self.commit().await,
+            Err(error) => {
+                self.rollback(&error).await;
+                Err(error)
+            }
+        }
+    }
+
+    fn finished(mut self) {
+        self.held.is_dirty = false;
+        if self.is_shared {
+            self.held.connection = None;
+        }
+    }
+
     /// Makes it durable.
     pub(crate) async fn commit(mut self) -> Result<(), Error> {
         let Some(connection) = self.held.connection.as_mut() else { return Err(sql::mismatch()) };
         match connection.control("COMMIT").await {
             Ok(()) => {
-                self.held.is_dirty = false;
-                if self.is_shared {
-                    self.held.connection = None;
-                }
+                self.finished();
                 Ok(())
             }
             Err(Error::Unavailable { source }) if self.backend() == Backend::Postgres => {

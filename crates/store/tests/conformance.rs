@@ -2,6 +2,8 @@
 //!
 //! **Invariant:** every test has a database of its own, which is gone afterwards, also when the test fails.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test's helpers are tests, too")]
+
 mod common;
 
 use std::{collections::HashMap, sync::Arc, task::Poll, time::Duration};
@@ -50,6 +52,8 @@ on_both! {
     projects_are_isolated
     claims_are_exclusive
     a_finished_run_is_not_claimed
+    settings_are_replaced
+    a_batch_of_many_runs
     any_character_is_kept
     the_largest_numbers_are_kept
     every_event_round_trips
@@ -622,6 +626,30 @@ async fn claims_are_exclusive(place: &Place) {
     let missing = "zzzzzzzz".parse().unwrap();
     let error = store.claim_run(missing, "x", minute, Claim::Force).await.unwrap_err();
     assert_eq!((error.kind(), error.code()), (ErrorKind::NotFound, "store.not_found"));
+}
+
+async fn settings_are_replaced(place: &Place) {
+    let crew = Crew::new(place, "p", 1).await;
+    crew.store.configure_run(crew.run, crew.epoch, r#"{"x":1}"#).await.unwrap();
+    let error = crew.store.configure_run(crew.run, crew.epoch + 1, "{}").await.unwrap_err();
+    assert!(matches!(error, Error::Stale { .. }));
+    assert_eq!(crew.store.run(crew.run).await.unwrap().unwrap().settings, r#"{"x":1}"#);
+}
+
+async fn a_batch_of_many_runs(place: &Place) {
+    let store = place.open().await;
+    let mut changes = Vec::new();
+    for seed in 0..300 {
+        let crew = Crew::on(store.clone(), "p", seed).await;
+        let mut change = crew.change();
+        change.epoch += u64::from(seed == 150);
+        change.events.push(note(crew.root));
+        changes.push(change);
+    }
+    let answer = store.commit(&changes).await.unwrap();
+    assert_eq!(answer.iter().filter(|it| is_done(it)).count(), 299);
+    assert_eq!(answer[150], Committed::Stale);
+    assert_eq!(place.count("events WHERE seq = 1").await, 299);
 }
 
 async fn a_finished_run_is_not_claimed(place: &Place) {

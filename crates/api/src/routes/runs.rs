@@ -9,7 +9,8 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use crewline_types::RunId;
+use crewline_runtime::Error;
+use crewline_types::{ErrorKind, RunId, RunStatus};
 use serde::Deserialize;
 
 use crate::{
@@ -68,8 +69,23 @@ pub(crate) async fn cancel(
     id: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, Problem> {
     let run = find(&app, id).await?;
-    app.handle.cancel(run).await?;
-    Ok(StatusCode::ACCEPTED)
+    match app.handle.cancel(run).await {
+        Ok(()) => Ok(StatusCode::ACCEPTED),
+        Err(Error::NotFound { .. }) => {
+            // A run that exists, but not here and now, is a conflict; one that does not exist says so itself.
+            let status = app.handle.report(run).await?.status;
+            let detail = match status {
+                RunStatus::Running => format!("run `{run}` is being worked on by another process"),
+                RunStatus::Completed
+                | RunStatus::Failed
+                | RunStatus::Cancelled
+                | RunStatus::Interrupted
+                | RunStatus::LimitReached => format!("run `{run}` is {}", status.as_str()),
+            };
+            Err(Problem::new(ErrorKind::Conflict, "run.not_active", detail))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The run that `id`, or its shortest unique prefix, names.

@@ -14,7 +14,7 @@ use crate::{
     follow::Follow,
     live::Board,
     out::OutDir,
-    settings::Settings,
+    settings::{RunDefaults, Settings, process_env},
     signals::Signals,
 };
 
@@ -37,11 +37,12 @@ pub(crate) struct ResumeArgs {
 pub(crate) async fn run(args: ResumeArgs, settings: &Settings, console: &Console) -> Result<Exit, Error> {
     let registry = app::load_registry(settings, console)?;
     let out = OutDir::prepare(args.common.out.clone())?;
-    let mode = if args.common.offline { Mode::Offline } else { Mode::Online };
+    let offline = args.common.offline || RunDefaults::load(&process_env)?.offline;
+    let mode = offline.then_some(Mode::Offline);
     let mut ops = Ops::open(args.common.metrics_addr, console).await?;
-    let app = App::start(settings, registry, models_mode(mode)).await?;
+    let app = App::start(settings, registry, models_mode(mode.unwrap_or(Mode::Online))).await?;
     ops.start(&app.handle);
-    let ended = resume(&args, &out, &app, settings, console).await;
+    let ended = resume(&args, &out, mode, &app, settings, console).await;
     let has_vectors = app.has_vectors();
     app.stop().await;
     let exit = ended?;
@@ -54,17 +55,15 @@ pub(crate) async fn run(args: ResumeArgs, settings: &Settings, console: &Console
 async fn resume(
     args: &ResumeArgs,
     out: &OutDir,
+    mode: Option<Mode>,
     app: &App,
     settings: &Settings,
     console: &Console,
 ) -> Result<Exit, Error> {
     let mut signals = Signals::listen()?;
     let run = app.handle.find_run(&args.run).await?;
-    let overrides = Overrides {
-        limits: limits(&args.common, run, &app.store).await?,
-        concurrency: args.common.concurrency,
-        mode: args.common.offline.then_some(Mode::Offline),
-    };
+    let overrides =
+        Overrides { limits: limits(&args.common, run, &app.store).await?, concurrency: args.common.concurrency, mode };
     let after_seq = match app.handle.resume(run, overrides).await {
         Ok(seq) => seq,
         Err(error @ RuntimeError::Finished { status: RunStatus::Completed, .. }) => {

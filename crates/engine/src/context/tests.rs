@@ -237,33 +237,3 @@ fn provenance_is_json() {
     assert_eq!(json[0]["form"], "whole");
     assert_eq!(json[0]["score"], 0.0);
 }
-#[test]
-fn zzz_speed() {
-    let five: Vec<Item> = (0..5).map(|i| item(Tier::Requires, &format!("task:t{i:07}"), &words(40, i), 0.0)).collect();
-    let many: Vec<Item> =
-        (0..1_000).map(|it| item(Tier::Requires, &format!("task:t{it:07}"), &words(60, it), 0.0)).collect();
-    for _ in 0..3 {
-        let t = std::time::Instant::now();
-        for _ in 0..1000 {
-            std::hint::black_box(assemble(&five, 8000));
-        }
-        let five_t = t.elapsed() / 1000;
-        let b = assemble(&five, 8000);
-        let t = std::time::Instant::now();
-        for _ in 0..1000 {
-            std::hint::black_box(render(&b));
-        }
-        let r = t.elapsed() / 1000;
-        let t = std::time::Instant::now();
-        for _ in 0..10 {
-            std::hint::black_box(assemble(&many, 8000));
-        }
-        let m = t.elapsed() / 10;
-        let t = std::time::Instant::now();
-        for _ in 0..10 {
-            std::hint::black_box(assemble(&many, 90000));
-        }
-        let m2 = t.elapsed() / 10;
-        println!("five {five_t:?} ({}B) render {r:?} many {m:?} fair {m2:?}", five[0].text.body.len());
-    }
-}

@@ -11,9 +11,10 @@ use super::Rules;
 /// Tasks of the schema at most; its size grows with the square.
 pub const SCHEMA_TASKS_MAX: usize = 24;
 
-/// An object with the keys `t1` … `tN`; only `t1` must be there.
-pub fn schema(rules: &Rules) -> Value {
+/// An object with the keys `t1` … `tN`, of which the first `tasks_min` must be there (`t1` in any case).
+pub fn schema(rules: &Rules, tasks_min: usize) -> Value {
     let count = rules.tasks_max.clamp(1, SCHEMA_TASKS_MAX);
+    let required = tasks_min.clamp(1, count);
     let mut roles: Vec<&str> = rules.roles.iter().map(Role::as_str).collect();
     if roles.is_empty() {
         roles.push(rules.default_role.as_str());
@@ -23,7 +24,7 @@ pub fn schema(rules: &Rules) -> Value {
     for (index, key) in keys.iter().enumerate() {
         properties.insert(key.clone(), task(&roles, &keys[..index]));
     }
-    json!({"type": "object", "properties": properties, "required": ["t1"], "additionalProperties": false})
+    json!({"type": "object", "properties": properties, "required": keys[..required], "additionalProperties": false})
 }
 
 fn task(roles: &[&str], earlier: &[String]) -> Value {
@@ -31,8 +32,8 @@ fn task(roles: &[&str], earlier: &[String]) -> Value {
     json!({
         "type": "object",
         "properties": {
-            "title": {"type": "string", "maxLength": 80},
-            "description": {"type": "string", "maxLength": 400},
+            "title": {"type": "string", "minLength": 3, "maxLength": 80},
+            "description": {"type": "string", "minLength": 10, "maxLength": 400},
             "role": {"type": "string", "enum": roles},
             "depends_on": {"type": "array", "items": items, "maxItems": earlier.len()},
         },
@@ -53,10 +54,10 @@ mod tests {
             tasks_max: 12,
             roles_open: false,
         };
-        let schema = schema(&rules);
+        let schema = schema(&rules, 2);
         let keys: Vec<&String> = schema["properties"].as_object().unwrap().keys().collect();
         assert_eq!(keys, ["t1", "t2", "t3", "t4", "t5", "t6", "t7", "t8", "t9", "t10", "t11", "t12"]);
-        assert_eq!(schema["required"], json!(["t1"]));
+        assert_eq!(schema["required"], json!(["t1", "t2"]));
         let depends_on = |key: &str| schema["properties"][key]["properties"]["depends_on"].clone();
         assert_eq!(depends_on("t1"), json!({"type": "array", "items": {"type": "string"}, "maxItems": 0}));
         assert_eq!(
@@ -64,7 +65,8 @@ mod tests {
             json!({"type": "array", "items": {"type": "string", "enum": ["t1", "t2"]}, "maxItems": 2})
         );
         assert_eq!(schema["properties"]["t2"]["properties"]["role"]["enum"], json!(["coder", "writer"]));
-        let large = super::schema(&Rules { tasks_max: 1_000, roles: vec![], ..rules });
+        let large = super::schema(&Rules { tasks_max: 1_000, roles: vec![], ..rules }, 0);
+        assert_eq!(large["required"], json!(["t1"]));
         assert_eq!(large["properties"].as_object().unwrap().len(), SCHEMA_TASKS_MAX);
         assert_eq!(large["properties"]["t1"]["properties"]["role"]["enum"], json!(["writer"]));
     }

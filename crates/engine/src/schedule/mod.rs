@@ -14,9 +14,6 @@ use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
 use crewline_types::{ErrorKind, Priority};
 
-/// A retry waits this long at most.
-const RETRY_DELAY_MAX: Duration = Duration::from_mins(1);
-
 /// A task as the schedule sees it; its index is its place in the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
@@ -52,21 +49,28 @@ pub struct Limits {
     pub parallel_max: usize,
     /// Tries per task; zero is read as one.
     pub attempts_max: u32,
-    /// The wait before the second try; it doubles with each further one, up to a minute.
+    /// The wait before the second try; it doubles with each further one.
     pub retry_delay_base: Duration,
+    /// The longest wait between two tries.
+    pub retry_delay_max: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { parallel_max: 16, attempts_max: 3, retry_delay_base: Duration::from_secs(1) }
+        Self {
+            parallel_max: 16,
+            attempts_max: 3,
+            retry_delay_base: Duration::from_secs(1),
+            retry_delay_max: Duration::from_mins(1),
+        }
     }
 }
 
 impl Limits {
-    /// How long to wait after `attempt` failed: base · 2^(attempt − 1), at most a minute.
+    /// How long to wait after `attempt` failed: base · 2^(attempt − 1), at most `retry_delay_max`.
     pub fn retry_delay(&self, attempt: u32) -> Duration {
         let doublings = attempt.saturating_sub(1).min(31);
-        self.retry_delay_base.saturating_mul(1 << doublings).min(RETRY_DELAY_MAX)
+        self.retry_delay_base.saturating_mul(1 << doublings).min(self.retry_delay_max)
     }
 }
 

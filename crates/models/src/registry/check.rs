@@ -201,6 +201,10 @@ impl<'a> Check<'a> {
             }
         }
         let policies = policies(&file.policies);
+        if policies.plan_tasks_min > policies.plan_tasks_max {
+            let help = "ask for as many tasks as a plan may have, or fewer";
+            self.report(&["policies", "plan_tasks_min"], "`plan_tasks_min` is above `plan_tasks_max`".into(), help);
+        }
         if policies.retry.delay_max < policies.retry.delay {
             let help = "`delay_max` is at least `delay`";
             self.report(&["policies", "retry"], "`policies.retry.delay_max` is below `delay`".into(), help);
@@ -432,6 +436,7 @@ fn policies(entry: &file::PoliciesEntry) -> Policies {
     Policies {
         attempts_max: entry.attempts_max.unwrap_or(2),
         plan_tasks_max: entry.plan_tasks_max.unwrap_or(8),
+        plan_tasks_min: entry.plan_tasks_min.unwrap_or(1),
         retry: RetryPolicy {
             delay: entry.retry.delay.map_or(Duration::from_millis(500), |it| it.0),
             delay_max: entry.retry.delay_max.map_or(Duration::from_secs(30), |it| it.0),

@@ -208,6 +208,11 @@ pub(crate) struct PoliciesEntry {
     #[serde(default)]
     #[schemars(range(min = 1, max = 10_000))]
     pub(crate) plan_tasks_max: Option<u32>,
+    /// Tasks a plan should have at least, for models that stop after the first one: asked for where the provider enforces a
+    /// schema. Default: 1.
+    #[serde(default)]
+    #[schemars(range(min = 1, max = 24))]
+    pub(crate) plan_tasks_min: Option<u32>,
     /// The wait between two attempts.
     #[serde(default)]
     pub(crate) retry: RetryEntry,

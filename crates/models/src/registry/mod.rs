@@ -205,6 +205,8 @@ pub struct Policies {
     pub attempts_max: u32,
     /// Tasks a plan may have, at least 1.
     pub plan_tasks_max: u32,
+    /// Tasks a planner's answer should have, at least 1 and at most `plan_tasks_max`.
+    pub plan_tasks_min: u32,
     /// The wait between two attempts.
     pub retry: RetryPolicy,
 }

@@ -5,7 +5,7 @@
 //!
 //! **Invariant:** a value that nothing here writes is [`Error::Corrupt`], never a default.
 
-#![allow(unreachable_pub, reason = "the derives write `pub`")]
+#![allow(unreachable_pub, clippy::struct_field_names, reason = "the derives write `pub`, and call every row `Model`")]
 
 pub(crate) mod attempt;
 pub(crate) mod call;

@@ -1,0 +1,528 @@
+//! Manager: one per run; performs what the engine's schedule decides and makes every change durable first.
+//!
+//! **Invariant:** a task's dependents start only after its result is committed.
+//! **Invariant:** every write carries the run's lease epoch; a stale manager stops and is loaded anew.
+//! **Invariant:** one report per attempt has an effect; late and repeated ones do nothing.
+
+mod reports;
+mod run;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use crewline_engine::{
+    plan::{self, Rules},
+    schedule::{self, Action, Finish},
+};
+use crewline_models::OutputSchema;
+use crewline_store::{Change, RunEnd, Transition};
+use crewline_types::{
+    AttemptId, ErrorKind, IdSource, Role, RunId, RunStatus, TaskCounts, TaskStatus,
+    event::{ErrorNote, EventBody, NewEvent},
+};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use crate::{
+    actor::{Outcome, WorkGuard, pipe_to_self, remind},
+    assignment::{Assignment, Obligation, Report, Spent, Work},
+    attempt::Deps,
+    hub::Hub,
+    journal::{self, Ack, Refusal},
+    load::{self, Loaded},
+    lock::RunLock,
+    memory, metrics, router,
+};
+
+use self::run::{Running, Stop, limit_reached, steps_reached};
+
+/// The manager actor; all data is in [`State`].
+#[derive(Debug)]
+pub struct Manager;
+
+/// What you can tell a manager.
+#[derive(Debug)]
+pub enum Message {
+    /// An attempt ended.
+    Reported(Box<Report>),
+    /// Starts nothing more, lets what runs end, then ends the run as interrupted.
+    Drain,
+    /// Like [`Message::Drain`], but aborts what runs.
+    Abort,
+    /// Aborts what runs and ends the run for good.
+    Cancel,
+    /// Internal: the run is loaded.
+    Loaded(Outcome<Result<Box<Loaded>, crate::Error>>),
+    /// Internal: a change is recorded, or not.
+    Recorded(Recorded, Result<(), Refusal>),
+    /// Internal: the pause before another attempt is over.
+    RetryDue(u32),
+    /// Internal: the pause after a lost attempt is over.
+    LossDue(u32, u32),
+    /// Internal: the run's time is up.
+    Deadline,
+    /// Internal: the lease has to be renewed.
+    Renew,
+    /// Internal: the lease is renewed, or not.
+    Renewed(Outcome<Result<(), crewline_store::Error>>),
+}
+
+/// Which change was recorded.
+#[derive(Debug)]
+pub enum Recorded {
+    /// The plan.
+    Plan,
+    /// A task's result.
+    Result(u32, u32),
+    /// Anything that nothing waits for.
+    Note,
+    /// The end of the run.
+    End,
+}
+
+/// What a manager is started with; kept for its restarts.
+#[derive(Clone)]
+pub struct Args {
+    /// The run.
+    pub run: RunId,
+    /// What attempts work with.
+    pub deps: Arc<Deps>,
+    /// The database.
+    pub store: crewline_store::Store,
+    /// Tells watchers when the manager gives up.
+    pub hub: Hub,
+    /// This process, in leases.
+    pub node: Arc<str>,
+    /// Holds the run on this machine.
+    pub lock: Option<Arc<RunLock>>,
+    /// Gives out task ids.
+    pub ids: Arc<Mutex<IdSource>>,
+}
+
+/// One run.
+pub struct State {
+    args: Args,
+    run: Option<Running>,
+    guards: Vec<WorkGuard>,
+    pauses: HashMap<u32, WorkGuard>,
+}
+
+impl Actor for Manager {
+    type Msg = Message;
+    type State = State;
+    type Arguments = Args;
+
+    async fn pre_start(&self, myself: ActorRef<Message>, args: Args) -> Result<State, ActorProcessingErr> {
+        // An earlier instance may have left attempts behind; they must not spend beside ours.
+        args.deps.rooms.router.tell(router::Message::CancelRun(args.run));
+        let limit = args.deps.limits.commit;
+        let work = load::load(args.clone());
+        let guard = pipe_to_self(&myself, limit, work, Message::Loaded);
+        Ok(State { args, run: None, guards: vec![guard], pauses: HashMap::new() })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Reported(report) => state.on_reported(&myself, *report)?,
+            Message::Drain => state.on_drain(&myself),
+            Message::Abort => state.on_abort(&myself, RunStatus::Interrupted),
+            Message::Cancel => state.on_abort(&myself, RunStatus::Cancelled),
+            Message::Loaded(outcome) => state.on_loaded(&myself, outcome)?,
+            Message::Recorded(what, result) => state.on_recorded(&myself, &what, result)?,
+            Message::RetryDue(node) => state.on_retry_due(&myself, node),
+            Message::LossDue(node, attempt) => state.on_loss_due(&myself, node, attempt),
+            Message::Deadline => state.on_deadline(&myself),
+            Message::Renew => state.on_renew(&myself),
+            Message::Renewed(outcome) => on_renewed(outcome)?,
+        }
+        Ok(())
+    }
+}
+
+/// The manager's own view of the run is no longer to be trusted; the supervisor loads it anew.
+#[derive(Debug, thiserror::Error)]
+#[error("manager must be loaded anew: {0}")]
+struct Distrust(String);
+
+impl State {
+    fn on_loaded(
+        &mut self,
+        myself: &ActorRef<Message>,
+        outcome: Outcome<Result<Box<Loaded>, crate::Error>>,
+    ) -> Result<(), ActorProcessingErr> {
+        let loaded = match outcome {
+            Outcome::Done(Ok(loaded)) => *loaded,
+            Outcome::Done(Err(error)) => {
+                self.give_up(
+                    myself,
+                    &ErrorNote { code: error.code().into(), kind: error.kind(), message: error.to_string().into() },
+                );
+                return Ok(());
+            }
+            Outcome::Crashed | Outcome::TimedOut | Outcome::Cancelled => {
+                return Err(Distrust("the run could not be loaded in time".into()).into());
+            }
+        };
+        let now = self.args.deps.clock.now();
+        let mut running = Running::new(&loaded, self.args.deps.registry.policies().clone(), now);
+        if let Some(change) = running.recover(&loaded, now) {
+            self.record(myself, change, Recorded::Note);
+        }
+        if let Some(time_max) = running.settings.limits.time_max {
+            self.guards.push(remind(myself, time_max, || Message::Deadline));
+        }
+        self.guards.push(remind(myself, self.args.deps.limits.lease / 3, || Message::Renew));
+        let has_plan = !running.tasks.is_empty();
+        if has_plan && let Err(cycle) = running.build_dag() {
+            let message = format!("the recorded plan has a cycle: {cycle}");
+            let note = ErrorNote { code: "plan.cycle".into(), kind: ErrorKind::Invalid, message: message.into() };
+            running.stop = Some(Stop { status: RunStatus::Failed, error: Some(note) });
+        }
+        self.run = Some(running);
+        if has_plan {
+            self.apply(myself, schedule::Event::Begin);
+        } else {
+            self.plan(myself);
+        }
+        Ok(())
+    }
+
+    /// Assigns the root task: planning.
+    fn plan(&mut self, myself: &ActorRef<Message>) {
+        let Some(run) = &mut self.run else { return };
+        if run.settings.limits.steps_max.is_some_and(|max| run.steps >= max) {
+            run.stop.get_or_insert_with(|| steps_reached(run.steps));
+        }
+        if run.stop.is_some() {
+            self.end(myself, Finish::Drained);
+            return;
+        }
+        run.steps += 1;
+        run.root_attempt += 1;
+        let rules = planning_rules(&self.args.deps.registry);
+        let tasks_min = self.args.deps.registry.policies().plan_tasks_min as usize;
+        let schema = OutputSchema { name: "plan".into(), schema: plan::schema(&rules, tasks_min) };
+        let attempt = AttemptId { task: run.root.brief.id, number: run.root_attempt };
+        let assignment = Assignment {
+            attempt,
+            run: Arc::clone(&run.brief),
+            task: Arc::clone(&run.root.brief),
+            sources: Vec::new(),
+            work: Work::Plan { rules: Arc::new(rules), schema: Arc::new(schema), is_strict: run.settings.strict_plan },
+            rungs: Vec::new(),
+            obligation: Obligation::new(attempt, myself.clone()),
+        };
+        self.args.deps.rooms.router.tell(router::Message::Assign(Box::new(assignment)));
+    }
+
+    /// Tells the schedule what happened and performs what it decides.
+    fn apply(&mut self, myself: &ActorRef<Message>, event: schedule::Event) {
+        let Some(run) = &mut self.run else { return };
+        let Some(dag) = &mut run.dag else { return };
+        let actions = dag.apply(event);
+        run.pending_actions.extend(actions);
+        self.perform(myself);
+    }
+
+    fn perform(&mut self, myself: &ActorRef<Message>) {
+        while let Some(action) = self.run.as_mut().and_then(|run| run.pending_actions.pop_front()) {
+            match action {
+                Action::Dispatch { node, attempt } => self.dispatch(myself, node, attempt),
+                Action::RetryAfter { node, delay } => {
+                    self.pauses.insert(node, remind(myself, delay, move || Message::RetryDue(node)));
+                }
+                // The transition of the failed task itself is recorded with its attempt's end.
+                Action::Fail { .. } => {}
+                Action::Block { node, because } => self.block(myself, node, because),
+                Action::Finish(finish) => self.end(myself, finish),
+            }
+        }
+    }
+
+    fn dispatch(&mut self, myself: &ActorRef<Message>, node: u32, attempt: u32) {
+        let now = self.args.deps.clock.now();
+        let Some(run) = &mut self.run else { return };
+        if run.settings.limits.steps_max.is_some_and(|max| run.steps >= max) {
+            run.stop.get_or_insert_with(|| steps_reached(run.steps));
+            if let Some(dag) = &mut run.dag {
+                run.pending_actions.extend(dag.apply(schedule::Event::Drain));
+                run.pending_actions.extend(dag.apply(schedule::Event::AttemptLost { node, attempt }));
+            }
+            return;
+        }
+        run.steps += 1;
+        let entry = &mut run.tasks[node as usize];
+        entry.status = TaskStatus::InProgress;
+        entry.started_at.get_or_insert(now);
+        let id = AttemptId { task: entry.brief.id, number: attempt };
+        let assignment = Assignment {
+            attempt: id,
+            run: Arc::clone(&run.brief),
+            task: Arc::clone(&run.tasks[node as usize].brief),
+            sources: run.sources(node),
+            work: Work::Text,
+            rungs: Vec::new(),
+            obligation: Obligation::new(id, myself.clone()),
+        };
+        self.args.deps.rooms.router.tell(router::Message::Assign(Box::new(assignment)));
+    }
+
+    fn block(&mut self, myself: &ActorRef<Message>, node: u32, because: u32) {
+        let at = self.args.deps.clock.now();
+        let Some(run) = &mut self.run else { return };
+        let cause = Arc::clone(&run.tasks[because as usize].brief);
+        let reason = format!("it requires `{}` ({}), which failed", cause.key, cause.title);
+        let attempts = run.dag.as_ref().map_or(0, |dag| dag.attempt(node));
+        let mut change = run.change(at);
+        let entry = &mut run.tasks[node as usize];
+        entry.status = TaskStatus::Blocked;
+        change.transitions.push(Transition {
+            attempts_from: attempts,
+            attempts_to: attempts,
+            reason: Some(reason.clone()),
+            ..Transition::new(entry.brief.id, TaskStatus::Pending, TaskStatus::Blocked)
+        });
+        change.events.push(NewEvent::of_task(
+            at,
+            entry.brief.id,
+            None,
+            EventBody::TaskBlocked { key: Arc::clone(&entry.brief.key), reason: reason.into() },
+        ));
+        self.record(myself, change, Recorded::Note);
+    }
+
+    /// Records the end of the run; the manager stops when that is done.
+    fn end(&mut self, myself: &ActorRef<Message>, finish: Finish) {
+        let at = self.args.deps.clock.now();
+        let Some(run) = &mut self.run else { return };
+        if run.is_ending {
+            return;
+        }
+        run.is_ending = true;
+        let stop = run.stop.take();
+        let (status, error) = match (finish, stop) {
+            (Finish::AllDone, _) => (RunStatus::Completed, None),
+            (Finish::SomeFailed | Finish::Drained, Some(stop)) => (stop.status, stop.error),
+            (Finish::SomeFailed, None) => (RunStatus::Failed, run.failure()),
+            (Finish::Drained, None) => (RunStatus::Interrupted, None),
+        };
+        let mut change = run.change(at);
+        let root_to = match status {
+            RunStatus::Completed => Some(TaskStatus::Completed),
+            RunStatus::Failed => Some(TaskStatus::Failed),
+            RunStatus::Cancelled => Some(TaskStatus::Cancelled),
+            RunStatus::Running | RunStatus::Interrupted | RunStatus::LimitReached => None,
+        };
+        if let Some(to) = root_to
+            && run.root.status == TaskStatus::InProgress
+        {
+            let model = None;
+            change.transitions.push(Transition {
+                attempts_from: run.root_attempt,
+                attempts_to: run.root_attempt,
+                model,
+                ..Transition::new(run.root.brief.id, TaskStatus::InProgress, to)
+            });
+        }
+        if let (RunStatus::LimitReached, Some(note)) = (status, &error) {
+            let limit = note.code.strip_prefix("budget.").unwrap_or(&note.code).into();
+            change
+                .events
+                .push(NewEvent::of_run(at, EventBody::BudgetReached { limit, message: Arc::clone(&note.message) }));
+        }
+        let mut tasks = TaskCounts::default();
+        let mut spent = Spent { unpriced: run.unpriced, ..run.root.spent };
+        for entry in &run.tasks {
+            tasks.add(entry.status);
+            spent.usage += entry.spent.usage;
+            spent.cost += entry.spent.cost;
+        }
+        let elapsed = at.since(run.started_at);
+        change.events.push(NewEvent::of_run(
+            at,
+            EventBody::RunFinished {
+                status,
+                tasks,
+                cost_usd: spent.cost,
+                unpriced_calls: spent.unpriced,
+                usage: spent.usage,
+                elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+                error: error.clone(),
+            },
+        ));
+        change.run_status = Some(RunEnd {
+            status,
+            finished_at: at,
+            error: error.as_ref().and_then(|note| serde_json::to_string(note).ok()),
+        });
+        metrics::run_ended(status);
+        self.record(myself, change, Recorded::End);
+    }
+
+    fn on_recorded(
+        &mut self,
+        myself: &ActorRef<Message>,
+        what: &Recorded,
+        result: Result<(), Refusal>,
+    ) -> Result<(), ActorProcessingErr> {
+        match result {
+            Ok(()) => {}
+            Err(refusal @ (Refusal::Stale | Refusal::Unknown)) => return Err(Distrust(refusal.to_string()).into()),
+            Err(Refusal::Failed { code, message }) => {
+                let kind = ErrorKind::Unavailable;
+                self.give_up(myself, &ErrorNote { code: code.into(), kind, message: message.into() });
+                return Ok(());
+            }
+        }
+        match what {
+            Recorded::Plan => self.on_plan_recorded(myself),
+            Recorded::Result(node, attempt) => {
+                if let Some(run) = &mut self.run {
+                    let entry = &mut run.tasks[*node as usize];
+                    entry.status = TaskStatus::Completed;
+                    let records = std::mem::take(&mut entry.memories);
+                    let scope = run.brief.scope.clone();
+                    self.args.deps.rooms.memory.tell(memory::Message::Remember(scope, records));
+                }
+                self.apply(myself, schedule::Event::Succeeded { node: *node, attempt: *attempt });
+            }
+            Recorded::Note => {}
+            Recorded::End => myself.stop(None),
+        }
+        Ok(())
+    }
+
+    fn on_plan_recorded(&mut self, myself: &ActorRef<Message>) {
+        let Some(run) = &mut self.run else { return };
+        if let Err(cycle) = run.build_dag() {
+            // A repaired plan is acyclic by construction; this is a defect, and the run says so.
+            let message = format!("the plan has a cycle: {cycle}");
+            let note = ErrorNote { code: "plan.cycle".into(), kind: ErrorKind::Internal, message: message.into() };
+            run.stop = Some(Stop { status: RunStatus::Failed, error: Some(note) });
+            self.end(myself, Finish::Drained);
+            return;
+        }
+        if run.settings.stop_after_plan {
+            run.stop.get_or_insert(Stop { status: RunStatus::Interrupted, error: None });
+        }
+        if run.stop.is_some() {
+            self.apply(myself, schedule::Event::Drain);
+        }
+        self.apply(myself, schedule::Event::Begin);
+    }
+
+    fn on_retry_due(&mut self, myself: &ActorRef<Message>, node: u32) {
+        self.pauses.remove(&node);
+        if node == u32::MAX {
+            self.plan(myself);
+        } else {
+            self.apply(myself, schedule::Event::RetryDue { node });
+        }
+    }
+
+    fn on_loss_due(&mut self, myself: &ActorRef<Message>, node: u32, attempt: u32) {
+        self.pauses.remove(&node);
+        self.apply(myself, schedule::Event::AttemptLost { node, attempt });
+    }
+
+    fn on_drain(&mut self, myself: &ActorRef<Message>) {
+        let Some(run) = &mut self.run else {
+            // Not loaded yet: nothing runs, and the run stays as it is for `resume`.
+            myself.stop(None);
+            return;
+        };
+        run.stop.get_or_insert(Stop { status: RunStatus::Interrupted, error: None });
+        let is_planning_paused = self.pauses.remove(&u32::MAX).is_some();
+        if is_planning_paused {
+            self.end(myself, Finish::Drained);
+        } else {
+            self.apply(myself, schedule::Event::Drain);
+        }
+    }
+
+    fn on_abort(&mut self, myself: &ActorRef<Message>, status: RunStatus) {
+        if let Some(run) = &mut self.run {
+            run.stop = Some(Stop { status, error: None });
+            self.args.deps.rooms.router.tell(router::Message::CancelRun(run.brief.run));
+        }
+        // Attempts that wait for a retry are not running; their pauses end here.
+        let lost: Vec<u32> = self.pauses.keys().copied().filter(|node| *node != u32::MAX).collect();
+        self.on_drain(myself);
+        for node in lost {
+            if self.pauses.remove(&node).is_some()
+                && let Some(attempt) = self.run.as_ref().and_then(|run| Some(run.dag.as_ref()?.attempt(node)))
+            {
+                self.apply(myself, schedule::Event::AttemptLost { node, attempt });
+            }
+        }
+    }
+
+    fn on_deadline(&mut self, myself: &ActorRef<Message>) {
+        let Some(run) = &mut self.run else { return };
+        let time_max = run.settings.limits.time_max.unwrap_or_default();
+        let stop = limit_reached("max_time", format!("the run took longer than {time_max:?}"));
+        run.stop.get_or_insert(stop);
+        self.args.deps.rooms.router.tell(router::Message::CancelRun(run.brief.run));
+        self.on_drain(myself);
+    }
+
+    fn on_renew(&mut self, myself: &ActorRef<Message>) {
+        let Some(run) = &self.run else { return };
+        let (store, id, epoch, lease) =
+            (self.args.store.clone(), run.brief.run, run.brief.epoch, self.args.deps.limits.lease);
+        let work = async move { store.renew_run(id, epoch, lease).await };
+        self.guards.retain(|guard| !guard.is_finished());
+        self.guards.push(pipe_to_self(myself, lease / 3, work, Message::Renewed));
+        self.guards.push(remind(myself, lease / 3, || Message::Renew));
+    }
+
+    /// The database does not take our writes: nothing more can be promised, so nothing more is started.
+    fn give_up(&mut self, myself: &ActorRef<Message>, note: &ErrorNote) {
+        tracing::error!(run_id = %self.args.run, error.code = &*note.code, error = &*note.message, "run stops");
+        self.args.deps.rooms.router.tell(router::Message::CancelRun(self.args.run));
+        self.args.hub.give_up(self.args.run, note.clone());
+        if let Some(run) = &mut self.run {
+            run.is_ending = true;
+        }
+        myself.stop(None);
+    }
+
+    fn record(&self, myself: &ActorRef<Message>, change: Change, what: Recorded) {
+        let to = myself.clone();
+        let ack = Ack::new(move |result| crate::actor::tell(&to, Message::Recorded(what, result)));
+        self.args.deps.rooms.journal.tell(journal::Message::Record(Box::new(change), ack));
+    }
+}
+
+/// A lost lease means that somebody else may have claimed the run.
+fn on_renewed(outcome: Outcome<Result<(), crewline_store::Error>>) -> Result<(), ActorProcessingErr> {
+    match outcome {
+        Outcome::Done(Ok(())) | Outcome::Cancelled => Ok(()),
+        Outcome::Done(Err(error)) if error.kind() == ErrorKind::Conflict => {
+            Err(Distrust(format!("lease lost: {error}")).into())
+        }
+        // The next renewal may work; until then the epoch still fences every write.
+        Outcome::Done(Err(error)) => {
+            tracing::warn!(error.code = error.code(), %error, "lease could not be renewed");
+            Ok(())
+        }
+        Outcome::Crashed | Outcome::TimedOut => {
+            tracing::warn!("lease was not renewed in time");
+            Ok(())
+        }
+    }
+}
+
+/// What a plan made by the planner may hold.
+fn planning_rules(registry: &crewline_models::Registry) -> Rules {
+    let roles: Vec<Role> = registry.roles().into_iter().filter(|role| *role != Role::manager()).collect();
+    let general = Role::from("researcher");
+    let default_role = if roles.contains(&general) { general } else { roles.first().cloned().unwrap_or(general) };
+    Rules { roles, default_role, tasks_max: registry.policies().plan_tasks_max as usize, roles_open: false }
+}

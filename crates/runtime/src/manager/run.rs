@@ -1,0 +1,415 @@
+//! The run as its manager knows it: its tasks, what they need, what they made.
+//!
+//! **Invariant:** the state only follows what is recorded, or what is on its way to the journal in the same order.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use crewline_engine::{
+    context::{self, Item, Tier},
+    schedule::{self, Action, Dag, Node, Stage},
+    wallet::Wallet,
+};
+use crewline_models::Policies;
+use crewline_store::{AttemptEnd, CallEnd, Change, Transition};
+use crewline_types::{
+    AttemptId, ErrorKind, MemoryId, MemoryRecord, MemoryType, MicroUsd, ModelAlias, Priority, ProjectScope, Role,
+    RunStatus, Task, TaskId, TaskKind, TaskStatus, Text, Timestamp, Usage,
+    event::{CallOutcome, ErrorNote},
+};
+
+use crate::{
+    assignment::{EndedCall, Failure, OpenCall, Progress, RunBrief, Spent, TaskBrief},
+    attempt::end_calls,
+    load::Loaded,
+};
+
+/// Times an attempt of a task may be lost (panic, killed specialist) before that counts as its failure.
+pub(super) const LOSSES_MAX: u32 = 5;
+/// Pause after a lost attempt, times the number of losses.
+pub(super) const LOSS_PAUSE: Duration = Duration::from_millis(50);
+
+/// A task of the plan.
+pub(super) struct Entry {
+    pub(super) brief: Arc<TaskBrief>,
+    pub(super) needs: Vec<u32>,
+    pub(super) refers: Vec<u32>,
+    pub(super) dependents: Vec<u32>,
+    pub(super) status: TaskStatus,
+    pub(super) losses: u32,
+    pub(super) spent: Spent,
+    pub(super) result: Option<Text>,
+    pub(super) started_at: Option<Timestamp>,
+    /// `task:<id>`, as contexts name it.
+    pub(super) source: Arc<str>,
+    pub(super) priority: Priority,
+    /// What its result leaves in memory, until that is committed.
+    pub(super) memories: Vec<MemoryRecord>,
+}
+
+/// Why a run stops before its plan is done.
+#[derive(Debug, Clone)]
+pub(super) struct Stop {
+    pub(super) status: RunStatus,
+    pub(super) error: Option<ErrorNote>,
+}
+
+/// A run that is loaded.
+pub(super) struct Running {
+    pub(super) brief: Arc<RunBrief>,
+    pub(super) settings: crate::settings::Settings,
+    pub(super) root: Entry,
+    pub(super) root_attempt: u32,
+    pub(super) tasks: Vec<Entry>,
+    pub(super) by_id: HashMap<TaskId, u32>,
+    pub(super) dag: Option<Dag>,
+    pub(super) index: Option<Text>,
+    pub(super) stop: Option<Stop>,
+    pub(super) first_failure: Option<ErrorNote>,
+    pub(super) has_answer: bool,
+    pub(super) steps: u32,
+    pub(super) unpriced: u64,
+    pub(super) started_at: Timestamp,
+    pub(super) is_ending: bool,
+    pub(super) pending_actions: VecDeque<Action>,
+    /// Attempts of each task when it was loaded.
+    pub(super) attempts: Vec<u32>,
+    pub(super) policies: Policies,
+}
+
+/// What follows a planning attempt that made nothing.
+pub(super) enum AfterPlanning {
+    Again(Duration),
+    Stop(Stop),
+    Distrust,
+}
+
+impl Running {
+    pub(super) fn new(loaded: &Loaded, policies: Policies, now: Timestamp) -> Self {
+        let row = &loaded.row;
+        let spent: MicroUsd = loaded.tasks.iter().map(|task| task.cost).sum();
+        let wallet = Wallet::new(loaded.settings.limits.cost_max, spent + loaded.lost_cost());
+        let brief = RunBrief {
+            run: row.id,
+            epoch: loaded.epoch,
+            goal: Arc::clone(&row.goal),
+            scope: ProjectScope::of(&row.project),
+            mode: loaded.settings.mode(),
+            wallet: Arc::new(Mutex::new(wallet)),
+        };
+        let mut run = Self {
+            brief: Arc::new(brief),
+            settings: loaded.settings.clone(),
+            root: Entry::of(&loaded.root),
+            root_attempt: loaded.root.attempts,
+            tasks: Vec::new(),
+            by_id: HashMap::new(),
+            dag: None,
+            index: loaded.index.clone(),
+            stop: None,
+            first_failure: None,
+            has_answer: loaded.has_answer,
+            steps: loaded.steps,
+            unpriced: loaded.unpriced,
+            started_at: now,
+            is_ending: false,
+            pending_actions: VecDeque::new(),
+            attempts: Vec::new(),
+            policies,
+        };
+        run.adopt(&loaded.tasks, &loaded.links, loaded.results.clone());
+        run
+    }
+
+    /// Takes over the tasks of a plan.
+    pub(super) fn adopt(
+        &mut self,
+        tasks: &[Task],
+        links: &[(TaskId, TaskId, crewline_types::LinkKind)],
+        mut results: HashMap<TaskId, Text>,
+    ) {
+        self.tasks = tasks.iter().map(Entry::of).collect();
+        self.by_id = tasks.iter().zip(0..).map(|(task, node)| (task.id, node)).collect();
+        for (from, to, kind) in links {
+            let (Some(&from), Some(&to)) = (self.by_id.get(from), self.by_id.get(to)) else { continue };
+            match kind {
+                crewline_types::LinkKind::Requires => {
+                    self.tasks[from as usize].needs.push(to);
+                    self.tasks[to as usize].dependents.push(from);
+                }
+                crewline_types::LinkKind::Refers => self.tasks[from as usize].refers.push(to),
+                crewline_types::LinkKind::Duplicates | crewline_types::LinkKind::RelatesTo => {}
+            }
+        }
+        for entry in &mut self.tasks {
+            entry.result = results.remove(&entry.brief.id);
+            if entry.status == TaskStatus::InProgress {
+                entry.status = TaskStatus::Pending;
+            }
+        }
+        self.attempts = tasks.iter().map(|task| task.attempts).collect();
+    }
+
+    /// Closes what a crash left open: attempts that run nowhere and calls whose answer is lost.
+    pub(super) fn recover(&mut self, loaded: &Loaded, at: Timestamp) -> Option<Change> {
+        let mut change = self.change(at);
+        for task in std::iter::once(&loaded.root).chain(&loaded.tasks) {
+            let is_planned_root = task.kind == TaskKind::Root && !loaded.tasks.is_empty();
+            if task.status != TaskStatus::InProgress || is_planned_root {
+                continue;
+            }
+            let id = AttemptId { task: task.id, number: task.attempts };
+            let mut spent = Spent::default();
+            let mut ended = Vec::new();
+            for lost in loaded.open_calls.iter().filter(|it| it.id.attempt == id) {
+                let note = ErrorNote {
+                    code: "model.lost".into(),
+                    kind: ErrorKind::Unavailable,
+                    message: "the answer was lost when the process ended".into(),
+                };
+                let end = CallEnd {
+                    id: lost.id,
+                    outcome: CallOutcome::Lost,
+                    usage: Usage { estimated: true, ..Usage::default() },
+                    cost: lost.reserved,
+                    elapsed: Duration::ZERO,
+                    reply: None,
+                    error: Some(note),
+                };
+                spent.add(&end);
+                ended.push(EndedCall {
+                    end,
+                    model: ModelAlias::from(lost.model.as_str()),
+                    provider: lost.provider.as_str().into(),
+                });
+            }
+            end_calls(&mut change, id, &task.role, ended);
+            change.attempts_ended.push(AttemptEnd {
+                id,
+                ok: false,
+                model: String::new(),
+                usage: spent.usage,
+                cost: spent.cost,
+                error: Some(Failure::Lost.note()),
+            });
+            change.transitions.push(Transition {
+                attempts_from: task.attempts,
+                attempts_to: task.attempts,
+                usage: spent.usage,
+                cost: spent.cost,
+                ..Transition::new(task.id, TaskStatus::InProgress, TaskStatus::Pending)
+            });
+            self.unpriced += spent.unpriced;
+            let entry = match self.by_id.get(&task.id) {
+                Some(node) => &mut self.tasks[*node as usize],
+                None => &mut self.root,
+            };
+            entry.spent.usage += spent.usage;
+            entry.spent.cost += spent.cost;
+            entry.status = TaskStatus::Pending;
+        }
+        (!change.transitions.is_empty()).then_some(change)
+    }
+
+    pub(super) fn build_dag(&mut self) -> Result<(), schedule::Cycle> {
+        let nodes = self
+            .tasks
+            .iter()
+            .zip(&self.attempts)
+            .map(|(entry, attempts)| Node {
+                priority: entry.priority,
+                needs: entry.needs.clone(),
+                stage: match entry.status {
+                    TaskStatus::Pending | TaskStatus::InProgress | TaskStatus::AwaitingApproval => Stage::Waiting,
+                    TaskStatus::Completed => Stage::Done,
+                    TaskStatus::Failed | TaskStatus::Cancelled => Stage::Failed,
+                    TaskStatus::Blocked => Stage::Blocked,
+                },
+                attempts: *attempts,
+            })
+            .collect();
+        let limits = schedule::Limits {
+            parallel_max: self.settings.concurrency.get(),
+            attempts_max: self.policies.attempts_max,
+            retry_delay_base: self.policies.retry.delay,
+            retry_delay_max: self.policies.retry.delay_max,
+        };
+        self.dag = Some(Dag::new(nodes, limits)?);
+        self.root.status = TaskStatus::InProgress;
+        Ok(())
+    }
+
+    pub(super) fn change(&self, at: Timestamp) -> Change {
+        Change::new(self.brief.run, self.brief.epoch, at)
+    }
+
+    /// What the plan gives to a task's context.
+    pub(super) fn sources(&self, node: u32) -> Vec<Item> {
+        let entry = &self.tasks[node as usize];
+        let mut items = Vec::with_capacity(1 + entry.needs.len() + entry.refers.len());
+        if let Some(index) = &self.index {
+            items.push(Item {
+                tier: Tier::Index,
+                source: "index".into(),
+                kind: "index".into(),
+                title: "INDEX.md".into(),
+                text: index.clone(),
+                score: 1.0,
+            });
+        }
+        for (tier, nodes) in [(Tier::Requires, &entry.needs), (Tier::Refers, &entry.refers)] {
+            for node in nodes {
+                let made = &self.tasks[*node as usize];
+                if let Some(text) = &made.result {
+                    items.push(Item {
+                        tier,
+                        source: Arc::clone(&made.source),
+                        kind: "task_output".into(),
+                        title: Arc::clone(&made.brief.title),
+                        text: text.clone(),
+                        score: 1.0,
+                    });
+                }
+            }
+        }
+        items
+    }
+
+    /// What is worth remembering of a result: a summary, and a hand-off for every other role that needs it (G4, R4).
+    pub(super) fn memories(&self, node: u32, text: &Text, tokens_max: u32, at: Timestamp) -> Vec<MemoryRecord> {
+        let entry = &self.tasks[node as usize];
+        let brief = &entry.brief;
+        let summary = context::summarise(&text.body, tokens_max);
+        let project = self.brief.scope.project();
+        let record = |kind: MemoryType, text: String, source_ids| MemoryRecord {
+            id: MemoryId::of(project, Some(brief.id), kind.as_str(), &text),
+            project: project.into(),
+            run: Some(self.brief.run),
+            task: Some(brief.id),
+            kind,
+            agent: brief.role.as_str().into(),
+            created_at: at,
+            text: text.into(),
+            source_ids,
+        };
+        let task_summary = record(MemoryType::TaskSummary, format!("{}\n\n{summary}", brief.title), Vec::new());
+        let source = task_summary.id;
+        let mut records = vec![task_summary];
+        let mut next: Vec<&Role> = entry
+            .dependents
+            .iter()
+            .map(|it| &self.tasks[*it as usize].brief.role)
+            .filter(|it| **it != brief.role)
+            .collect();
+        next.sort_unstable();
+        next.dedup();
+        for role in next {
+            let text = format!("Hand-off from {} to {role}: {}\n\n{summary}", brief.role, brief.title);
+            records.push(record(MemoryType::HandoffSummary, text, vec![source]));
+        }
+        records
+    }
+
+    /// Why the run failed. A provider's failure counts as the run's only when no model ever answered.
+    pub(super) fn failure(&self) -> Option<ErrorNote> {
+        let mut note = self.first_failure.clone()?;
+        if self.has_answer {
+            match note.kind {
+                ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Busy | ErrorKind::Auth => {
+                    note.kind = ErrorKind::Conflict;
+                }
+                ErrorKind::Invalid
+                | ErrorKind::NotFound
+                | ErrorKind::Conflict
+                | ErrorKind::Limit
+                | ErrorKind::Internal => {}
+            }
+        }
+        Some(note)
+    }
+
+    pub(super) fn after_planning_failed(&mut self, failure: &Failure, attempt: u32) -> AfterPlanning {
+        let failed = |note: ErrorNote| {
+            let message = format!("planning failed: {}", note.message).into();
+            AfterPlanning::Stop(Stop { status: RunStatus::Failed, error: Some(ErrorNote { message, ..note }) })
+        };
+        if let Some(stop) = &self.stop {
+            return AfterPlanning::Stop(stop.clone());
+        }
+        match failure {
+            Failure::Stale => AfterPlanning::Distrust,
+            Failure::OverBudget { message } => AfterPlanning::Stop(limit_reached("max_cost", message.clone())),
+            Failure::Lost if self.root.losses < LOSSES_MAX => {
+                self.root.losses += 1;
+                AfterPlanning::Again(LOSS_PAUSE * self.root.losses)
+            }
+            Failure::Models { may_retry: true, .. } | Failure::Busy | Failure::TimedOut
+                if attempt.saturating_sub(self.root.losses) < self.policies.attempts_max =>
+            {
+                AfterPlanning::Again(self.policies.retry.delay)
+            }
+            Failure::Models { .. } | Failure::Busy | Failure::TimedOut | Failure::Lost | Failure::Store { .. } => {
+                failed(failure.note())
+            }
+        }
+    }
+}
+
+impl Entry {
+    pub(super) fn of(task: &Task) -> Self {
+        Self {
+            brief: Arc::new(TaskBrief {
+                id: task.id,
+                key: Arc::clone(&task.key),
+                title: Arc::clone(&task.title),
+                description: Arc::clone(&task.description),
+                role: task.role.clone(),
+                kind: task.kind,
+                success_criteria: task.success_criteria.clone(),
+            }),
+            source: format!("task:{}", task.id).into(),
+            priority: task.priority,
+            needs: Vec::new(),
+            refers: Vec::new(),
+            dependents: Vec::new(),
+            status: task.status,
+            losses: 0,
+            spent: Spent { usage: task.usage, cost: task.cost, unpriced: 0 },
+            result: None,
+            started_at: task.started_at,
+            memories: Vec::new(),
+        }
+    }
+}
+
+/// What an attempt consumed, and its calls that are not recorded as ended; a call that is still open is lost.
+pub(super) fn close_calls(progress: Progress) -> (Spent, Vec<EndedCall>) {
+    let Progress { open, mut ended, mut spent, .. } = progress;
+    if let Some(OpenCall { id, model, provider, worst, input_tokens }) = open {
+        let end = CallEnd {
+            id,
+            outcome: CallOutcome::Cancelled,
+            usage: Usage { input_tokens, estimated: true, ..Usage::default() },
+            // What the provider bills for an aborted call is unknown: the worst case is never too little.
+            cost: worst,
+            elapsed: Duration::ZERO,
+            reply: None,
+            error: None,
+        };
+        spent.add(&end);
+        ended.push(EndedCall { end, model, provider });
+    }
+    (spent, ended)
+}
+
+pub(super) fn limit_reached(limit: &str, message: String) -> Stop {
+    let note = ErrorNote { code: format!("budget.{limit}").into(), kind: ErrorKind::Limit, message: message.into() };
+    Stop { status: RunStatus::LimitReached, error: Some(note) }
+}
+
+pub(super) fn steps_reached(steps: u32) -> Stop {
+    limit_reached("max_steps", format!("{steps} attempts were started, and that is the limit"))
+}
