@@ -5,6 +5,8 @@
 //!
 //! `cargo bench -p crewline-cli --bench crew [-- --runs 5]`
 
+#![allow(clippy::expect_used, reason = "a benchmark ends where it fails")]
+
 use std::{
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -47,7 +49,7 @@ fn measure(command: &mut Command) -> Used {
         }
     };
     assert!(status.success(), "the crew failed: {status}");
-    Used { cpu: children_cpu() - before, wall: start.elapsed(), peak_mib: peak_kib as f64 / 1024.0 }
+    Used { cpu: children_cpu().saturating_sub(before), wall: start.elapsed(), peak_mib: peak_kib as f64 / 1024.0 }
 }
 
 fn crew(width: usize, latency: Duration) -> Used {

@@ -19,7 +19,7 @@ fn a_real_small_model_runs_a_crew() {
     for part in ["models", "runtime"] {
         std::os::unix::fs::symlink(models.join(part), data.join(part)).unwrap();
     }
-    app.run(["init", "--yes", "--output", "crewline.yaml"]).expect_code(0);
+    app.run(["init", "--yes"]).expect_code(0);
     let child = app.spawn(["run", "Write a short note on tides", "-o", "jsonl", "--out", "out", "--offline"]);
     let run = finish(child, Duration::from_mins(10)).expect_code(0);
     let last = run.events().pop().unwrap();

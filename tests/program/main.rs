@@ -2,11 +2,14 @@
 //!
 //! **Invariant:** nothing here looks inside; what a test asserts is what a user sees.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests end where they fail")]
+
 mod bad_input;
 mod failures;
 mod limits;
 mod local;
 mod plans;
+mod postgres;
 mod resume;
 mod run;
 mod serve;

@@ -32,7 +32,7 @@ pub(crate) fn run(cargo: &Cargo, goal: &str) -> Result<(), Failure> {
             println!("{} is there already", registry.display());
             return Ok(());
         }
-        let mut command = crewline(&["init", "--yes", "--output"]);
+        let mut command = crewline(&["init", "--yes", "--registry"]);
         command.arg(&registry);
         process::run(command)
     })?;

@@ -1,8 +1,8 @@
 //! The project's chores: `cargo xtask <command>`.
 //!
 //! Where is what: [`arch`] who may depend on whom, [`test`] everything CI checks, [`demo`] a crew without a key,
-//! [`generated`] files written by the binary, [`audit`] advisories and licences, [`postgres`] a server for tests,
-//! [`process`] how programs are run and steps are shown.
+//! [`generated`] files written by the binary, [`documented`] reference pages against the sources, [`audit`] advisories
+//! and licences, [`postgres`] a server for tests, [`process`] how programs are run and steps are shown.
 //!
 //! **Invariant:** it needs no crate of the workspace, so that it is built in seconds; what the product can do is done by
 //! running the product.
@@ -13,6 +13,7 @@ mod audit;
 #[cfg(test)]
 mod compose;
 mod demo;
+mod documented;
 mod generated;
 mod postgres;
 mod process;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    arch, generated, postgres,
+    arch, documented, generated, postgres,
     process::{self, Cargo, Counts, Failure, Steps},
 };
 
@@ -61,6 +61,7 @@ fn run_steps(cargo: &Cargo, scope: Scope, steps: &mut Steps) -> Result<Counts, F
     })?;
     steps.step("build", || process::run(cargo.command(&["build", "--workspace", "--bins", "--quiet"])))?;
     steps.step("drift of generated files", || generated::compare(cargo, generated::Mode::Check))?;
+    steps.step("reference pages", || documented::run(cargo))?;
     let needs = match scope {
         Scope::All => Needs {
             postgres: Some(steps.step("PostgreSQL", || postgres::prepare(cargo))?),

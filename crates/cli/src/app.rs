@@ -43,9 +43,12 @@ roles:
   default: {chain: [none]}
 ";
 
-/// An executor with a worker per core; only commands that wait for something make one.
+/// An executor; only commands that wait for something make one.
+///
+/// One thread carries a crew: waiting is most of its work, the database and the embedder have threads of their own, and waking
+/// a second worker for every message costs more than it brings.
 pub(crate) fn executor() -> Result<tokio::runtime::Runtime, Error> {
-    tokio::runtime::Builder::new_multi_thread()
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|source| Error::System { what: "start the executor", source })

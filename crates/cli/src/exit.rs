@@ -86,12 +86,10 @@ fn of_failure(error: &ErrorNote) -> Exit {
         return Exit::Invalid;
     }
     match error.kind {
-        ErrorKind::Unavailable | ErrorKind::Timeout => Exit::Unavailable,
+        ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Busy => Exit::Unavailable,
         ErrorKind::Auth => Exit::Auth,
         ErrorKind::Limit => Exit::Limit,
-        ErrorKind::Invalid | ErrorKind::NotFound | ErrorKind::Conflict | ErrorKind::Busy | ErrorKind::Internal => {
-            Exit::Failed
-        }
+        ErrorKind::Invalid | ErrorKind::NotFound | ErrorKind::Conflict | ErrorKind::Internal => Exit::Failed,
     }
 }
 

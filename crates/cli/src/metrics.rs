@@ -15,7 +15,7 @@ pub(crate) const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Tasks and calls: from a cached answer to a long generation.
 const SECONDS: [f64; 14] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
-/// Commits, queries, overhead: from cached to a slow disk.
+/// Commits and queries: from cached to a slow disk.
 const FAST_SECONDS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
 /// The recorder of this process.
@@ -54,11 +54,7 @@ impl Recorder {
 }
 
 fn builder() -> Result<PrometheusBuilder, metrics_exporter_prometheus::BuildError> {
-    let fast = [
-        "crewline_store_commit_duration_seconds",
-        "crewline_memory_query_duration_seconds",
-        "crewline_overhead_seconds",
-    ];
+    let fast = ["crewline_store_commit_duration_seconds", "crewline_memory_query_duration_seconds"];
     let mut builder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?;
     for name in fast {
         builder = builder.set_buckets_for_metric(Matcher::Full(name.into()), &FAST_SECONDS)?;

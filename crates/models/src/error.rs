@@ -345,7 +345,7 @@ impl Error {
         Some(match self {
             Self::Registry(_) => "`crewline registry check` lists all problems of a registry".into(),
             Self::Read { path, source } if source.kind() == io::ErrorKind::NotFound => {
-                format!("`crewline init --output {}` writes one", path.display())
+                format!("`crewline init --registry {}` writes one", path.display())
             }
             Self::UnknownModel { .. } | Self::UnknownProvider { .. } => {
                 "`crewline registry show` lists what the registry has".into()

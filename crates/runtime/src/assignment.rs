@@ -231,6 +231,8 @@ pub enum Failure {
     Store {
         /// The store's code.
         code: &'static str,
+        /// What kind of failure it is.
+        kind: ErrorKind,
         /// For people.
         message: String,
     },
@@ -249,7 +251,7 @@ impl Failure {
             Self::Models { error, .. } => return error.clone(),
             Self::OverBudget { message } => ("budget.cost", ErrorKind::Limit, message.clone()),
             Self::Stale => ("attempt.stale", ErrorKind::Conflict, "another attempt took over".into()),
-            Self::Store { code, message } => (code, ErrorKind::Unavailable, message.clone()),
+            Self::Store { code, kind, message } => (code, *kind, message.clone()),
             Self::Busy => ("attempt.busy", ErrorKind::Busy, "all slots and the queue of the role are taken".into()),
             Self::TimedOut => ("attempt.timeout", ErrorKind::Timeout, "the attempt took longer than allowed".into()),
             Self::Lost => ("attempt.lost", ErrorKind::Internal, "the attempt was lost and is tried again".into()),

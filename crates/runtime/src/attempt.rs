@@ -3,7 +3,7 @@
 //! **Invariant:** a call is recorded before it is sent; its end is recorded with the next change of the attempt.
 //! **Invariant:** the worst case of a call is reserved before it is sent; a call whose answer is lost is charged in full.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use crewline_engine::{
     context::{self, Item, Tier},
@@ -13,7 +13,7 @@ use crewline_memory::{Filter, Hit, Query};
 use crewline_models::{ChatMessage, ChatReply, ChatRequest, Finish, Models, Registry};
 use crewline_store::{CallEnd, Change, NewAttempt, NewCall, NewContext, Transition};
 use crewline_types::{
-    CallId, Clock, ErrorKind, MicroUsd, ModelSpec, TaskStatus, Text, TextHash, Usage,
+    CallId, Clock, ErrorKind, MicroUsd, ModelSpec, Role, TaskStatus, Text, TextHash, Usage,
     event::{CallOutcome, ErrorNote, EventBody, NewEvent},
 };
 
@@ -36,6 +36,8 @@ pub struct Deps {
     pub models: Models,
     /// Roles, chains and instructions.
     pub registry: Arc<Registry>,
+    /// The roles that the registry names.
+    pub roles: HashSet<Role>,
     /// The prompt templates.
     pub prompts: Prompts,
     /// Which models answer.
@@ -44,6 +46,13 @@ pub struct Deps {
     pub clock: Arc<dyn Clock>,
     /// The bounds.
     pub limits: Limits,
+}
+
+impl Deps {
+    /// The role as a metric's label: plan files may name any role, and labels come from closed sets.
+    pub fn role_label<'a>(&self, role: &'a Role) -> &'a str {
+        if self.roles.contains(role) { role.as_str() } else { "other" }
+    }
 }
 
 /// Works on `assignment` and reports it.
@@ -233,7 +242,7 @@ async fn ask_model(
         held.refund();
         return Err(match refusal {
             Refusal::Stale => Failure::Stale,
-            Refusal::Failed { code, message } => Failure::Store { code, message },
+            Refusal::Failed { code, kind, message } => Failure::Store { code, kind, message },
             Refusal::Unknown => Failure::Lost,
         });
     }
@@ -390,12 +399,7 @@ fn purpose(assignment: &Assignment, number: u32) -> &'static str {
 }
 
 /// Adds the ends of calls and their events to `change`.
-pub fn end_calls(
-    change: &mut Change,
-    attempt: crewline_types::AttemptId,
-    role: &crewline_types::Role,
-    ended: Vec<EndedCall>,
-) {
+pub fn end_calls(change: &mut Change, attempt: crewline_types::AttemptId, role: &Role, ended: Vec<EndedCall>) {
     for EndedCall { end, model, provider } in ended {
         change.events.push(NewEvent::of_task(
             change.at,

@@ -102,6 +102,7 @@ impl Handle {
             rooms,
             models,
             health: Health::new(&registry),
+            roles: registry.roles().into_iter().collect(),
             registry,
             prompts: Prompts::load(prompts.as_deref())?,
             clock,
@@ -348,9 +349,11 @@ impl Handle {
             return Ok(());
         }
         let registry = &self.deps.registry;
+        let default = Role::from("default");
         let mut models: Vec<String> = registry
             .roles()
             .iter()
+            .chain([&default])
             .flat_map(|role| registry.chain(role))
             .filter(|model| model.price.is_none())
             .map(|model| format!("`{}`", model.alias))

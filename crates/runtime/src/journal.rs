@@ -6,6 +6,7 @@
 use std::{fmt, time::Duration};
 
 use crewline_store::{Change, Committed, Store};
+use crewline_types::ErrorKind;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::{
@@ -28,6 +29,8 @@ pub enum Refusal {
     Failed {
         /// The store's stable code.
         code: &'static str,
+        /// What kind of failure it is.
+        kind: ErrorKind,
         /// For people.
         message: String,
     },
@@ -155,7 +158,11 @@ impl State {
             Outcome::Done(Err(error)) => {
                 tracing::error!(error.code = error.code(), %error, changes = acks.len(), "commit failed");
                 for ack in acks {
-                    ack.answer(Err(Refusal::Failed { code: error.code(), message: error.to_string() }));
+                    ack.answer(Err(Refusal::Failed {
+                        code: error.code(),
+                        kind: error.kind(),
+                        message: error.to_string(),
+                    }));
                 }
             }
             // Whether the transaction took place is unknown; the acks say so when they drop.

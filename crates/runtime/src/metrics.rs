@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crewline_types::{MicroUsd, ModelAlias, Role, RunStatus};
+use crewline_types::{MicroUsd, ModelAlias, RunStatus};
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 /// Describes all metrics of this crate to the recorder.
@@ -29,10 +29,10 @@ pub fn run_ended(status: RunStatus) {
     counter!("crewline_runs_total", "outcome" => status.as_str()).increment(1);
 }
 
-/// A task became final.
-pub fn task_ended(role: &Role, outcome: &'static str, took: Duration) {
-    counter!("crewline_tasks_total", "role" => role.as_str().to_owned(), "outcome" => outcome).increment(1);
-    histogram!("crewline_task_duration_seconds", "role" => role.as_str().to_owned()).record(took.as_secs_f64());
+/// A task became final; a role that the registry does not name counts as `other` (see `Deps::role_label`).
+pub fn task_ended(role: &str, outcome: &'static str, took: Duration) {
+    counter!("crewline_tasks_total", "role" => role.to_owned(), "outcome" => outcome).increment(1);
+    histogram!("crewline_task_duration_seconds", "role" => role.to_owned()).record(took.as_secs_f64());
 }
 
 /// An answered call had a price.

@@ -3,7 +3,8 @@
 //! The heart is [`Store::commit`]: many changes of many runs in one transaction, in a few set-based statements.
 //! Where things are: `open` (URL, pragmas, pools, migrations), `change` (what a caller hands over), `commit` (how it
 //! is written), `run` (runs and their leases), `query` (reads), `memory` (memories, vectors, the outbox), `entity`
-//! (rows, private), `migration` (the schema), `sql` and `tx` (statement texts and the one writing connection).
+//! (rows, private), `migration` (the schema), `sql`, `statements`, `rows` and `tx` (texts,
+//! arguments and the one writing connection).
 //!
 //! **Invariant:** sea-orm, and sqlx through it, are used in this crate only; no row type leaves it.
 //! **Invariant:** all writing goes through one connection of the process, one transaction at a time.
@@ -20,6 +21,7 @@ pub mod metrics;
 mod migration;
 mod open;
 mod query;
+mod rows;
 mod run;
 mod sql;
 mod statements;

@@ -207,11 +207,8 @@ pub(crate) static INSERT_MEMORIES: Bulk = Bulk::new(
 );
 
 /// Marks memories as handed to the vector store.
-pub(crate) static DRAIN_MEMORIES: Bulk = Bulk::new(
-    "UPDATE memories AS m SET drained = TRUE FROM ",
-    &[Bytes],
-    " WHERE m.id = v.column1 AND m.drained = FALSE",
-);
+pub(crate) static DRAIN_MEMORIES: Bulk =
+    Bulk::new("UPDATE memories AS m SET drained = TRUE FROM ", &[Bytes], " WHERE m.id = v.column1");
 
 /// Keeps vectors: memory id, model, vector.
 pub(crate) static INSERT_VECTORS: Bulk = Bulk::new(
@@ -226,3 +223,53 @@ pub(crate) static BEGINNINGS: Group<3> = Group::new([&INSERT_ATTEMPTS, &INSERT_C
 
 /// What comes with an attempt's end.
 pub(crate) static ENDS: Group<4> = Group::new([&END_ATTEMPTS, &END_CALLS, &INSERT_TEXTS, &INSERT_MEMORIES]);
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::{ConnectionTrait as _, DbBackend, Statement};
+
+    use super::*;
+    use crate::{Backend, Store};
+
+    /// A statement that reads a whole table would cost more with every task there is.
+    #[tokio::test]
+    async fn no_statement_scans_a_table() {
+        let store = Store::open("sqlite::memory:").await.unwrap();
+        for bulk in [
+            &FENCE_RUNS,
+            &BEGIN_AND_FENCE_RUNS,
+            &END_RUNS,
+            &INDEX_RUNS,
+            &INSERT_PROJECTS,
+            &INSERT_RUNS,
+            &CLAIM_RUN,
+            &CONFIGURE_RUN,
+            &RENEW_RUN,
+            &INSERT_TASKS,
+            &FIND_NUMBERS,
+            &MOVE_TASKS,
+            &MOVE_TASKS_NAMED,
+            &INSERT_LINKS,
+            &INSERT_ATTEMPTS,
+            &END_ATTEMPTS,
+            &INSERT_CALLS,
+            &END_CALLS,
+            &INSERT_CONTEXTS,
+            &INSERT_TEXTS,
+            &INSERT_EVENTS,
+            &INSERT_EVENTS_AND_COMMIT,
+            &INSERT_MEMORIES,
+            &DRAIN_MEMORIES,
+            &INSERT_VECTORS,
+        ] {
+            let text = bulk.text(Backend::Sqlite, 64).0;
+            let text = text.trim_start_matches("BEGIN IMMEDIATE; ").trim_end_matches("; COMMIT");
+            let explain = Statement::from_string(DbBackend::Sqlite, format!("EXPLAIN QUERY PLAN {text}"));
+            for row in store.reader().await.unwrap().query_all_raw(explain).await.unwrap() {
+                let step: String = row.try_get_by_index(3).unwrap();
+                let is_scan = step.strip_prefix("SCAN ").is_some_and(|of| of != "v" && !of.starts_with("64"));
+                assert!(!is_scan && !step.contains("AUTOMATIC"), "{step}: {}", &text[..text.find('?').unwrap()]);
+            }
+        }
+    }
+}

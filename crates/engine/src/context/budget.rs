@@ -1,17 +1,20 @@
 //! Counts tokens without a tokenizer, and cuts texts to a count.
 //!
-//! The estimate is meant to be above what common tokenizers count: four letters a token within a word, each digit, each
-//! punctuation mark and each line break a token, one to four tokens for other characters by the length of their UTF-8 form.
+//! The estimate is meant to be above what common tokenizers count: four letters a token within a word and two beyond its
+//! twelfth letter, each digit, each punctuation mark and each line break a token, one to four tokens for other characters by
+//! the length of their UTF-8 form. Measured against cl100k, o200k, Llama 3, Qwen and SmolLM2 it is 1.3 to 1.7 times the count
+//! for English and code and 1.1 to 3.5 times for Chinese and Japanese; it can be a third too low for base64, and for Korean
+//! in a small vocabulary.
 //!
 //! **Invariant:** one pass, no allocation. A prefix never counts more than the whole.
 //! **Invariant:** a line break starts afresh, so the count of lines put together is the sum of their counts and the breaks.
 
 /// Tokens of `text`, rather too many than too few.
 pub fn estimate_tokens(text: &str) -> u32 {
-    let (mut state, mut tokens) = (START, 0_usize);
+    let (mut state, mut tokens) = (usize::from(START), 0_usize);
     for &byte in text.as_bytes() {
         let step = step(state, byte);
-        state = step & NEXT;
+        state = next(step);
         tokens += usize::from(step & COST);
     }
     u32::try_from(tokens).unwrap_or(u32::MAX)
@@ -28,10 +31,10 @@ pub(super) fn estimate_within(text: &str, limit: u32) -> u32 {
 
 /// The end of the longest prefix that has at most `tokens_max` tokens, and where its window for a good border begins.
 fn prefix_end(text: &str, tokens_max: u32) -> usize {
-    let (mut state, mut tokens) = (START, 0_usize);
+    let (mut state, mut tokens) = (usize::from(START), 0_usize);
     for (at, &byte) in text.as_bytes().iter().enumerate() {
         let step = step(state, byte);
-        state = step & NEXT;
+        state = next(step);
         tokens += usize::from(step & COST);
         // Only the first byte of a character costs, so this is always between two characters.
         if tokens > tokens_max as usize {
@@ -94,15 +97,22 @@ fn open_block(prefix: &str) -> Option<usize> {
     open
 }
 
-/// The next state in the upper four bits, the tokens in the lower: one small table, one look-up a byte.
+/// The next state in the upper five bits, the tokens in the lower three: one small table, one look-up a byte.
 type Step = u8;
-const NEXT: Step = 0xF0;
-const COST: Step = 0x0F;
+const COST: Step = 0x07;
+const COST_BITS: u32 = 3;
+/// Sixteen kinds of bytes for each state.
+const KIND_BITS: u32 = 4;
 
-/// What a byte costs after what came before, and what comes after it.
+/// What a byte costs after what came before, and what comes after it. `state` is the row of the table.
 #[inline]
-fn step(state: u8, byte: u8) -> Step {
-    STEPS[usize::from(state | CLASSES[usize::from(byte)])]
+fn step(state: usize, byte: u8) -> Step {
+    STEPS[(state | usize::from(CLASSES[usize::from(byte)])) % STEPS.len()]
+}
+
+#[inline]
+fn next(step: Step) -> usize {
+    usize::from(step >> COST_BITS) << KIND_BITS
 }
 
 // Kinds of bytes.
@@ -120,19 +130,20 @@ const THREE: u8 = 7;
 const FOUR: u8 = 8;
 const KINDS: u8 = 9;
 
-// States, in the upper four bits: the beginning, then one to four letters of a token, one and two capitals, one to eight
-// spaces.
-const START: u8 = 0x00;
-const LETTER: u8 = 0x10;
-const LETTERS_4: u8 = 0x40;
-const CAPITAL: u8 = 0x50;
-const CAPITALS_2: u8 = 0x60;
-const BLANK: u8 = 0x70;
-const BLANKS_8: u8 = 0xE0;
-const ONE_MORE: u8 = 0x10;
+// States: the beginning; one to twelve letters of a word, then one or two of each further token; one and two capitals; one to
+// eight spaces.
+const START: u8 = 0;
+const LETTER: u8 = 1;
+const LETTERS_12: u8 = 12;
+const LETTERS_14: u8 = 14;
+const CAPITAL: u8 = 15;
+const CAPITALS_2: u8 = 16;
+const BLANK: u8 = 17;
+const BLANKS_8: u8 = 24;
+const STATES: usize = 32;
 
 const CLASSES: [u8; 256] = classes();
-const STEPS: [Step; 256] = steps();
+const STEPS: [Step; STATES << KIND_BITS] = steps();
 
 const fn classes() -> [u8; 256] {
     let mut classes = [MARK; 256];
@@ -154,33 +165,36 @@ const fn classes() -> [u8; 256] {
     classes
 }
 
-const fn steps() -> [Step; 256] {
-    let mut steps = [START | 1; 256];
+const fn steps() -> [Step; STATES << KIND_BITS] {
+    let mut steps = [0; STATES << KIND_BITS];
     let mut state = START;
     while state <= BLANKS_8 {
         let mut kind = 0;
         while kind < KINDS {
-            steps[(state | kind) as usize] = match kind {
+            let (next, cost) = match kind {
                 // One space belongs to the next word; of more, the second and each eighth after it counts.
-                SPACE if state == BLANK => (BLANK + ONE_MORE) | 1,
-                SPACE if state > BLANK && state < BLANKS_8 => state + ONE_MORE,
-                SPACE => BLANK,
-                LOWER if state >= LETTER && state < LETTERS_4 => state + ONE_MORE,
+                SPACE if state == BLANK => (BLANK + 1, 1),
+                SPACE if state > BLANK && state < BLANKS_8 => (state + 1, 0),
+                SPACE => (BLANK, 0),
+                // A token ends after four, eight and twelve letters, then after every second.
+                LOWER if state == LETTERS_14 => (LETTERS_12 + 1, 1),
+                LOWER if state >= LETTER && state < LETTERS_14 => (state + 1, state.is_multiple_of(4) as u8),
                 // Capitals begin the same word.
-                LOWER if state == CAPITAL => LETTER + ONE_MORE,
-                LOWER if state == CAPITALS_2 => LETTER + 2 * ONE_MORE,
-                LOWER => LETTER | 1,
-                UPPER if state == CAPITAL => CAPITALS_2,
-                UPPER => CAPITAL | 1,
-                LATER => START,
-                THREE => START | 2,
-                FOUR => START | 4,
+                LOWER if state == CAPITAL => (LETTER + 1, 0),
+                LOWER if state == CAPITALS_2 => (LETTER + 2, 0),
+                LOWER => (LETTER, 1),
+                UPPER if state == CAPITAL => (CAPITALS_2, 0),
+                UPPER => (CAPITAL, 1),
+                LATER => (START, 0),
+                THREE => (START, 2),
+                FOUR => (START, 4),
                 // A line break, a mark, a character of two bytes.
-                _ => START | 1,
+                _ => (START, 1),
             };
+            steps[((state as usize) << KIND_BITS) | kind as usize] = (next << COST_BITS) | cost;
             kind += 1;
         }
-        state += ONE_MORE;
+        state += 1;
     }
     steps
 }
@@ -191,19 +205,18 @@ mod tests {
 
     use super::*;
 
-    /// Counts that tokenizers gave for these texts (the larger of a 32k- and a 100k-word one), as a lower bound.
+    /// The most that cl100k, o200k, Llama 3, Qwen and SmolLM2 count for these texts.
     #[test]
     fn the_estimate_is_above_what_tokenizers_count() {
         for (text, counted) in [
-            ("", 0),
-            ("The quick brown fox jumps over the lazy dog.", 11),
-            ("fn main() {\n    println!(\"{}\", 12345);\n}\n", 22),
-            ("internationalization", 4),
+            ("The quick brown fox jumps over the lazy dog.", 10),
+            ("fn main() {\n    println!(\"{}\", 12345);\n}\n", 20),
+            ("internationalization", 2),
             ("https://example.com/a/b?c=1", 13),
             ("2026-01-31T12:00:00Z", 20),
-            ("你好，世界", 6),
-            ("Привет, мир", 7),
-            ("😀😀", 8),
+            ("你好，世界", 10),
+            ("Привет, мир", 9),
+            ("😀😀", 6),
             ("HTTPServer getUserById snake_case_name", 12),
         ] {
             assert!(estimate_tokens(text) >= counted, "{text}: {} < {counted}", estimate_tokens(text));
@@ -220,6 +233,9 @@ mod tests {
             ("a", 1),
             ("abcd", 1),
             ("abcde", 2),
+            ("abcdefghijkl", 3),
+            ("abcdefghijklmn", 4),
+            ("abcdefghijklmno", 5),
             ("Abcd", 1),
             ("AB", 1),
             ("ABC", 2),

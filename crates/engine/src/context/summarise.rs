@@ -180,8 +180,8 @@ fn signals(text: &str) -> u32 {
     for word in text.split_ascii_whitespace().take(200) {
         let core = word.trim_matches(|it: char| !it.is_alphanumeric());
         let is = |it: &&str| it.eq_ignore_ascii_case(core);
-        decisions += u32::from(DECISIONS.iter().any(|it| is(it)));
-        hints += u32::from(HINTS.iter().any(|it| is(it)));
+        decisions += u32::from(DECISIONS.iter().any(&is));
+        hints += u32::from(HINTS.iter().any(is));
         if core.bytes().any(|it| it.is_ascii_digit()) {
             figures += 1;
         }

@@ -374,8 +374,7 @@ impl State {
         match result {
             Ok(()) => {}
             Err(refusal @ (Refusal::Stale | Refusal::Unknown)) => return Err(Distrust(refusal.to_string()).into()),
-            Err(Refusal::Failed { code, message }) => {
-                let kind = ErrorKind::Unavailable;
+            Err(Refusal::Failed { code, kind, message }) => {
                 self.give_up(myself, &ErrorNote { code: code.into(), kind, message: message.into() });
                 return Ok(());
             }

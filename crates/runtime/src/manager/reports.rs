@@ -194,7 +194,7 @@ impl State {
             },
         ));
         entry.result = Some(output.text.clone());
-        metrics::task_ended(&brief.role, "completed", took);
+        metrics::task_ended(self.args.deps.role_label(&brief.role), "completed", took);
         let memories = run.memories(node, &output.text, summary_tokens, at);
         run.tasks[node as usize].memories.clone_from(&memories);
         change.memories = memories;
@@ -306,7 +306,8 @@ impl State {
             ));
         }
         if is_final {
-            metrics::task_ended(&brief.role, "failed", at.since(entry.started_at.unwrap_or(at)));
+            let took = at.since(entry.started_at.unwrap_or(at));
+            metrics::task_ended(self.args.deps.role_label(&brief.role), "failed", took);
             run.first_failure.get_or_insert(ErrorNote {
                 message: format!("task `{}` ({}) failed: {}", brief.key, brief.title, note.message).into(),
                 ..note

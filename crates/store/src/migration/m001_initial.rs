@@ -61,6 +61,8 @@ CREATE TABLE runs (
     CHECK (status = 'running' OR owner IS NULL)
 ){table};
 
+CREATE INDEX runs_project ON runs (project);
+
 CREATE TABLE tasks (
     number {serial},
     id {id} NOT NULL UNIQUE,
