@@ -32,13 +32,13 @@ pub(crate) fn run(cargo: &Cargo, goal: &str) -> Result<(), Failure> {
             println!("{} is there already", registry.display());
             return Ok(());
         }
-        let mut command = crewline(&["init", "--yes", "--registry"]);
-        command.arg(&registry);
+        let mut command = crewline(&["init", "--yes"]);
+        command.arg("--registry").arg(&registry);
         process::run(command)
     })?;
     steps.step("crew", || {
-        let mut command = crewline(&["run", goal, "--offline", "--no-input", "--registry"]);
-        command.arg(&registry).arg("--out").arg(&out);
+        let mut command = crewline(&["run", goal, "--offline", "--no-input"]);
+        command.arg("--registry").arg(&registry).arg("--out").arg(&out);
         process::run(command)
     })?;
     steps.show_times();
