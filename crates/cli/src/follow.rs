@@ -5,7 +5,7 @@
 
 use std::{path::Path, time::Duration};
 
-use crewline_runtime::Handle;
+use crewline_runtime::{Handle, Report};
 use crewline_types::{Clock, Event, EventBody, RunId, RunStatus, SystemClock, event::ErrorNote};
 use futures::StreamExt;
 use indicatif::ProgressBar;
@@ -67,9 +67,13 @@ impl Follow<'_> {
             return Ok(Exit::Interrupted);
         };
         tracing::info!(run_id = %self.run, status = status.as_str(), error.code = note.as_ref().map(|it| &*it.code), "run ended");
-        let documents = match self.out.map(|out| out.of(self.run)) {
-            Some(out) => self.handle.write_documents(self.run, &out).await.map(|()| Some(out)),
-            None => Ok(None),
+        let (report, documents) = match self.out.map(|out| out.of(self.run)) {
+            Some(out) => {
+                let report = self.handle.report(self.run).await?;
+                let written = self.handle.write_documents(&report, &out).await;
+                (Some(report), written.map(|()| Some(out)))
+            }
+            None => (None, Ok(None)),
         };
         let exit = match (&documents, exit::of_run(status, note.as_ref())) {
             (Err(_), Exit::Ok) => Exit::Failed,
@@ -81,8 +85,8 @@ impl Follow<'_> {
             self.console.hint(&hint);
         }
         let out = documents.ok().flatten();
-        if self.out.is_some() {
-            self.print(&event, out.as_deref()).await?;
+        if let Some(report) = &report {
+            self.print(&event, report, out.as_deref())?;
             self.say_how_it_ended(status, note.as_ref());
         } else if self.console.output == Output::Jsonl {
             self.print_event(&event)?;
@@ -90,12 +94,11 @@ impl Follow<'_> {
         Ok(exit)
     }
 
-    async fn print(&self, event: &Event, out: Option<&Path>) -> Result<(), Error> {
+    fn print(&self, event: &Event, report: &Report, out: Option<&Path>) -> Result<(), Error> {
         match self.console.output {
             Output::Jsonl => self.print_event(event),
             Output::Json | Output::Yaml | Output::Table => {
-                let report = self.handle.report(self.run).await?;
-                self.console.value(&report, |style| summary::finished(&report, out, style))
+                self.console.value(report, |style| summary::finished(report, out, style))
             }
         }
     }

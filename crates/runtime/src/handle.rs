@@ -275,10 +275,9 @@ impl Handle {
         }
     }
 
-    /// Writes `RESULT.md`, `INDEX.md`, `tasks/` and `report.json` into `out`.
-    pub async fn write_documents(&self, run: RunId, out: &Path) -> Result<(), Error> {
-        let report = self.report(run).await?;
-        documents::write(&self.store, &report, out).await
+    /// Writes `RESULT.md`, `INDEX.md`, `tasks/` and `report.json` of a run into `out`.
+    pub async fn write_documents(&self, report: &Report, out: &Path) -> Result<(), Error> {
+        documents::write(&self.store, report, out).await
     }
 
     /// Whether the database answers and the actors live.

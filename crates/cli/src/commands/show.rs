@@ -33,7 +33,7 @@ async fn show(args: &ShowArgs, app: &App, console: &Console) -> Result<Exit, Err
     let run = app.handle.find_run(&args.run).await?;
     let report = app.handle.report(run).await?;
     if let Some(out) = &args.out {
-        app.handle.write_documents(run, out).await?;
+        app.handle.write_documents(&report, out).await?;
         console.note(&format!("its documents are in {}", out.display()));
     }
     console.value(&report, |style| summary::detailed(&report, style))?;
