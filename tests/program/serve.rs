@@ -77,6 +77,14 @@ fn a_run_over_http() {
         assert!(metrics.contains(name), "{name} is missing in:\n{metrics}");
     }
     assert!(!metrics.contains(&id), "no id is a label");
+    for line in metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let (name, kind) = line.split_once(' ').unwrap();
+        assert_eq!(
+            kind == "counter",
+            name.ends_with("_total"),
+            "counters end in _total, and nothing else does: {line}"
+        );
+    }
     let (status, problem) = get(port, "/api/v1/runs/zzzzzzzz").unwrap();
     assert_eq!(status, 404, "{problem}");
 

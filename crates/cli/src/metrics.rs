@@ -40,7 +40,7 @@ impl Recorder {
     /// What `/metrics` answers.
     pub(crate) fn text(&self) -> MetricsText {
         let handle = self.handle.clone();
-        Arc::new(move || handle.render())
+        Arc::new(move || with_cost_counter(&handle.render()))
     }
 
     /// Condenses histograms until it is dropped.
@@ -62,6 +62,12 @@ fn builder() -> Result<PrometheusBuilder, metrics_exporter_prometheus::BuildErro
     Ok(builder)
 }
 
+/// Declares the cost as the counter it is: the recorder's own counters are whole numbers, and a call costs less than a
+/// dollar, so it is kept in a gauge that only grows.
+fn with_cost_counter(text: &str) -> String {
+    text.replace("# TYPE crewline_llm_cost_usd_total gauge", "# TYPE crewline_llm_cost_usd_total counter")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +82,10 @@ mod tests {
         });
         let text = handle.render();
         assert!(text.contains("crewline_task_duration_seconds_bucket{role=\"writer\",le=\"0.5\"} 1"), "{text}");
+        assert_eq!(
+            with_cost_counter("# TYPE crewline_llm_cost_usd_total gauge\ncrewline_llm_cost_usd_total 0.5\n"),
+            "# TYPE crewline_llm_cost_usd_total counter\ncrewline_llm_cost_usd_total 0.5\n"
+        );
         assert!(text.contains("crewline_store_commit_duration_seconds_bucket{le=\"0.0025\"} 1"), "{text}");
     }
 }

@@ -13,7 +13,7 @@ pub fn describe() {
     describe_gauge!("crewline_runs_active", "Runs that have a manager in this process.");
     describe_counter!("crewline_tasks_total", "Tasks that became final, by role and outcome.");
     describe_histogram!("crewline_task_duration_seconds", "From a task's first start to its end.");
-    describe_counter!("crewline_llm_cost_usd_total", "Cost of answered calls whose model has a price.");
+    describe_gauge!("crewline_llm_cost_usd_total", "Cost of answered calls whose model has a price.");
     describe_counter!("crewline_llm_fallbacks_total", "Steps from one model of a chain to the next.");
     describe_counter!("crewline_actor_restarts_total", "Actors that were started again.");
     describe_gauge!("crewline_memory_outbox_depth", "Memories that are not yet in the vector store.");
