@@ -52,7 +52,9 @@ fn measure(command: &mut Command) -> Used {
     Used { cpu: children_cpu().saturating_sub(before), wall: start.elapsed(), peak_mib: peak_kib as f64 / 1024.0 }
 }
 
-fn crew(width: usize, latency: Duration) -> Used {
+/// The folder is given back so that it lives until the end: ext4 looks for a free inode among all that were deleted in the
+/// last seconds, which would make every run pay for the clean-up of the one before.
+fn crew(width: usize, latency: Duration) -> (Used, TestApp) {
     let server = StubServer::start(Script::text("A short result.").latency(latency).counting_only());
     let app = TestApp::new(env!("CARGO_BIN_EXE_crewline"));
     app.registry(&server);
@@ -83,7 +85,7 @@ fn crew(width: usize, latency: Duration) -> Used {
     ]);
     let used = measure(&mut command);
     assert_eq!(server.calls(), width as u64 + 2, "exactly one call a task");
-    used
+    (used, app)
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -98,8 +100,14 @@ fn main() {
         args.iter().position(|it| it == "--runs").and_then(|at| args.get(at + 1)?.parse().ok()).unwrap_or(5);
     println!("crew 1 → N → 1, SQLite, medians of {runs} runs\n");
     println!("{:>6} {:>10} {:>14} {:>10} {:>12}", "N", "upstream", "CPU per task", "wall", "peak memory");
+    let mut folders = Vec::new();
     for (width, latency) in [(100, 0), (100, 50), (1_000, 0), (1_000, 50)] {
-        let used: Vec<Used> = (0..runs).map(|_| crew(width, Duration::from_millis(latency))).collect();
+        let mut used = Vec::new();
+        for _ in 0..runs {
+            let (run, folder) = crew(width, Duration::from_millis(latency));
+            used.push(run);
+            folders.push(folder);
+        }
         let cpu = median(used.iter().map(|it| it.cpu.as_secs_f64() * 1e3 / (width + 2) as f64).collect());
         let wall = median(used.iter().map(|it| it.wall.as_secs_f64()).collect());
         let peak = median(used.iter().map(|it| it.peak_mib).collect());

@@ -24,10 +24,6 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// Half of a run's own CPU time went into the system's allocator: many small texts, made in one thread and dropped in another.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     match args::Cli::try_parse() {
         Ok(cli) => commands::execute(cli),
