@@ -45,8 +45,7 @@ roles:
 
 /// An executor; only commands that wait for something make one.
 ///
-/// One thread carries a crew: waiting is most of its work, the database and the embedder have threads of their own, and waking
-/// a second worker for every message costs more than it brings.
+/// One thread carries a crew: waiting is most of its work, and the database and the embedder have threads of their own.
 pub(crate) fn executor() -> Result<tokio::runtime::Runtime, Error> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -28,7 +28,7 @@ pub struct Estimate {
 
 /// Estimates `document`; refuses it with all its problems when it is not valid.
 pub fn estimate(document: &Document, registry: &Registry) -> Result<Estimate, Vec<Problem>> {
-    let plan = plan::check(document, &crate::handle::plan_file_rules(registry))?;
+    let plan = plan::check(document, &crate::planning::file_rules(registry))?;
     let mut estimate = Estimate {
         calls: 0,
         input_tokens: 0,

@@ -339,7 +339,7 @@ impl Handle {
     }
 
     fn checked(&self, document: &Document) -> Result<plan::Plan, Error> {
-        plan::check(document, &plan_file_rules(&self.deps.registry)).map_err(|problems| Error::Plan { problems })
+        plan::check(document, &planning::file_rules(&self.deps.registry)).map_err(|problems| Error::Plan { problems })
     }
 
     /// A cap on cost can only hold where every model has a price.
@@ -392,17 +392,6 @@ impl Handle {
         if is_there { Ok(()) } else { Err(Error::NotFound { what: "active run", id: run.to_string() }) }
     }
 }
-
-/// What a person's plan may hold: roles are open, since one that is not named uses `default`.
-pub(crate) fn plan_file_rules(registry: &crewline_models::Registry) -> plan::Rules {
-    let roles = registry.roles();
-    let general = Role::from("researcher");
-    let default_role = if roles.contains(&general) { general } else { roles.first().cloned().unwrap_or(general) };
-    plan::Rules { roles, default_role, tasks_max: PLAN_FILE_TASKS_MAX, roles_open: true }
-}
-
-/// Tasks of a person's plan.
-const PLAN_FILE_TASKS_MAX: usize = 100_000;
 
 fn settings_text(settings: &Settings) -> String {
     // Plain numbers and flags always serialise.

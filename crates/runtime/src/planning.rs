@@ -7,8 +7,9 @@ use std::{fmt::Write, sync::Arc};
 
 use crewline_engine::{
     context::{estimate_tokens, trim_to},
-    plan::{self, Plan},
+    plan::{self, Plan, Rules},
 };
+use crewline_models::Registry;
 use crewline_types::{
     IdSource, LinkKind, MicroUsd, Priority, Role, RunId, Task, TaskId, TaskKind, TaskStatus, Text, Timestamp, Usage,
     event::PlanEntry,
@@ -173,12 +174,32 @@ fn index(goal: &str, entries: &[PlanEntry], tokens_max: u32) -> String {
     text
 }
 
+/// Tasks of a person's plan at most.
+const FILE_TASKS_MAX: usize = 100_000;
+
+/// What a person's plan may hold: roles are open, since one that is not named uses `default`.
+pub fn file_rules(registry: &Registry) -> Rules {
+    rules(registry.roles(), FILE_TASKS_MAX, true)
+}
+
+/// What a plan made by the planner may hold: the manager itself is no specialist.
+pub fn planner_rules(registry: &Registry) -> Rules {
+    let roles = registry.roles().into_iter().filter(|role| *role != Role::manager()).collect();
+    rules(roles, registry.policies().plan_tasks_max as usize, false)
+}
+
+fn rules(roles: Vec<Role>, tasks_max: usize, roles_open: bool) -> Rules {
+    let general = Role::from("researcher");
+    let default_role = if roles.contains(&general) { general } else { roles.first().cloned().unwrap_or(general) };
+    Rules { roles, default_role, tasks_max, roles_open }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn plan(needs: &[&[u32]]) -> Plan {
-        let rules = plan::Rules {
+        let rules = Rules {
             roles: vec![Role::from("writer")],
             default_role: Role::from("writer"),
             tasks_max: 100,

@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn the_flags_of_the_issue_are_there() {
+    fn the_documented_flags_are_there() {
         let args = parse(&[
             "goal",
             "--out",

@@ -13,13 +13,13 @@ use std::{
 };
 
 use crewline_engine::{
-    plan::{self, Rules},
+    plan,
     schedule::{self, Action, Finish},
 };
 use crewline_models::OutputSchema;
 use crewline_store::{Change, RunEnd, Transition};
 use crewline_types::{
-    AttemptId, ErrorKind, IdSource, Role, RunId, RunStatus, TaskCounts, TaskStatus,
+    AttemptId, ErrorKind, IdSource, RunId, RunStatus, TaskCounts, TaskStatus,
     event::{ErrorNote, EventBody, NewEvent},
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -32,7 +32,7 @@ use crate::{
     journal::{self, Ack, Refusal},
     load::{self, Loaded},
     lock::RunLock,
-    memory, metrics, router,
+    memory, metrics, planning, router,
 };
 
 use self::run::{Running, Stop, limit_reached, steps_reached};
@@ -205,7 +205,7 @@ impl State {
         }
         run.steps += 1;
         run.root_attempt += 1;
-        let rules = planning_rules(&self.args.deps.registry);
+        let rules = planning::planner_rules(&self.args.deps.registry);
         let tasks_min = self.args.deps.registry.policies().plan_tasks_min as usize;
         let schema = OutputSchema { name: "plan".into(), schema: plan::schema(&rules, tasks_min) };
         let attempt = AttemptId { task: run.root.brief.id, number: run.root_attempt };
@@ -516,12 +516,4 @@ fn on_renewed(outcome: Outcome<Result<(), crewline_store::Error>>) -> Result<(),
             Ok(())
         }
     }
-}
-
-/// What a plan made by the planner may hold.
-fn planning_rules(registry: &crewline_models::Registry) -> Rules {
-    let roles: Vec<Role> = registry.roles().into_iter().filter(|role| *role != Role::manager()).collect();
-    let general = Role::from("researcher");
-    let default_role = if roles.contains(&general) { general } else { roles.first().cloned().unwrap_or(general) };
-    Rules { roles, default_role, tasks_max: registry.policies().plan_tasks_max as usize, roles_open: false }
 }
