@@ -4,15 +4,28 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests end where they fail")]
 
+mod again;
 mod bad_input;
+mod control;
 mod failures;
 mod limits;
 mod local;
+mod looking;
+mod models;
+mod operate;
 mod plans;
 mod postgres;
 mod resume;
+mod router;
 mod run;
+mod schedule;
+mod secrets;
 mod serve;
+mod shared;
+mod workers;
+
+use std::process::Command;
+mod templates;
 
 use crewline_testkit::TestApp;
 use serde_json::{Value, json};
@@ -34,6 +47,12 @@ fn fan(width: usize) -> Value {
         "id": "last", "title": "Last", "description": "Put it together.", "role": "writer", "depends_on": middle
     }));
     json!({"goal": "A fan", "tasks": tasks})
+}
+
+/// Sends a signal by its name.
+fn signal(pid: u32, name: &str) {
+    let status = Command::new("kill").args([format!("-{name}"), pid.to_string()]).status().unwrap();
+    assert!(status.success());
 }
 
 /// `run` with the usual flags of a test.

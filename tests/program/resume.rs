@@ -1,18 +1,13 @@
 //! Interruptions and crashes: what is recorded stays, what is done is not done again.
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
-use crewline_testkit::{Script, StubServer, TestApp, app::finish};
+use crewline_testkit::{Script, StubReply, StubServer, TestApp, app::finish};
 
-use crate::{app, fan, run_args};
-
-fn signal(pid: u32, name: &str) {
-    let status = Command::new("kill").args([format!("-{name}"), pid.to_string()]).status().unwrap();
-    assert!(status.success());
-}
+use crate::{app, fan, run_args, signal};
 
 /// Waits until the server has been asked `calls` times.
-fn wait_for_calls(server: &StubServer, calls: u64) {
+pub(crate) fn wait_for_calls(server: &StubServer, calls: u64) {
     for _ in 0..1_000 {
         if server.calls() >= calls {
             return;
@@ -22,7 +17,7 @@ fn wait_for_calls(server: &StubServer, calls: u64) {
     panic!("the server was asked {} times only", server.calls());
 }
 
-fn only_run(app: &TestApp) -> String {
+pub(crate) fn only_run(app: &TestApp) -> String {
     let ps = app.run(["ps", "--all", "-o", "json"]).expect_code(0);
     let runs: serde_json::Value = serde_json::from_str(&ps.stdout).unwrap();
     runs[0]["run"].as_str().unwrap().to_owned()
@@ -66,8 +61,29 @@ fn kill_loses_nothing_and_repeats_only_what_was_in_flight() {
     assert_eq!(resumed.events().last().unwrap()["tasks"]["completed"], 14);
     assert!(server.calls() <= 14 + 2, "at most the calls in flight are repeated: {}", server.calls());
 
-    let again = app.run(["resume", &id]).expect_code(9);
+    let again = app.run(["resume", &id, "--out", "out"]).expect_code(9);
     assert!(again.stderr.contains("completed"), "{}", again.stderr);
+}
+
+#[test]
+fn a_completed_run_gets_the_documents_it_lost() {
+    let server = StubServer::start(Script::default());
+    let app = app();
+    app.registry(&server);
+    app.write("plan.json", &fan(2).to_string());
+    let run = app.run(run_args(&["--plan", "plan.json"])).expect_code(0);
+    let id = only_run(&app);
+    // As after a crash between the run's end and its documents: the report is the last of them.
+    std::fs::remove_file(app.path("out/report.json")).unwrap();
+    let resumed = app.run(["resume", &id, "-o", "jsonl", "--out", "out"]).expect_code(0);
+    assert_eq!(resumed.events(), [run.events().pop().unwrap()], "its end is shown again");
+    assert!(app.path("out/report.json").is_file());
+    assert_eq!(server.calls(), 4, "nothing was asked again");
+
+    let again = app.run(["resume", &id, "--out", "out"]).expect_code(9);
+    assert!(again.stderr.contains("its documents are in out"), "{}", again.stderr);
+    app.run(["resume", &id, "--out", "elsewhere"]).expect_code(0);
+    assert!(app.path("elsewhere/RESULT.md").is_file());
 }
 
 #[test]
@@ -83,4 +99,26 @@ fn a_run_has_one_process() {
     assert!(second.stderr.contains("being worked on"), "{}", second.stderr);
     finish(child, TestApp::LIMIT).expect_code(0);
     assert_eq!(server.calls(), 3);
+}
+
+#[test]
+fn a_recorded_answer_is_not_bought_again() {
+    // The first answer is no plan, and recorded as that; the process dies while it waits for the second.
+    let script = Script::default()
+        .on_call(1, StubReply::text("I would rather not say."))
+        .on_call(2, StubReply::text("too late").after(Duration::from_secs(30)));
+    let server = StubServer::start(script);
+    let app = app();
+    app.registry(&server);
+    let child = app.spawn(run_args(&["Describe the tide"]));
+    wait_for_calls(&server, 2);
+    signal(child.id(), "KILL");
+    assert_eq!(finish(child, TestApp::LIMIT).code, None);
+
+    let id = only_run(&app);
+    let resumed = app.run(["resume", &id, "-o", "jsonl", "--out", "out"]).expect_code(0);
+    let tasks = resumed.events().last().unwrap()["tasks"]["completed"].as_u64().unwrap();
+    assert_eq!(server.calls(), 2 + 1 + tasks, "the lost answer is asked for again, the recorded one is not");
+    let asked = server.requests();
+    assert_eq!(asked[2].messages, asked[1].messages, "the very question whose answer was lost");
 }

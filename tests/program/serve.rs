@@ -100,3 +100,51 @@ fn a_bind_outside_loopback_is_refused() {
     let run = app.run(["serve", "--addr", "0.0.0.0:0"]).expect_code(3);
     assert!(run.stderr.contains("loopback"), "{}", run.stderr);
 }
+
+fn post(port: u16, path: &str, body: &str) -> (u16, Value) {
+    let length = body.len();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    let (status, answer) = http(port, &request).unwrap();
+    let json = answer.find('{').zip(answer.rfind('}'));
+    (status, json.map(|(start, end)| serde_json::from_str(&answer[start..=end]).unwrap()).unwrap_or_default())
+}
+
+#[test]
+fn runs_are_stopped_over_http() {
+    let server = StubServer::start(Script::default().latency(Duration::from_millis(300)));
+    let app = app();
+    app.registry(&server);
+    let port = free_port();
+    let child = app.spawn(["serve", "--addr", &format!("127.0.0.1:{port}")]);
+    for _ in 0..1_000 {
+        if get(port, "/readyz").is_some_and(|(status, _)| status == 200) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let body = serde_json::json!({"goal": "A fan", "plan": crate::fan(30), "concurrency": 2}).to_string();
+    let (status, launched) = post(port, "/api/v1/runs", &body);
+    assert_eq!(status, 201, "{launched}");
+    let id = launched["run"].as_str().unwrap();
+    let status_of = || {
+        let (_, answer) = get(port, &format!("/api/v1/runs/{id}")).unwrap();
+        let (start, end) = (answer.find('{').unwrap(), answer.rfind('}').unwrap());
+        serde_json::from_str::<Value>(&answer[start..=end]).unwrap()["status"].as_str().unwrap().to_owned()
+    };
+    crate::resume::wait_for_calls(&server, 2);
+    assert_eq!(post(port, &format!("/api/v1/runs/{id}/pause"), "").0, 202);
+    let (_, events) = get(port, &format!("/api/v1/runs/{id}/events")).unwrap();
+    assert!(events.contains("run_finished") && events.contains("interrupted"), "{events}");
+    assert_eq!(status_of(), "interrupted");
+    assert_eq!(post(port, &format!("/api/v1/runs/{}/kill", &id[..5]), "").0, 202);
+    crate::workers::wait_until("the end of the run", || status_of() == "cancelled");
+    for verb in ["pause", "cancel", "kill"] {
+        let (status, problem) = post(port, &format!("/api/v1/runs/{id}/{verb}"), "");
+        assert_eq!((status, &problem["code"]), (409, &"run.finished".into()), "{verb}");
+        assert_eq!(post(port, &format!("/api/v1/runs/zzzzzzzz/{verb}"), "").0, 404);
+    }
+    crate::signal(child.id(), "TERM");
+    finish(child, TestApp::LIMIT);
+}

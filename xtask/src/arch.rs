@@ -49,7 +49,7 @@ const OWNERS: [(&str, &[&str]); 19] = [
     ("sea-orm", &["crewline-store"]),
     ("sea-orm-migration", &["crewline-store"]),
     ("sqlx", &["crewline-store"]),
-    ("qdrant-client", &["crewline-memory"]),
+    ("qdrant-client", &["crewline-memory", "crewline-testkit"]),
     ("fastembed", &["crewline-memory"]),
     ("ort", &["crewline-memory"]),
     ("reqwest", &["crewline-models"]),

@@ -2,7 +2,8 @@
 //!
 //! Where is what: [`arch`] who may depend on whom, [`test`] everything CI checks, [`demo`] a crew without a key,
 //! [`generated`] files written by the binary, [`documented`] reference pages against the sources, [`audit`] advisories
-//! and licences, [`postgres`] a server for tests, [`process`] how programs are run and steps are shown.
+//! and licences, [`chaos`] killing and freezing real processes, [`tune`] the weights of memory, [`postgres`] a server for
+//! tests, [`process`] how programs are run and steps are shown.
 //!
 //! **Invariant:** it needs no crate of the workspace, so that it is built in seconds; what the product can do is done by
 //! running the product.
@@ -10,6 +11,7 @@
 
 mod arch;
 mod audit;
+mod chaos;
 #[cfg(test)]
 mod compose;
 mod demo;
@@ -18,6 +20,7 @@ mod generated;
 mod postgres;
 mod process;
 mod test;
+mod tune;
 
 use std::process::ExitCode;
 
@@ -33,8 +36,16 @@ Usage: cargo xtask <command>
   demo [\"goal\"]    build, fetch small local models and run a real crew without any key
   arch             fail on a dependency that must not be
   gen [--check]    write the generated files, or fail when they are out of date
+  tune-memory MEMORIES QUERIES [SEED]
+                   fit the weights of memory's ranking to a data set
   audit            look for advisories and licences (cargo-audit, cargo-deny)
   bench [filter]   run the benchmarks
+  chaos [options]  kill, freeze and starve real processes, and check from outside that nothing is lost:
+                     --seconds S | --minutes M   how long (default: 60 s on each database)
+                     --database sqlite|postgres|URL   where (default: a file, then a server of its own, which it crashes)
+                     --seed N --rounds N --kills N --lanes N   what, and how much at a time
+                     --unfenced   a binary without fences, which must break the promise
+                     --release    the binary as it is shipped
 
 Environment:
   CREWLINE_TEST_POSTGRES   the URL of a PostgreSQL server for tests (default: one is found or started)
@@ -73,7 +84,10 @@ fn run(words: &[&str]) -> Result<(), Failure> {
         ["arch"] => arch::run(&Cargo::find()?),
         ["gen"] => generated::run(&Cargo::find()?, generated::Mode::Write),
         ["gen", "--check"] => generated::run(&Cargo::find()?, generated::Mode::Check),
+        ["tune-memory", memories, queries] => tune::run(&Cargo::find()?, memories, queries, "1"),
+        ["tune-memory", memories, queries, seed] => tune::run(&Cargo::find()?, memories, queries, seed),
         ["audit"] => audit::run(&Cargo::find()?),
+        ["chaos", rest @ ..] => chaos::run(&Cargo::find()?, &chaos::Options::parse(rest)?),
         ["bench", rest @ ..] => {
             let mut arguments = vec!["bench", "--package", "crewline-cli"];
             arguments.extend(rest);

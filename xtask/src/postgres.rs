@@ -4,6 +4,7 @@
 //! of its own, and is stopped when the tests end.
 
 use std::{
+    ffi::OsString,
     fs,
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
@@ -15,9 +16,33 @@ use std::{
 use crate::process::{self, Cargo, Failure, find_program, setting};
 
 const PORT: u16 = 5432;
-/// No durability: the data is thrown away.
-const OPTIONS: &str = "-c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off -c synchronous_commit=off \
-                       -c full_page_writes=off -c max_connections=300";
+/// Reachable from this machine only, by everything at once.
+const OPTIONS: &str = "-c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c max_connections=300";
+
+/// What a private server is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Tests: the data is thrown away.
+    Test,
+    /// Chaos: it is crashed, and must keep what it has acknowledged. The machine is not, so nothing has to reach the disk.
+    Chaos,
+}
+
+impl Purpose {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Test => "test-postgres",
+            Self::Chaos => "chaos-postgres",
+        }
+    }
+
+    fn options(self) -> &'static str {
+        match self {
+            Self::Test => " -c fsync=off -c synchronous_commit=off -c full_page_writes=off",
+            Self::Chaos => " -c fsync=off -c full_page_writes=off",
+        }
+    }
+}
 
 /// A server tests may use; a private one stops when this is dropped.
 pub(crate) struct Server {
@@ -31,6 +56,21 @@ struct Private {
     pg_ctl: PathBuf,
     dir: PathBuf,
     user: Option<User>,
+    /// What it is started with.
+    options: String,
+}
+
+impl Server {
+    /// What the chaos program needs to crash the server and start it again; nothing for one that is not ours.
+    pub(crate) fn crash_arguments(&self) -> Vec<OsString> {
+        let Some(Private { pg_ctl, dir, user, options }) = &self.private else { return Vec::new() };
+        let mut arguments: Vec<OsString> = vec!["--cluster".into(), dir.into(), "--pg-ctl".into(), pg_ctl.into()];
+        arguments.push(format!("--pg-options={options}").into());
+        if let Some(User { uid, gid }) = user {
+            arguments.push(format!("--pg-user={uid}:{gid}").into());
+        }
+        arguments
+    }
 }
 
 /// The account that runs the server: PostgreSQL refuses to run as root.
@@ -42,7 +82,7 @@ struct User {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(Private { pg_ctl, dir, user }) = &self.private {
+        if let Some(Private { pg_ctl, dir, user, .. }) = &self.private {
             let mut command = as_user(pg_ctl, *user);
             command.arg("-D").arg(dir).args(["-m", "immediate", "stop"]).stdout(Stdio::null());
             // Left running it is found by its directory and replaced next time.
@@ -61,11 +101,16 @@ pub(crate) fn prepare(cargo: &Cargo) -> Result<Server, Failure> {
         println!("a server on port {PORT} trusts `postgres`");
         return Ok(Server { url: url(PORT), private: None });
     }
+    private(cargo, Purpose::Test)
+}
+
+/// Starts a server of our own.
+pub(crate) fn private(cargo: &Cargo, purpose: Purpose) -> Result<Server, Failure> {
     if bin("initdb").is_none() {
         install()?;
     }
     let find = |name: &str| bin(name).ok_or_else(|| Failure::Check(missing(name)));
-    start(&find("initdb")?, find("pg_ctl")?, &cargo.target)
+    start(&find("initdb")?, find("pg_ctl")?, &cargo.target, purpose)
 }
 
 fn url(port: u16) -> String {
@@ -125,10 +170,11 @@ fn install() -> Result<(), Failure> {
     apt(&["install", "--yes", "--quiet", "--no-install-recommends", "postgresql"])
 }
 
-fn start(initdb: &Path, pg_ctl: PathBuf, target: &Path) -> Result<Server, Failure> {
+fn start(initdb: &Path, pg_ctl: PathBuf, target: &Path, purpose: Purpose) -> Result<Server, Failure> {
     let user = if is_root() { Some(account()?) } else { None };
-    let dir = place(target, user)?;
-    let private = Private { pg_ctl, dir, user };
+    let dir = place(target, user, purpose)?;
+    let port = free_port()?;
+    let private = Private { pg_ctl, dir, user, options: format!("-p {port} {OPTIONS}{}", purpose.options()) };
     stop_leftover(&private);
     if private.dir.exists() {
         fs::remove_dir_all(&private.dir).map_err(|error| Failure::File { path: private.dir.clone(), error })?;
@@ -144,10 +190,9 @@ fn start(initdb: &Path, pg_ctl: PathBuf, target: &Path) -> Result<Server, Failur
         "--locale=C",
     ]);
     quietly(command)?;
-    let port = free_port()?;
     let mut command = as_user(&private.pg_ctl, user);
     command.arg("-D").arg(&private.dir).arg("-l").arg(private.dir.join("server.log"));
-    command.args(["-w", "-t", "60", "-o", &format!("-p {port} {OPTIONS}"), "start"]);
+    command.args(["-w", "-t", "60", "-o", &private.options, "start"]);
     quietly(command)?;
     println!("a private server runs on port {port}");
     Ok(Server { url: url(port), private: Some(private) })
@@ -179,10 +224,11 @@ fn quietly(mut command: Command) -> Result<(), Failure> {
 }
 
 /// The directory: in the target directory, unless the server's account cannot get there.
-fn place(target: &Path, user: Option<User>) -> Result<PathBuf, Failure> {
-    let Some(user) = user else { return Ok(target.join("test-postgres")) };
-    let inside = target.join("test-postgres-home");
-    let name = format!("crewline-test-postgres-{:016x}", fingerprint(target));
+fn place(target: &Path, user: Option<User>, purpose: Purpose) -> Result<PathBuf, Failure> {
+    let name = purpose.name();
+    let Some(user) = user else { return Ok(target.join(name)) };
+    let inside = target.join(format!("{name}-home"));
+    let name = format!("crewline-{name}-{:016x}", fingerprint(target));
     for home in [inside, std::env::temp_dir().join(name)] {
         let ready = fs::create_dir_all(&home).and_then(|()| own(&home, user));
         ready.map_err(|error| Failure::File { path: home.clone(), error })?;
@@ -298,7 +344,7 @@ mod tests {
             return; // No PostgreSQL on this machine; `prepare` would install it.
         };
         let target = std::env::temp_dir().join(format!("crewline-xtask-{}", std::process::id()));
-        let server = start(&initdb, pg_ctl, &target).unwrap();
+        let server = start(&initdb, pg_ctl, &target, Purpose::Test).unwrap();
         let port: u16 = server.url.split([':', '/']).nth_back(1).unwrap().parse().unwrap();
         assert!(trusts(port, "postgres"));
         let home = server.private.as_ref().unwrap().dir.parent().unwrap().to_path_buf();

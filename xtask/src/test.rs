@@ -8,12 +8,16 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use crate::{
-    arch, documented, generated, postgres,
+    arch, chaos, documented, generated, postgres,
     process::{self, Cargo, Counts, Failure, Steps},
 };
+
+/// How long real processes are killed and frozen, on each database.
+const CHAOS_TIME: Duration = Duration::from_secs(30);
 
 /// How much is tested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +83,9 @@ fn run_steps(cargo: &Cargo, scope: Scope, steps: &mut Steps) -> Result<Counts, F
     counts.passed += found.passed;
     // PostgreSQL runs until here.
     drop(needs);
+    if scope == Scope::All {
+        steps.step("chaos", || chaos::run(cargo, &chaos::Options::of(CHAOS_TIME)))?;
+    }
     Ok(counts)
 }
 

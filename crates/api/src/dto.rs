@@ -4,7 +4,7 @@
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
-use crewline_runtime::{Document, Mode, ModelReport, Report, RunRequest, RunSummary, TaskReport};
+use crewline_runtime::{Document, Mode, ModelReport, Report, RunRequest, RunSummary, Strategy, TaskReport};
 use crewline_types::{
     ErrorKind, MicroUsd, Role, RunId, RunLimits, RunStatus, TaskCounts, TaskId, TaskKind, TaskStatus, Timestamp, Usage,
     event::ErrorNote,
@@ -37,6 +37,9 @@ pub struct NewRun {
     /// Attempts in flight at once.
     #[serde(default)]
     pub concurrency: Option<NonZeroUsize>,
+    /// Which of the tasks that are ready goes first: `dag` (also when left out), `bfs` or `postorder`.
+    #[serde(default)]
+    pub strategy: Strategy,
     /// Use models of this machine or a private network only.
     #[serde(default)]
     pub offline: bool,
@@ -85,6 +88,7 @@ impl NewRun {
             plan: self.plan,
             limits: RunLimits { cost_max: self.limits.max_cost_usd, steps_max: self.limits.max_steps, time_max },
             concurrency,
+            strategy: self.strategy,
             mode: if self.offline { Mode::Offline } else { Mode::Online },
             strict_plan: self.strict_plan,
             stop_after_plan: false,
@@ -123,6 +127,9 @@ pub struct RunItem {
     pub goal: String,
     /// How it stands.
     pub status: RunStatus,
+    /// The run it was made from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent_run: Option<RunId>,
     /// When it was launched.
     pub created_at: Timestamp,
     /// When it ended.
@@ -131,8 +138,8 @@ pub struct RunItem {
 
 impl From<RunSummary> for RunItem {
     fn from(run: RunSummary) -> Self {
-        let RunSummary { run, project, goal, status, created_at, finished_at } = run;
-        Self { run, project, goal, status, created_at, finished_at }
+        let RunSummary { run, project, goal, status, parent_run, created_at, finished_at } = run;
+        Self { run, project, goal, status, parent_run, created_at, finished_at }
     }
 }
 

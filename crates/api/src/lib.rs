@@ -48,7 +48,9 @@ pub fn router(handle: Handle, metrics: Option<MetricsText>) -> Router {
         .route("/api/v1/runs", post(routes::runs::launch).get(routes::runs::list))
         .route("/api/v1/runs/{id}", get(routes::runs::show))
         .route("/api/v1/runs/{id}/events", get(routes::events::stream))
+        .route("/api/v1/runs/{id}/pause", post(routes::runs::pause))
         .route("/api/v1/runs/{id}/cancel", post(routes::runs::cancel))
+        .route("/api/v1/runs/{id}/kill", post(routes::runs::kill))
         .merge(ops_routes())
         .with_state(App { handle, metrics });
     finish(api).layer(middleware::from_fn(guard::local_only))

@@ -14,9 +14,9 @@ use std::{
 };
 
 use crewline_api::MetricsText;
-use crewline_memory::{Embedder, Qdrant, QdrantOptions};
+use crewline_memory::{Embedder, Qdrant, QdrantOptions, Weights};
 use crewline_models::{Mode, Models, Options, Registry};
-use crewline_runtime::{Config, Handle, Limits, MemoryConfig};
+use crewline_runtime::{Config, Dispatch, Handle, MemoryConfig};
 use crewline_store::{Backend, Store};
 use crewline_types::SystemClock;
 use tokio::{net::TcpListener, task::JoinSet};
@@ -53,6 +53,18 @@ pub(crate) fn executor() -> Result<tokio::runtime::Runtime, Error> {
         .map_err(|source| Error::System { what: "start the executor", source })
 }
 
+/// The part a process plays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Part {
+    /// It runs its own crew.
+    #[default]
+    Alone,
+    /// It manages runs for others, who may work on them from other machines.
+    Server,
+    /// It works on the runs of servers, or gives them one.
+    Worker,
+}
+
 /// The runtime and what must outlive it.
 pub(crate) struct App {
     /// The runtime.
@@ -65,15 +77,25 @@ pub(crate) struct App {
 impl App {
     /// Everything a run needs.
     pub(crate) async fn start(settings: &Settings, registry: Arc<Registry>, mode: Mode) -> Result<Self, Error> {
+        Self::start_as(settings, registry, mode, Part::default()).await
+    }
+
+    /// Everything a part in a larger crew needs.
+    pub(crate) async fn start_as(
+        settings: &Settings,
+        registry: Arc<Registry>,
+        mode: Mode,
+        part: Part,
+    ) -> Result<Self, Error> {
         let embedder = Embedder::find(&settings.data_dir)?;
         let qdrant = qdrant(settings, embedder.as_ref())?;
-        Self::with(settings, registry, mode, MemoryConfig { embedder, qdrant }).await
+        Self::with(settings, registry, mode, MemoryConfig { embedder, qdrant, weights: weights(settings)? }, part).await
     }
 
     /// What a look at the database needs.
     pub(crate) async fn read_only(settings: &Settings) -> Result<Self, Error> {
         let registry = Registry::parse(INERT_REGISTRY, "none", &|_| None).map_err(crewline_models::Error::from)?;
-        Self::with(settings, Arc::new(registry), Mode::Offline, MemoryConfig::default()).await
+        Self::with(settings, Arc::new(registry), Mode::Offline, MemoryConfig::default(), Part::default()).await
     }
 
     async fn with(
@@ -81,11 +103,15 @@ impl App {
         registry: Arc<Registry>,
         mode: Mode,
         memory: MemoryConfig,
+        part: Part,
     ) -> Result<Self, Error> {
         // Models and the database both speak TLS; a second install is refused and means nothing.
         let _ = rustls::crypto::ring::default_provider().install_default();
         make_data_dir(&settings.data_dir)?;
         let store = Store::open(&settings.database_url()).await?;
+        if part == Part::Worker && store.backend() == Backend::Sqlite {
+            return Err(Error::NotShared { database: store.target().to_owned() });
+        }
         let models = Models::new(
             registry.clone(),
             Options { data_dir: settings.data_dir.clone(), guard: std::env::current_exe().ok(), mode },
@@ -103,7 +129,11 @@ impl App {
             clock: Arc::new(SystemClock),
             node: node(),
             prompts: settings.prompts_dir(),
-            limits: Limits::default(),
+            dispatch: match (part, store.backend()) {
+                (Part::Server | Part::Worker, Backend::Postgres) => Dispatch::Queue,
+                (Part::Alone, _) | (Part::Server | Part::Worker, Backend::Sqlite) => Dispatch::Local,
+            },
+            limits: settings.limits(),
         })
         .await?;
         Ok(Self { handle, store, embedder })
@@ -112,6 +142,11 @@ impl App {
     /// Whether memory has vectors.
     pub(crate) fn has_vectors(&self) -> bool {
         self.embedder.is_some()
+    }
+
+    /// Whether other machines may share the database.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.store.backend() == Backend::Postgres
     }
 
     /// Saves what is left and stops what was started.
@@ -127,7 +162,8 @@ impl App {
     }
 }
 
-fn qdrant(settings: &Settings, embedder: Option<&Embedder>) -> Result<Option<Qdrant>, Error> {
+/// The Qdrant server that is configured, if it can be used.
+pub(crate) fn qdrant(settings: &Settings, embedder: Option<&Embedder>) -> Result<Option<Qdrant>, Error> {
     let Some(url) = &settings.qdrant else { return Ok(None) };
     let Some(embedder) = embedder else {
         tracing::warn!("there is no embedding model, so qdrant is not used");
@@ -140,6 +176,18 @@ fn qdrant(settings: &Settings, embedder: Option<&Embedder>) -> Result<Option<Qdr
         dimensions: embedder.dimensions(),
     };
     Ok(Some(Qdrant::new(options)?))
+}
+
+/// What memory ranks by: `memory-weights.json` of the data directory, else the shipped weights.
+pub(crate) fn weights(settings: &Settings) -> Result<Weights, Error> {
+    let path = settings.data_dir.join("memory-weights.json");
+    if path.is_file() { read_weights(&path) } else { Ok(Weights::default()) }
+}
+
+/// The weights of a file.
+pub(crate) fn read_weights(path: &Path) -> Result<Weights, Error> {
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    Ok(Weights::parse(&text)?)
 }
 
 /// `host:pid`, for leases.

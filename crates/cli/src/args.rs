@@ -77,6 +77,7 @@ pub(crate) struct Global {
 pub(crate) enum Output {
     /// For people.
     #[default]
+    #[value(alias = "text")]
     Table,
     /// One JSON document.
     Json,
@@ -84,6 +85,10 @@ pub(crate) enum Output {
     Jsonl,
     /// One YAML document.
     Yaml,
+    /// A graph for Graphviz; `critical-path` only.
+    Dot,
+    /// A graph for Mermaid; `critical-path` only.
+    Mermaid,
 }
 
 /// Whether to use colours.
@@ -105,18 +110,63 @@ pub(crate) enum Command {
     Run(commands::run::RunArgs),
     /// Continue a run that was interrupted or reached a limit
     Resume(commands::resume::ResumeArgs),
+    /// Stop runs so that they can be resumed
+    Pause(commands::stop::PauseArgs),
+    /// End runs when what is running has ended
+    Cancel(commands::stop::CancelArgs),
+    /// End runs at once
+    Kill(commands::stop::KillArgs),
+    /// Try failed tasks again
+    Retry(commands::retry::RetryArgs),
+    /// Make a run again, and only call models for what has changed
+    Replay(commands::replay::ReplayArgs),
+    /// Make a run again from a task on
+    Fork(commands::replay::ForkArgs),
     /// List runs
     Ps(commands::ps::PsArgs),
     /// Show a run: its tasks, models, cost and result
     Show(commands::show::ShowArgs),
+    /// Show what happened in a run, and with `-f` what happens
+    Logs(commands::logs::LogsArgs),
+    /// Watch a run that another process works on
+    Watch(commands::watch::WatchArgs),
+    /// Show a run's tasks as a tree
+    Tree(commands::tree::TreeArgs),
+    /// Draw a run's tasks and what they need of each other
+    Graph(commands::graph::GraphArgs),
+    /// Compare two runs task by task
+    Diff(commands::diff::DiffArgs),
+    /// Search, keep and measure what the crew remembers
+    Memory(commands::memory::MemoryArgs),
+    /// When each task of a plan would run
+    Schedule(commands::schedule::ScheduleArgs),
+    /// The longest way through a plan or a run
+    CriticalPath(commands::critical_path::CriticalPathArgs),
+    /// List, show, check and fill templates of plans
+    Template(commands::template::TemplateArgs),
     /// Serve the HTTP API
     Serve(commands::serve::ServeArgs),
+    /// Work on the runs that servers manage
+    Worker(commands::worker::WorkerArgs),
+    /// List the processes that share the database
+    Nodes(commands::nodes::NodesArgs),
+    /// Forget old runs
+    Prune(commands::prune::PruneArgs),
+    /// Bring a database up to date, back it up, check it
+    Db(commands::db::DbArgs),
     /// Write a registry from what this machine has
     Init(commands::init::InitArgs),
     /// Put local models into the data directory
     Setup(commands::setup::SetupArgs),
     /// Check or show the registry, or print its schema
     Registry(commands::registry::RegistryArgs),
+    /// Show what calls cost, by model, role, run, task or day
+    Cost(commands::cost::CostArgs),
+    /// Show why which model is asked, and evaluate what is learned
+    #[command(visible_alias = "router")]
+    Route(commands::route::RouteArgs),
+    /// List, load and check models
+    Models(commands::models::ModelsArgs),
     /// Check that everything a run needs is there
     Doctor(commands::doctor::DoctorArgs),
     /// Print shell completions

@@ -122,7 +122,7 @@ impl Console {
     /// Writes one value in the form that was asked for; `table` makes the text for people.
     pub(crate) fn value<T: Serialize>(&self, value: &T, table: impl FnOnce(Style) -> String) -> Result<(), Error> {
         let text = match self.output {
-            Output::Table => table(self.out),
+            Output::Table | Output::Dot | Output::Mermaid => table(self.out),
             Output::Json => encode(serde_json::to_string_pretty(value))?,
             Output::Jsonl => encode(serde_json::to_string(value))?,
             Output::Yaml => encode(serde_saphyr::to_string(value))?,
@@ -203,6 +203,9 @@ impl Console {
         for problem in error.plan_problems().iter().take(PROBLEMS_MAX) {
             _ = write!(text, "\n  - {} [{}]", clean(&problem.to_string()), problem.code);
         }
+        for line in error.bad_lines() {
+            _ = write!(text, "\n  - {}", clean(&line.to_string()));
+        }
         let more = error.plan_problems().len().saturating_sub(PROBLEMS_MAX);
         if more > 0 {
             _ = write!(text, "\n  and {more} more");
@@ -252,7 +255,7 @@ pub(crate) fn ask(settings: &Settings, question: &str) -> Option<bool> {
     Some(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
-fn encode<E: std::fmt::Display>(encoded: Result<String, E>) -> Result<String, Error> {
+pub(crate) fn encode<E: std::fmt::Display>(encoded: Result<String, E>) -> Result<String, Error> {
     encoded.map_err(|error| Error::Encode { message: error.to_string() })
 }
 

@@ -8,11 +8,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crewline_engine::plan::document_from_value;
+use crewline_engine::plan::compose;
 use crewline_runtime::Document;
 use miette::{Diagnostic, LabeledSpan, NamedSource, SourceCode};
 
-use crate::error::Error;
+use crate::{error::Error, links, value::Loose};
 
 /// Bytes of a plan file or a goal at most.
 const BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -30,19 +30,20 @@ pub(crate) struct Syntax {
     pub(crate) offset: Option<usize>,
 }
 
-/// Reads a plan file; `-` is stdin.
+/// Reads a plan file with all it links to; `-` is stdin.
 pub(crate) fn read_plan(path: &Path) -> Result<Document, Error> {
+    let (entry, sources) = links::follow(path, read_value(path)?)?;
+    compose(&entry, &sources).map_err(|problems| Error::Plan { name: path.display().to_string(), problems })
+}
+
+/// Reads a JSON or YAML file; `-` is stdin.
+pub(crate) fn read_value(path: &Path) -> Result<serde_json::Value, Error> {
     let text = if path == Path::new("-") { read_stdin()? } else { read_file(path)? };
-    parse_plan(&path.display().to_string(), &text)
+    parse_value(&path.display().to_string(), &text)
 }
 
-/// Turns the text of a plan file into a document.
-pub(crate) fn parse_plan(name: &str, text: &str) -> Result<Document, Error> {
-    let value = parse_value(name, text)?;
-    document_from_value(&value).map_err(|problems| Error::Plan { name: name.to_owned(), problems })
-}
-
-fn parse_value(name: &str, text: &str) -> Result<serde_json::Value, Error> {
+/// Reads the text of a JSON or YAML file.
+pub(crate) fn parse_value(name: &str, text: &str) -> Result<serde_json::Value, Error> {
     let syntax = |message: String, offset: Option<usize>| {
         Error::Syntax(Box::new(Syntax { name: name.to_owned(), message, text: text.to_owned(), offset }))
     };
@@ -51,11 +52,11 @@ fn parse_value(name: &str, text: &str) -> Result<serde_json::Value, Error> {
     }
     // Nearly all JSON is YAML, but JSON is read ten times faster, and its errors are about JSON.
     let json_error = match serde_json::from_str(text) {
-        Ok(value) => return Ok(value),
+        Ok(Loose(value)) => return Ok(value),
         Err(error) => error,
     };
     match serde_saphyr::from_str(text) {
-        Ok(value) => Ok(value),
+        Ok(Loose(value)) => Ok(value),
         Err(_) if text.trim_start().starts_with(['{', '[']) => {
             let offset = offset_of(text, json_error.line() as u64, json_error.column() as u64);
             let message = json_error.to_string();
@@ -171,7 +172,14 @@ pub(crate) fn places(error: &Error) -> Vec<Box<dyn Diagnostic>> {
 
 #[cfg(test)]
 mod tests {
+    use crewline_engine::plan::document_from_value;
+
     use super::*;
+
+    fn parse_plan(name: &str, text: &str) -> Result<Document, Error> {
+        let value = parse_value(name, text)?;
+        document_from_value(&value).map_err(|problems| Error::Plan { name: name.to_owned(), problems })
+    }
 
     const YAML: &str = "goal: g\ntasks:\n  - id: a\n    title: A\n  - {id: b, title: B, depends_on: [a]}\n";
 
@@ -197,6 +205,21 @@ mod tests {
         assert!(syntax.message.starts_with("not valid YAML"), "{}", syntax.message);
         assert!(syntax.offset.is_some());
         assert!(matches!(parse_plan("p", " \n"), Err(Error::Syntax(_))));
+    }
+
+    #[test]
+    fn what_a_value_can_not_hold_is_refused() {
+        for number in [".nan", ".inf", "1e999"] {
+            let text = format!("tasks:\n  - {{id: a, title: A, duration: {number}}}\n");
+            match parse_plan("p", &text) {
+                Err(Error::Plan { problems, .. }) => {
+                    assert_eq!((problems.len(), problems[0].code), (1, "invalid_field"), "{number}: {problems:?}");
+                }
+                // The reader of YAML refuses what is written as no number, with its place.
+                Err(Error::Syntax(syntax)) => assert!(syntax.offset.is_some(), "{number}: {}", syntax.message),
+                other => panic!("{number}: {other:?}"),
+            }
+        }
     }
 
     #[test]

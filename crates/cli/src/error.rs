@@ -8,7 +8,7 @@ use crewline_engine::plan::Problem;
 use crewline_models::{detect::NEXT_STEPS, setup::SetupError};
 use crewline_types::ErrorKind;
 
-use crate::{document::Syntax, exit::Exit, settings::quote};
+use crate::{document::Syntax, exit::Exit, outcomes::BadLine, settings::quote};
 
 /// What to do when there is nothing that could answer.
 fn next_steps() -> String {
@@ -67,6 +67,24 @@ pub(crate) enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A line of a file is not what it should be.
+    #[error("`{}`, line {line}: {message}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong.
+        message: String,
+    },
+    /// There is no such memory.
+    #[error("project `{project}` has no memory `{id}`")]
+    NoMemory {
+        /// What was given.
+        id: String,
+        /// Where it was looked for.
+        project: String,
+    },
     /// A file can not be written.
     #[error("`{}` cannot be written", path.display())]
     Write {
@@ -86,6 +104,14 @@ pub(crate) enum Error {
     /// A plan file is neither JSON nor YAML.
     #[error("plan `{}` cannot be read: {}", .0.name, .0.message)]
     Syntax(Box<Syntax>),
+    /// A file of another program can not be made into a registry.
+    #[error("`{}` cannot be made into a registry: {message}", path.display())]
+    Import {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        message: String,
+    },
     /// A plan file is not a plan we run.
     #[error("plan `{name}` is not valid: {} {}", problems.len(), if problems.len() == 1 { "problem" } else { "problems" })]
     Plan {
@@ -93,6 +119,40 @@ pub(crate) enum Error {
         name: String,
         /// All that is wrong.
         problems: Vec<Problem>,
+    },
+    /// A file of recorded outcomes has lines that can not be used.
+    #[error("outcomes `{}` cannot be used: {} {}", path.display(), problems.len(), if problems.len() == 1 { "bad line" } else { "bad lines" })]
+    Outcomes {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, in the order of the file.
+        problems: Vec<BadLine>,
+    },
+    /// A file of recorded outcomes has no such split.
+    #[error("outcomes `{}` have no split `{name}`", path.display())]
+    NoSplit {
+        /// The file.
+        path: PathBuf,
+        /// The split.
+        name: String,
+        /// The splits there are, and how many questions each has.
+        there: String,
+    },
+    /// A template, or what should fill it, is not valid.
+    #[error("template `{name}` cannot be used: {} {}", problems.len(), if problems.len() == 1 { "problem" } else { "problems" })]
+    Template {
+        /// Its name or file.
+        name: String,
+        /// All that is wrong.
+        problems: Vec<Problem>,
+    },
+    /// There is no such template.
+    #[error("there is no template `{name}`")]
+    NoTemplate {
+        /// What was asked for.
+        name: String,
+        /// Those that are there.
+        known: Vec<String>,
     },
     /// A file is there and would be overwritten.
     #[error("`{}` exists", path.display())]
@@ -123,6 +183,12 @@ pub(crate) enum Error {
         /// The address.
         addr: SocketAddr,
     },
+    /// The database is a file, and this needs one that processes share.
+    #[error("`{database}` cannot be shared with other processes")]
+    NotShared {
+        /// Where it is.
+        database: String,
+    },
     /// The system refused a resource.
     #[error("cannot {what}")]
     System {
@@ -152,6 +218,9 @@ pub(crate) enum Error {
         /// The run.
         run: String,
     },
+    /// A graph that can not run, though its plan was checked.
+    #[error(transparent)]
+    Graph(#[from] crewline_engine::schedule::Cycle),
     /// The runtime failed.
     #[error(transparent)]
     Runtime(#[from] crewline_runtime::Error),
@@ -191,18 +260,26 @@ impl Error {
             | Self::NoRegistry { .. }
             | Self::DataDir { .. }
             | Self::Read { .. }
+            | Self::Line { .. }
             | Self::Write { .. }
             | Self::Out { .. }
             | Self::Syntax(_)
+            | Self::Import { .. }
             | Self::Plan { .. }
+            | Self::Outcomes { .. }
+            | Self::NoSplit { .. }
+            | Self::Template { .. }
             | Self::NothingFound
             | Self::NeedsYes { .. }
-            | Self::PublicBind { .. } => ErrorKind::Invalid,
+            | Self::PublicBind { .. }
+            | Self::NotShared { .. } => ErrorKind::Invalid,
+            Self::NoMemory { .. } | Self::NoTemplate { .. } => ErrorKind::NotFound,
             Self::Exists { .. } => ErrorKind::Conflict,
             Self::Bind { .. } => ErrorKind::Unavailable,
             Self::System { .. } | Self::Metrics { .. } | Self::Encode { .. } | Self::Stdout(_) | Self::Lost { .. } => {
                 ErrorKind::Internal
             }
+            Self::Graph(error) => error.kind(),
             Self::Runtime(error) => error.kind(),
             Self::Store(error) => error.kind(),
             // A registry that was named and is not there is a matter of configuration.
@@ -226,20 +303,29 @@ impl Error {
             Self::NoRegistry { .. } => "registry.missing",
             Self::DataDir { .. } => "cli.data_dir",
             Self::Read { .. } => "cli.read",
+            Self::Line { .. } => "cli.line",
+            Self::NoMemory { .. } => "cli.no_memory",
             Self::Write { .. } => "cli.write",
             Self::Out { .. } => "cli.out",
             Self::Syntax(_) => "plan.syntax",
+            Self::Import { .. } => "registry.import",
             Self::Plan { .. } => "plan.invalid",
+            Self::Outcomes { .. } => "outcomes.invalid",
+            Self::NoSplit { .. } => "outcomes.no_split",
+            Self::Template { .. } => "template.invalid",
+            Self::NoTemplate { .. } => "template.not_found",
             Self::Exists { .. } => "cli.exists",
             Self::NothingFound => "init.nothing_found",
             Self::NeedsYes { .. } => "cli.needs_yes",
             Self::Bind { .. } => "api.bind",
             Self::PublicBind { .. } => "api.public_bind",
+            Self::NotShared { .. } => "worker.not_shared",
             Self::System { .. } => "cli.system",
             Self::Metrics { .. } => "cli.metrics",
             Self::Encode { .. } => "cli.encode",
             Self::Stdout(_) => "cli.stdout",
             Self::Lost { .. } => "run.events_lost",
+            Self::Graph(error) => error.code(),
             Self::Runtime(error) => error.code(),
             Self::Store(error) => error.code(),
             Self::Models(error) => error.code(),
@@ -266,12 +352,20 @@ impl Error {
                 "a plan is {\"goal\", \"tasks\": [{\"id\", \"title\", \"description\", \"role\", \"depends_on\": […]}]}"
                     .into()
             }
+            Self::Outcomes { .. } => {
+                "a line is {\"id\", \"text\", \"task\", \"split\", \"outcomes\": {MODEL: {\"correct\": 0 to 1, \"cost\": DOLLARS}}}".into()
+            }
+            Self::NoSplit { there, .. } => format!("there are: {there}; `--train-split` and `--test-split` name others"),
+            Self::Import { .. } => "it must be the configuration of a LiteLLM proxy, with a `model_list`".into(),
+            Self::Template { name, .. } => format!("`crewline template show {}` prints its parameters", quote(name)),
+            Self::NoTemplate { known, .. } => format!("there are {}; a file is named by its path", known.join(", ")),
             Self::Exists { .. } => "`--force` overwrites it, `--registry FILE` names another".into(),
             Self::NeedsYes { .. } => "add `--yes`".into(),
             Self::Bind { .. } => "another process may use it; `--addr` and `--metrics-addr` name another".into(),
             Self::PublicBind { addr } => {
                 format!("listen on 127.0.0.1:{} and put a proxy that checks access in front", addr.port())
             }
+            Self::NotShared { .. } => "name a PostgreSQL database with `--database URL`".into(),
             Self::Lost { run } => format!("`crewline show {run}` shows what is recorded"),
             Self::Models(crewline_models::Error::Registry(_)) => {
                 "`crewline registry schema` prints all that is allowed".into()
@@ -282,22 +376,37 @@ impl Error {
             Self::Runtime(error) => return error.hint(),
             Self::Models(error) => return error.hint(),
             Self::Setup(error) => return Some(error.hint()),
+            Self::NoMemory { .. } => {
+                "`crewline memory ls` lists them; another project is named with `--project`".into()
+            }
+            Self::Line { .. } => "each line is one JSON object; `--help` shows its fields".into(),
             Self::Read { .. }
             | Self::Write { .. }
             | Self::System { .. }
             | Self::Metrics { .. }
             | Self::Encode { .. }
             | Self::Stdout(_)
+            | Self::Graph(_)
             | Self::Store(_)
-            | Self::Memory(_)
             | Self::Api(_) => return None,
+            Self::Memory(error) => return error.hint().map(str::to_owned),
         })
     }
 
     /// Each thing that is wrong with a plan.
     pub(crate) fn plan_problems(&self) -> &[Problem] {
         match self {
-            Self::Plan { problems, .. } | Self::Runtime(crewline_runtime::Error::Plan { problems }) => problems,
+            Self::Plan { problems, .. }
+            | Self::Template { problems, .. }
+            | Self::Runtime(crewline_runtime::Error::Plan { problems }) => problems,
+            _ => &[],
+        }
+    }
+
+    /// Each line that is wrong in a file of outcomes.
+    pub(crate) fn bad_lines(&self) -> &[BadLine] {
+        match self {
+            Self::Outcomes { problems, .. } => problems,
             _ => &[],
         }
     }

@@ -97,7 +97,7 @@ impl Follow<'_> {
     fn print(&self, event: &Event, report: &Report, out: Option<&Path>) -> Result<(), Error> {
         match self.console.output {
             Output::Jsonl => self.print_event(event),
-            Output::Json | Output::Yaml | Output::Table => {
+            Output::Json | Output::Yaml | Output::Table | Output::Dot | Output::Mermaid => {
                 self.console.value(report, |style| summary::finished(report, out, style))
             }
         }
@@ -214,7 +214,10 @@ impl Follow<'_> {
             RunStatus::Completed => {}
             RunStatus::Failed | RunStatus::Cancelled | RunStatus::Running => {
                 self.console.say(&format!("{} {sentence}", style.red("error:")));
-                self.console.hint(&format!("`crewline show {}` shows each task and what went wrong", self.run));
+                self.console.hint(&format!(
+                    "`crewline show {0}` shows each task and what went wrong, `crewline retry {0}` tries what failed again",
+                    self.run
+                ));
             }
             RunStatus::Interrupted => {
                 self.console.say(&format!("{} {sentence}", style.yellow("stopped:")));
@@ -240,29 +243,33 @@ impl Follow<'_> {
 }
 
 /// The live view on a terminal; nothing when nobody watches.
-struct Live<'a> {
+pub(crate) struct Live<'a> {
     console: &'a Console,
     bar: Option<ProgressBar>,
     next: Instant,
 }
 
 impl<'a> Live<'a> {
-    fn start(console: &'a Console) -> Self {
+    /// Begins to draw, when somebody watches.
+    pub(crate) fn start(console: &'a Console) -> Self {
         Self { console, bar: console.start_drawing(), next: Instant::now() }
     }
 
-    fn is_on(&self) -> bool {
+    /// Whether somebody watches.
+    pub(crate) fn is_on(&self) -> bool {
         self.bar.is_some()
     }
 
-    async fn next_frame(&self) {
+    /// Waits until it is time to draw.
+    pub(crate) async fn next_frame(&self) {
         match self.bar {
             Some(_) => tokio::time::sleep_until(self.next).await,
             None => std::future::pending().await,
         }
     }
 
-    fn draw(&mut self, board: &Board) {
+    /// Draws what the board knows.
+    pub(crate) fn draw(&mut self, board: &Board) {
         self.next = Instant::now() + FRAME;
         if let Some(bar) = &self.bar {
             bar.set_message(self.lines(board).join("\n"));
@@ -270,7 +277,7 @@ impl<'a> Live<'a> {
     }
 
     /// Leaves the last state on the screen as ordinary text.
-    fn end(&mut self, board: &Board) {
+    pub(crate) fn end(&mut self, board: &Board) {
         if let Some(bar) = self.bar.take() {
             self.console.end_drawing(&bar);
             self.console.say(&self.lines(board).join("\n"));

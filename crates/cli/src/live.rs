@@ -134,7 +134,7 @@ impl Board {
                 self.started = Some(event.at);
             }
             EventBody::PlanReady { tasks, .. } => self.plan(tasks),
-            EventBody::TaskStarted { key, title, role, model } => {
+            EventBody::TaskStarted { key, title, role, model, .. } => {
                 let Some(task) = event.task else { return };
                 // Only the root starts before there is a plan.
                 let is_root = !self.places.contains_key(&task);
@@ -351,8 +351,11 @@ impl Board {
                 }
                 line
             }
-            EventBody::TaskStarted { key, title, role, model } => {
+            EventBody::TaskStarted { key, title, role, model, .. } => {
                 format!("{key} started: {} ({role}, {model})", fit(&clean(title), 100))
+            }
+            EventBody::TaskCompleted { key, copied_from: Some(task), .. } => {
+                format!("{key} completed before: taken over from {task}")
             }
             EventBody::TaskCompleted { key, usage, cost_usd, elapsed_ms, model, .. } => {
                 let time = duration(Duration::from_millis(*elapsed_ms));
@@ -418,6 +421,7 @@ mod tests {
             title: format!("Task {number}").into(),
             role: Role::from("writer"),
             model: "cheap".into(),
+            route: [].into(),
         }
     }
 
@@ -443,6 +447,7 @@ mod tests {
             usage: Usage { input_tokens: 340, output_tokens: 5, ..Usage::default() },
             cost_usd: MicroUsd(1_500),
             elapsed_ms: 1_200,
+            copied_from: None,
         }
     }
 

@@ -12,6 +12,7 @@ use std::{
 };
 
 use clap::ValueEnum;
+use crewline_runtime::Limits;
 use crewline_types::{MicroUsd, time::parse_duration};
 use etcetera::BaseStrategy;
 
@@ -19,6 +20,10 @@ use crate::{
     args::{Color, Global, Output},
     error::Error,
 };
+
+/// The shortest and the longest lease.
+const LEASE_MIN: Duration = Duration::from_secs(1);
+const LEASE_MAX: Duration = Duration::from_hours(1);
 
 /// Reads one environment variable.
 pub(crate) type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -78,6 +83,8 @@ pub(crate) struct Settings {
     pub(crate) input: bool,
     /// Every answer is yes.
     pub(crate) yes: bool,
+    /// How long a process may be silent before others take over its work; `None` for the default.
+    pub(crate) lease: Option<Duration>,
     /// What `resume` needs to find the run again.
     pub(crate) sticky: Vec<String>,
 }
@@ -133,8 +140,20 @@ impl Settings {
             progress: !global.no_progress,
             input: !global.no_input,
             yes: global.yes,
+            lease: read.parsed("CREWLINE_QUEUE__LEASE", parse_lease)?,
             sticky,
         })
+    }
+
+    /// The same with another lease, when one is given.
+    pub(crate) fn with_lease(&self, lease: Option<Duration>) -> Self {
+        Self { lease: lease.or(self.lease), ..self.clone() }
+    }
+
+    /// The bounds of the runtime.
+    pub(crate) fn limits(&self) -> Limits {
+        let standard = Limits::default();
+        Limits { lease: self.lease.unwrap_or(standard.lease), ..standard }
     }
 
     /// The database's URL.
@@ -162,6 +181,12 @@ impl Settings {
     pub(crate) fn prompts_dir(&self) -> Option<PathBuf> {
         let named = process_env("CREWLINE_PROMPTS__DIR").map(PathBuf::from);
         named.or_else(|| self.config_dir.as_ref().map(|dir| dir.join("prompts")).filter(|dir| dir.is_dir()))
+    }
+
+    /// Where templates of the user are.
+    pub(crate) fn templates_dir(&self) -> Option<PathBuf> {
+        let named = process_env("CREWLINE_TEMPLATES__DIR").map(PathBuf::from);
+        named.or_else(|| self.config_dir.as_ref().map(|dir| dir.join("templates")).filter(|dir| dir.is_dir()))
     }
 
     /// The command that continues `run`.
@@ -218,6 +243,12 @@ pub(crate) fn parse_usd(text: &str) -> Result<MicroUsd, String> {
 pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
     let time = parse_duration(text).filter(|time| !time.is_zero());
     time.ok_or_else(|| "give a time above zero, such as 90s, 15m or 1h30m".to_owned())
+}
+
+/// A lease: shorter ones would be lost to a busy machine.
+pub(crate) fn parse_lease(text: &str) -> Result<Duration, String> {
+    let time = parse_duration(text).filter(|time| (LEASE_MIN..=LEASE_MAX).contains(time));
+    time.ok_or_else(|| "give a time from 1s to 1h, such as 30s".to_owned())
 }
 
 fn parse_number<T: FromStr>(text: &str) -> Result<T, String> {
@@ -334,7 +365,10 @@ mod tests {
             assert_eq!(load(&none, env).unwrap().color, color, "{env:?}");
         }
         let error = load(&none, &[("CREWLINE_OUTPUT", "xml")]).unwrap_err();
-        assert_eq!(error.to_string(), "`xml` is not allowed for CREWLINE_OUTPUT: give one of table, json, jsonl, yaml");
+        assert_eq!(
+            error.to_string(),
+            "`xml` is not allowed for CREWLINE_OUTPUT: give one of table, json, jsonl, yaml, dot, mermaid"
+        );
     }
 
     #[test]

@@ -37,6 +37,10 @@ pub(crate) fn detailed(report: &Report, style: Style) -> String {
     _ = writeln!(text, "{} {}", style.bold("goal    "), clean(&report.goal));
     _ = writeln!(text, "{} {}", style.bold("project "), clean(&report.project));
     _ = writeln!(text, "{} {}", style.bold("status  "), status(report.status, style));
+    if let (Some(parent), Some(origin)) = (report.parent_run, report.origin) {
+        let copied = report.tasks.iter().filter(|task| task.copied_from.is_some()).count();
+        _ = writeln!(text, "{} {} of {parent}, {copied} results taken over", style.bold("made as "), origin.as_str());
+    }
     _ = writeln!(text, "{} {}", style.bold("started "), report.started_at);
     if let Some(error) = &report.error {
         _ = writeln!(text, "{} {} [{}]", style.bold("error   "), clean(&error.message), error.code);
@@ -71,6 +75,39 @@ pub(crate) fn detailed(report: &Report, style: Style) -> String {
         }
     }
     text
+}
+
+/// What `show` prints of one task. `text` is its result.
+pub(crate) fn task(task: &TaskReport, text: Option<&str>, style: Style) -> String {
+    let mut shown = String::new();
+    let mut line = |name: &str, value: &str| {
+        if !value.is_empty() {
+            _ = writeln!(shown, "{} {}", style.bold(&format!("{name:<8}")), clean(value));
+        }
+    };
+    line("task", task.id.as_str());
+    line("key", &task.key);
+    line("title", &task.title);
+    line("role", task.role.as_str());
+    line("status", task.status.as_str());
+    line("reason", task.reason.as_deref().unwrap_or_default());
+    line("model", task.model.as_deref().unwrap_or_default());
+    line("from", &task.copied_from.map(|id| format!("taken over from {id}")).unwrap_or_default());
+    line("spent", &format!("{} tokens, {}", tokens(&task.usage), cost(task.cost_usd, 0)));
+    for attempt in &task.attempts {
+        let error = attempt.error.as_ref().map(|it| format!(": {} [{}]", it.message, it.code)).unwrap_or_default();
+        let status = attempt.status.as_str();
+        line("attempt", &format!("{} {status} with {} calls{error}", attempt.number, attempt.calls.len()));
+    }
+    if let Some(text) = text {
+        shown.push('\n');
+        for words in text.trim_end().lines() {
+            shown.push_str(&clean(words));
+            shown.push('\n');
+        }
+    }
+    shown.truncate(shown.trim_end().len());
+    shown
 }
 
 fn row(task: &TaskReport) -> Vec<String> {

@@ -4,9 +4,13 @@
 //! **Invariant:** hostile input (a model's answer, a plan file, a memory) gives an error or a bounded result, never a panic.
 //! **Invariant:** nothing is cached and nothing is global; state lives in [`schedule::Dag`] and [`wallet::Wallet`].
 
+#[cfg(test)]
+mod cases;
 pub mod context;
 mod error;
+pub mod lease;
 pub mod plan;
+pub mod replay;
 pub mod route;
 pub mod schedule;
 pub mod wallet;

@@ -72,6 +72,8 @@ pub(crate) struct Scratch {
     pub(crate) touched: Vec<u32>,
     buffer: String,
     hashes: Vec<u64>,
+    /// Hashes of the query's words that are looked up only if there are no others.
+    spare: Vec<u64>,
 }
 
 impl Scratch {
@@ -126,12 +128,13 @@ impl Bm25 {
     }
 
     /// Adds up the scores of all documents that hold a term of `query`. `slots` is the number of slots ever given.
-    pub(crate) fn score(&self, query: &str, slots: usize, scratch: &mut Scratch) {
+    /// Stop words, and the terms of `spare`, count only when the query has no other word that is known.
+    pub(crate) fn score(&self, query: &str, spare: &[String], slots: usize, scratch: &mut Scratch) {
         scratch.clear();
         if scratch.scores.len() < slots {
             scratch.scores.resize(slots, 0.0);
         }
-        let lists = self.lists(query, scratch);
+        let lists = self.lists(query, spare, scratch);
         if lists.is_empty() {
             return;
         }
@@ -154,17 +157,17 @@ impl Bm25 {
     }
 
     /// The posting lists that count for `query`, in the order of its words.
-    fn lists(&self, query: &str, scratch: &mut Scratch) -> Vec<&[Posting]> {
-        let hashes = &mut scratch.hashes;
+    fn lists(&self, query: &str, spare: &[String], scratch: &mut Scratch) -> Vec<&[Posting]> {
+        let Scratch { buffer, hashes, spare: spares, .. } = scratch;
         hashes.clear();
-        text::terms(query, &mut scratch.buffer, |term| hashes.push(self.keys.hash_one(term)));
-        let mut lists: Vec<&[Posting]> = Vec::with_capacity(hashes.len().min(2 * QUERY_TERMS_MAX));
-        for (at, hash) in hashes.iter().enumerate() {
-            if let Some(list) = self.postings.get(hash)
-                && !hashes[..at].contains(hash)
-            {
-                lists.push(list);
-            }
+        spares.clear();
+        text::terms(query, buffer, |term| {
+            let hash = self.keys.hash_one(term);
+            if text::is_stop(term) || spare.iter().any(|it| it == term) { spares.push(hash) } else { hashes.push(hash) }
+        });
+        let mut lists = self.known(hashes);
+        if lists.is_empty() {
+            lists = self.known(spares);
         }
         if self.documents > COMMON_DOCS_MIN && lists.iter().any(|list| list.len() * 2 <= self.documents) {
             lists.retain(|list| list.len() * 2 <= self.documents);
@@ -172,6 +175,18 @@ impl Bm25 {
         if lists.len() > QUERY_TERMS_MAX {
             lists.sort_by_key(|list| list.len());
             lists.truncate(QUERY_TERMS_MAX);
+        }
+        lists
+    }
+
+    fn known(&self, hashes: &[u64]) -> Vec<&[Posting]> {
+        let mut lists: Vec<&[Posting]> = Vec::with_capacity(hashes.len().min(2 * QUERY_TERMS_MAX));
+        for (at, hash) in hashes.iter().enumerate() {
+            if let Some(list) = self.postings.get(hash)
+                && !hashes[..at].contains(hash)
+            {
+                lists.push(list);
+            }
         }
         lists
     }
@@ -183,7 +198,7 @@ mod tests {
 
     fn scores(index: &Bm25, query: &str, slots: usize) -> Vec<f32> {
         let mut scratch = Scratch::default();
-        index.score(query, slots, &mut scratch);
+        index.score(query, &[], slots, &mut scratch);
         scratch.scores
     }
 
@@ -219,14 +234,14 @@ mod tests {
 
     #[test]
     fn common_words_are_skipped_unless_there_is_nothing_else() {
-        let texts: Vec<String> = (0..60).map(|n| format!("the word number{n}")).collect();
+        let texts: Vec<String> = (0..60).map(|n| format!("blue word number{n}")).collect();
         let index = index(&texts.iter().map(String::as_str).collect::<Vec<_>>());
         let mut scratch = Scratch::default();
-        index.score("the number7", 60, &mut scratch);
+        index.score("blue number7", &[], 60, &mut scratch);
         assert_eq!(scratch.touched, [7]);
-        index.score("the word", 60, &mut scratch);
+        index.score("blue word", &[], 60, &mut scratch);
         assert_eq!(scratch.touched.len(), 60);
-        index.score("the nowhere", 60, &mut scratch);
+        index.score("blue nowhere", &[], 60, &mut scratch);
         assert_eq!(scratch.touched.len(), 60);
     }
 
@@ -235,9 +250,21 @@ mod tests {
         let many = (0..200).map(|n| format!("w{n}")).collect::<Vec<_>>().join(" ");
         let index = index(&[&many, "w0 w1", "rare w0"]);
         let mut scratch = Scratch::default();
-        index.score(&format!("{many} rare"), 3, &mut scratch);
+        index.score(&format!("{many} rare"), &[], 3, &mut scratch);
         assert!(scratch.scores[0] > 0.0);
-        assert_eq!(index.lists(&many, &mut scratch).len(), QUERY_TERMS_MAX);
+        assert_eq!(index.lists(&many, &[], &mut scratch).len(), QUERY_TERMS_MAX);
+    }
+
+    #[test]
+    fn stop_words_and_spare_words_count_only_alone() {
+        let index = index(&["where was the fox", "anna was here", "fox den"]);
+        assert_eq!(scores(&index, "where was the fox", 3), scores(&index, "fox", 3));
+        assert!(scores(&index, "where was", 3)[0] > 0.0);
+        let mut scratch = Scratch::default();
+        index.score("anna fox", &["anna".to_owned()], 3, &mut scratch);
+        assert!(scratch.scores[1] <= 0.0);
+        index.score("anna", &["anna".to_owned()], 3, &mut scratch);
+        assert!(scratch.scores[1] > 0.0);
     }
 
     #[test]

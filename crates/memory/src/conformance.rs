@@ -1,10 +1,12 @@
-//! One suite for every vector store: the embedded one always, a Qdrant server when `QDRANT_URL` names one.
+//! One suite for every vector store: the embedded one and our copy of Qdrant always, a Qdrant server when `QDRANT_URL`
+//! names one.
 //!
 //! **Invariant:** a store that passes can be put in the place of any other.
 
 use std::sync::Arc;
 
-use crewline_types::{MemoryId, MemoryRecord, MemoryType, ProjectScope, TaskId, Timestamp};
+use crewline_testkit::QdrantServer;
+use crewline_types::{MemoryId, MemoryMarks, MemoryRecord, MemoryType, ProjectScope, TaskId, Timestamp};
 
 use crate::{Embedded, Filter, Hit, Hybrid, Point, Qdrant, QdrantOptions, Query, VectorStore, dense};
 
@@ -23,6 +25,7 @@ pub(crate) fn record(project: &str, text: &str, at: i64) -> MemoryRecord {
         created_at: Timestamp(at),
         text: text.into(),
         source_ids: Vec::new(),
+        marks: MemoryMarks::default(),
     }
 }
 
@@ -303,12 +306,23 @@ async fn large_projects_leave_the_async_threads() {
 }
 
 #[tokio::test]
-async fn qdrant_conforms() {
+async fn our_copy_of_qdrant_conforms() {
+    let server = QdrantServer::start().await.unwrap();
+    qdrant_conforms(server.url()).await;
+    assert_eq!(server.indexed(), ["agent", "created_at", "kind", "project", "task"], "every filtered field");
+}
+
+#[tokio::test]
+async fn a_real_qdrant_conforms() {
     #[expect(clippy::disallowed_methods, reason = "tests have no settings")]
     let Ok(url) = std::env::var("QDRANT_URL") else {
         println!("skipped: QDRANT_URL is not set");
         return;
     };
+    qdrant_conforms(url).await;
+}
+
+async fn qdrant_conforms(url: String) {
     let options = QdrantOptions { url, api_key: None, model: "conformance".to_owned(), dimensions: DIMENSIONS };
     let qdrant = Qdrant::new(options).unwrap();
     run(&qdrant, false).await;

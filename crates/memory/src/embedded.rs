@@ -10,10 +10,10 @@ use std::{
     time::Instant,
 };
 
-use crewline_types::{MemoryId, MemoryRecord, ProjectScope};
+use crewline_types::{MemoryId, MemoryMarks, MemoryRecord, ProjectScope};
 use futures::{FutureExt, future::BoxFuture};
 
-use crate::{Error, Hit, Point, Query, VectorStore, metrics, project::Project, store::belongs};
+use crate::{Error, Hit, Point, Query, VectorStore, Weights, metrics, project::Project, store::belongs};
 
 /// Work that takes longer than this goes to a thread that may block, in microseconds.
 const INLINE_MICROS_MAX: usize = 500;
@@ -29,6 +29,7 @@ type Shared = Arc<RwLock<Project>>;
 #[derive(Clone, Default)]
 pub struct Embedded {
     projects: Arc<RwLock<HashMap<Arc<str>, Shared>>>,
+    weights: Weights,
 }
 
 impl fmt::Debug for Embedded {
@@ -38,9 +39,19 @@ impl fmt::Debug for Embedded {
 }
 
 impl Embedded {
-    /// No project is loaded yet.
+    /// No project is loaded yet; the shipped weights rank.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// No project is loaded yet; `weights` rank.
+    pub fn with_weights(weights: Weights) -> Self {
+        Self { weights, ..Self::default() }
+    }
+
+    /// The same projects, ranked by other weights.
+    pub fn weighed(&self, weights: Weights) -> Self {
+        Self { weights, ..self.clone() }
     }
 
     /// Whether [`Self::load`] was called for the project.
@@ -107,7 +118,7 @@ impl Embedded {
     /// unknown here, of another project or filtered out are dropped.
     pub fn search_with(&self, scope: &ProjectScope, query: &Query, similar: Option<&[(MemoryId, f32)]>) -> Vec<Hit> {
         let begun = Instant::now();
-        let hits = self.with(scope, |project| project.search(query, similar)).unwrap_or_default();
+        let hits = self.with(scope, |project| project.search(query, similar, &self.weights)).unwrap_or_default();
         metrics::queried(begun.elapsed());
         hits
     }
@@ -122,9 +133,19 @@ impl Embedded {
         self.with(scope, |project| project.get(id).cloned()).flatten()
     }
 
+    /// A memory of the same type that says the same as `record` in nearly the same words.
+    pub fn twin(&self, record: &MemoryRecord) -> Option<Arc<MemoryRecord>> {
+        self.with(&ProjectScope::of(&record.project), |project| project.twin(record).cloned()).flatten()
+    }
+
     /// Memories of the project that are loaded.
     pub fn count(&self, scope: &ProjectScope) -> usize {
         self.with(scope, Project::len).unwrap_or(0)
+    }
+
+    /// Sets the marks of a memory; false when it is not here.
+    pub fn mark(&self, scope: &ProjectScope, id: MemoryId, marks: MemoryMarks) -> bool {
+        self.project(scope).is_some() && self.with_mut(scope, |project| project.mark(id, marks))
     }
 
     /// Takes memories out, and says how many were there.

@@ -40,11 +40,13 @@ pub enum Purpose {
 #[derive(Clone)]
 pub struct Embedder {
     handle: Arc<Handle>,
+    model: Arc<str>,
+    dimensions: usize,
 }
 
 impl fmt::Debug for Embedder {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Embedder").field("model", &MODEL).finish_non_exhaustive()
+        out.debug_struct("Embedder").field("model", &self.model).finish_non_exhaustive()
     }
 }
 
@@ -55,14 +57,24 @@ impl Embedder {
         Ok(Files::find(dir)?.map(|files| Self::with_loader(move || files.load())))
     }
 
+    /// Another model: `embed` makes the vectors, each of `dimensions` floats, on the embedder's thread.
+    pub fn of(
+        model: &str,
+        dimensions: usize,
+        embed: impl Fn(&str) -> Result<Vec<f32>, Error> + Clone + Send + Sync + 'static,
+    ) -> Self {
+        let load = move || Ok(Box::new(embed.clone()) as Model);
+        Self { model: model.into(), dimensions, ..Self::with_loader(load) }
+    }
+
     /// The model's name; vectors of different models can not be compared.
     pub fn model(&self) -> &str {
-        MODEL
+        &self.model
     }
 
     /// Floats of a vector.
     pub fn dimensions(&self) -> usize {
-        DIMENSIONS
+        self.dimensions
     }
 
     /// One vector of length one for each text, in the same order. Texts beyond 256 word pieces are cut.
@@ -89,7 +101,8 @@ impl Embedder {
     }
 
     fn with_loader(load: impl Fn() -> Result<Model, Error> + Send + Sync + 'static) -> Self {
-        Self { handle: Arc::new(Handle { shared: Arc::default(), load: Arc::new(load) }) }
+        let handle = Arc::new(Handle { shared: Arc::default(), load: Arc::new(load) });
+        Self { handle, model: MODEL.into(), dimensions: DIMENSIONS }
     }
 }
 

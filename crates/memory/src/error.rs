@@ -80,6 +80,12 @@ pub enum Error {
         /// The record.
         id: MemoryId,
     },
+    /// A file of weights is not one.
+    #[error("the weights of memory can not be used: {reason}")]
+    Weights {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// ONNX Runtime can not be loaded.
     #[error("`{}` can not be loaded: {reason}", path.display())]
     Library {
@@ -131,9 +137,11 @@ impl Error {
             }
             Self::Timeout { .. } => ErrorKind::Timeout,
             Self::Refused { .. } => ErrorKind::Auth,
-            Self::Address { .. } | Self::Mismatch { .. } | Self::Foreign { .. } | Self::Vector { .. } => {
-                ErrorKind::Invalid
-            }
+            Self::Address { .. }
+            | Self::Mismatch { .. }
+            | Self::Foreign { .. }
+            | Self::Vector { .. }
+            | Self::Weights { .. } => ErrorKind::Invalid,
             Self::Rejected { .. } | Self::Embedding { .. } | Self::Io { .. } => ErrorKind::Internal,
             Self::Busy { .. } => ErrorKind::Busy,
         }
@@ -150,6 +158,7 @@ impl Error {
             Self::Mismatch { .. } => "memory.mismatch",
             Self::Foreign { .. } => "memory.foreign_project",
             Self::Vector { .. } => "memory.vector",
+            Self::Weights { .. } => "memory.weights",
             Self::Library { .. } => "memory.runtime_library",
             Self::Model { .. } => "memory.model_files",
             Self::Embedding { .. } => "memory.embedding",
@@ -169,6 +178,7 @@ impl Error {
             | Self::Mismatch { .. }
             | Self::Foreign { .. }
             | Self::Vector { .. }
+            | Self::Weights { .. }
             | Self::Library { .. }
             | Self::Model { .. }
             | Self::Embedding { .. }
@@ -187,6 +197,7 @@ impl Error {
             Self::Mismatch { .. } => Some(
                 "delete that collection, or configure the embedding model it was made with; the vectors are rebuilt from the database",
             ),
+            Self::Weights { .. } => Some("correct the file, or delete it to use the shipped weights"),
             Self::Library { .. } | Self::Model { .. } => {
                 Some("run `crewline setup --local` to fetch the embedding model and its runtime again")
             }

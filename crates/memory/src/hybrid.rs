@@ -56,6 +56,8 @@ impl Hybrid {
                 self.resume();
                 Ok(Some(similar))
             }
+            // No outage: another model made the vector, and no pause mends that.
+            Err(error @ Error::Mismatch { .. }) => Err(error),
             Err(error) => {
                 self.pause(&error);
                 Ok(None)

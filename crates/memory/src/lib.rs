@@ -9,6 +9,7 @@
 //! **Invariant:** the same records and the same query give the same ranking, whichever store holds the vectors.
 //! **Invariant:** without an embedding model everything still works, on words alone.
 
+mod address;
 mod bm25;
 mod chunk;
 #[cfg(test)]
@@ -19,21 +20,27 @@ mod embedder;
 mod error;
 mod fuse;
 mod hybrid;
+mod junk;
 mod metrics;
 mod project;
 mod qdrant;
+mod rank;
 mod recall;
+mod stem;
 mod store;
+mod tasks;
 mod text;
 mod top;
+mod weights;
 
 pub use chunk::{chunk, estimate_tokens};
 pub use embedded::Embedded;
 pub use embedder::{Embedder, Purpose};
 pub use error::Error;
-pub use fuse::{Candidate, fuse};
 pub use hybrid::Hybrid;
+pub use junk::is_chatter;
 pub use metrics::describe;
 pub use qdrant::{Qdrant, QdrantOptions};
 pub use recall::{Hit, Why};
 pub use store::{Filter, Point, Query, VectorStore};
+pub use weights::Weights;

@@ -9,20 +9,26 @@ use std::{
     sync::Arc,
 };
 
-use crewline_types::{MemoryId, MemoryRecord};
+use crewline_types::{MemoryId, MemoryMarks, MemoryRecord};
 
 use crate::{
-    Error, Hit, Query,
+    Error, Filter, Hit, Query, Weights,
+    address::Address,
     bm25::{Bm25, Scratch},
+    chunk::estimate_tokens,
     dense::{self, Dense},
     fuse::Candidate,
-    recall,
+    junk,
+    rank::{View, rank},
     store::Rule,
+    tasks::Tasks,
     top::{Ranked, Top},
 };
 
 /// Candidates that each side puts forward, when there are two.
 pub(crate) const CANDIDATES: usize = 200;
+/// Memories that are compared word by word with a new one.
+const TWINS: usize = 8;
 /// Empty slots from which compaction is worth it.
 const EMPTY_MAX: usize = 1_024;
 
@@ -35,7 +41,14 @@ thread_local! {
 pub(crate) struct Project {
     name: Arc<str>,
     records: Vec<Option<Arc<MemoryRecord>>>,
+    /// Tokens of each record, by slot.
+    tokens: Vec<u32>,
     slots: HashMap<MemoryId, u32>,
+    /// Who has spoken, and how often.
+    agents: HashMap<Arc<str>, usize>,
+    tasks: Tasks,
+    /// The oldest and the newest memory there ever was here.
+    ages: Option<(i64, i64)>,
     words: Bm25,
     vectors: Dense,
     pub(crate) is_loaded: bool,
@@ -69,7 +82,22 @@ impl Project {
             Entry::Vacant(entry) => entry.insert(slot),
         };
         self.words.add(slot, &record.text);
+        let tokens = u32::try_from(estimate_tokens(&record.text)).unwrap_or(u32::MAX);
+        self.tasks.add(&record, slot, tokens);
+        *self.agents.entry(Arc::clone(&record.agent)).or_default() += 1;
+        let at = record.created_at.0;
+        self.ages = Some(self.ages.map_or((at, at), |(oldest, newest)| (oldest.min(at), newest.max(at))));
+        self.tokens.push(tokens);
         self.records.push(Some(record));
+        true
+    }
+
+    /// Sets the marks of a record; false when there is no such record.
+    pub(crate) fn mark(&mut self, id: MemoryId, marks: MemoryMarks) -> bool {
+        let Some(record) = self.slots.get(&id).and_then(|slot| self.records.get_mut(*slot as usize)?.as_mut()) else {
+            return false;
+        };
+        Arc::make_mut(record).marks = marks;
         true
     }
 
@@ -98,6 +126,13 @@ impl Project {
         let Some(slot) = self.slots.remove(&id) else { return false };
         if let Some(record) = self.records[slot as usize].take() {
             self.words.remove(slot, &record.text);
+            self.tasks.remove(&record, slot, self.tokens[slot as usize]);
+            if let Some(count) = self.agents.get_mut(&record.agent) {
+                *count -= 1;
+                if *count == 0 {
+                    self.agents.remove(&record.agent);
+                }
+            }
         }
         self.vectors.remove(slot);
         let empty = self.records.len() - self.slots.len();
@@ -123,22 +158,18 @@ impl Project {
     }
 
     /// The best hits. `remote` holds the similarities that another store found, instead of our own vectors.
-    pub(crate) fn search(&self, query: &Query, remote: Option<&[(MemoryId, f32)]>) -> Vec<Hit> {
+    pub(crate) fn search(&self, query: &Query, remote: Option<&[(MemoryId, f32)]>, weights: &Weights) -> Vec<Hit> {
         if query.limit == 0 {
             return Vec::new();
         }
         SCRATCH.with_borrow_mut(|scratch| {
             let rule = Rule::new(&query.filter);
-            self.words.score(&query.text, self.records.len(), scratch);
+            let address = self.score_words(query, scratch);
             let dense = match remote {
                 Some(similar) => Similar::Given(self.known(similar, &rule)),
                 None => self.unit_of(query).map_or(Similar::None, Similar::Own),
             };
-            let depth = match dense {
-                Similar::None => query.limit,
-                Similar::Given(_) | Similar::Own(_) if scratch.touched.is_empty() => query.limit,
-                Similar::Given(_) | Similar::Own(_) => query.limit.max(CANDIDATES),
-            };
+            let depth = query.limit.max(CANDIDATES);
             let mut chosen = self.best_by_words(scratch, &rule, depth);
             chosen.extend(self.best_by_vectors(&dense, &rule, depth));
             chosen.sort_unstable();
@@ -151,17 +182,49 @@ impl Project {
                     sparse: Some(scratch.scores[slot as usize]).filter(|score| *score > 0.0),
                 })
                 .collect();
-            recall::hits(&candidates, query.limit, |slot| self.record(slot))
+            let view = View {
+                records: &self.records,
+                tokens: &self.tokens,
+                slots: &self.slots,
+                tasks: &self.tasks,
+                ages: self.ages.unwrap_or_default(),
+            };
+            rank(&view, &candidates, &address, weights, query.limit)
         })
     }
 
     /// What the words put forward, for a store that knows the vectors.
     pub(crate) fn candidates(&self, query: &Query) -> Vec<MemoryId> {
         SCRATCH.with_borrow_mut(|scratch| {
-            self.words.score(&query.text, self.records.len(), scratch);
+            self.score_words(query, scratch);
             let slots = self.best_by_words(scratch, &Rule::new(&query.filter), query.limit.max(CANDIDATES));
             slots.into_iter().filter_map(|slot| Some(self.record(slot)?.id)).collect()
         })
+    }
+
+    /// A memory of the same type that says the same in nearly the same words.
+    pub(crate) fn twin(&self, record: &MemoryRecord) -> Option<&Arc<MemoryRecord>> {
+        let own = junk::terms_of(&record.text);
+        let slots = SCRATCH.with_borrow_mut(|scratch| {
+            self.words.score(&record.text, &[], self.records.len(), scratch);
+            let mut top = Top::new(TWINS, scratch.touched.len());
+            let filter = Filter { kinds: vec![record.kind.clone()], ..Filter::default() };
+            let rule = Rule::new(&filter);
+            for &slot in &scratch.touched {
+                self.offer(&mut top, &rule, slot, scratch.scores[slot as usize]);
+            }
+            top.into_sorted()
+        });
+        slots
+            .into_iter()
+            .filter_map(|ranked| self.record(ranked.slot))
+            .find(|other| other.id != record.id && junk::is_same(&own, &junk::terms_of(&other.text)))
+    }
+
+    fn score_words(&self, query: &Query, scratch: &mut Scratch) -> Address {
+        let address = Address::of(&query.text, self.agents.keys());
+        self.words.score(&query.text, &address.names, self.records.len(), scratch);
+        address
     }
 
     fn record(&self, slot: u32) -> Option<&Arc<MemoryRecord>> {

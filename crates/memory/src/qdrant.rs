@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use crewline_types::{MemoryId, ProjectScope};
+use crewline_types::{MemoryId, MemoryRecord, ProjectScope};
 use futures::{FutureExt, future::BoxFuture};
 use qdrant_client::{
     QdrantError,
@@ -31,9 +31,7 @@ use qdrant_client::{
 use self::wire::{AGENT, CREATED_AT, DENSE, KIND, PROJECT, Status, TASK, collection_name, conditions};
 use self::wire::{memory_id, point_id, to_point, to_record};
 use crate::{
-    Error, Filter, Hit, Point, Query, VectorStore,
-    fuse::Candidate,
-    recall,
+    Error, Filter, Hit, Point, Query, VectorStore, Why,
     store::{Rule, belongs},
 };
 
@@ -79,7 +77,10 @@ pub struct Qdrant {
     url: Arc<str>,
     collection: Arc<str>,
     dimensions: usize,
+    limit: Duration,
     is_ready: Arc<AtomicBool>,
+    /// Whether the collection was created by us and nobody has filled it yet.
+    is_new: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Qdrant {
@@ -104,12 +105,48 @@ impl Qdrant {
             .build()
             .map_err(|error| Error::Address { url: url.clone(), reason: error.to_string() })?;
         let collection = collection_name(&model, dimensions);
-        Ok(Self { client, url: url.into(), collection: collection.into(), dimensions, is_ready: Arc::default() })
+        Ok(Self {
+            client,
+            url: url.into(),
+            collection: collection.into(),
+            dimensions,
+            limit: REQUEST_LIMIT,
+            is_ready: Arc::default(),
+            is_new: Arc::default(),
+        })
+    }
+
+    /// Waits for an answer at most for `limit`, instead of five seconds.
+    pub fn patient_for(self, limit: Duration) -> Self {
+        Self { limit: limit.min(REQUEST_LIMIT), ..self }
     }
 
     /// The collection's name: `crewline_<model>_<dimensions>`.
     pub fn collection(&self) -> &str {
         &self.collection
+    }
+
+    /// The server and the collection, without a password: where the vectors are.
+    pub fn place(&self) -> String {
+        let server = self.url.split_once("://").map_or(&*self.url, |(_, rest)| rest);
+        let server = server.rsplit_once('@').map_or(server, |(_, host)| host);
+        format!("{}/{}", server.trim_end_matches('/'), self.collection)
+    }
+
+    /// Makes sure that the collection is there and fits.
+    pub async fn prepare(&self) -> Result<(), Error> {
+        self.ensure().await
+    }
+
+    /// Whether the collection was missing and had to be created since the last [`Self::accept_new`], so that all
+    /// vectors must be carried to it again.
+    pub fn is_new(&self) -> bool {
+        self.is_new.load(Ordering::Acquire)
+    }
+
+    /// The outbox is full again.
+    pub fn accept_new(&self) {
+        self.is_new.store(false, Ordering::Release);
     }
 
     /// Similarities of the `depth` nearest memories and of all of `known`, in one round trip.
@@ -200,7 +237,12 @@ impl Qdrant {
         let created = self.limited("create collection", self.client.create_collection(request)).await;
         match (self.info().await?, created) {
             // Somebody else may have created it between our question and our request.
-            (Some(info), _) => Ok(info),
+            (Some(info), created) => {
+                if created.is_ok() {
+                    self.is_new.store(true, Ordering::Release);
+                }
+                Ok(info)
+            }
             (None, Err(error)) => Err(error),
             (None, Ok(_)) => Err(self.rejected("create collection", "the collection is still missing")),
         }
@@ -252,7 +294,7 @@ impl Qdrant {
         call: impl Future<Output = Result<T, QdrantError>> + Send + 'a,
     ) -> BoxFuture<'a, Result<T, Error>> {
         async move {
-            match tokio::time::timeout(REQUEST_LIMIT, call).await {
+            match tokio::time::timeout(self.limit, call).await {
                 Ok(Ok(answer)) => Ok(answer),
                 Ok(Err(error)) => Err(self.explain(operation, error)),
                 Err(_) => Err(self.timeout(operation)),
@@ -262,7 +304,7 @@ impl Qdrant {
     }
 
     fn timeout(&self, operation: &'static str) -> Error {
-        Error::Timeout { url: self.url.to_string(), operation, limit: REQUEST_LIMIT }
+        Error::Timeout { url: self.url.to_string(), operation, limit: self.limit }
     }
 
     fn rejected(&self, operation: &'static str, reason: &str) -> Error {
@@ -320,16 +362,21 @@ impl VectorStore for Qdrant {
             let request = self.nearest(vector, conditions(scope, &query.filter), query.limit).with_payload(true);
             let answer = self.limited("query", self.client.query(request)).await?;
             let rule = Rule::new(&query.filter);
-            let mut records = Vec::with_capacity(answer.result.len());
-            let mut candidates = Vec::with_capacity(answer.result.len());
-            for point in answer.result {
-                let score = point.score;
-                let Some(record) = to_record(scope, &point).filter(|record| rule.admits(record)) else { continue };
-                let slot = u32::try_from(records.len()).unwrap_or(u32::MAX);
-                candidates.push(Candidate { slot, dense: Some(score), sparse: None });
-                records.push(Arc::new(record));
-            }
-            Ok(recall::hits(&candidates, query.limit, |slot| records.get(slot as usize)))
+            let found = answer.result.into_iter().filter_map(|point| {
+                let record = to_record(scope, &point).filter(|record| rule.admits(record))?;
+                Some((point.score, Arc::new(record)))
+            });
+            let mut found: Vec<(f32, Arc<MemoryRecord>)> = found.collect();
+            found.sort_by(|(left, older), (right, newer)| {
+                right.total_cmp(left).then(older.created_at.cmp(&newer.created_at)).then(older.id.cmp(&newer.id))
+            });
+            let best = found.first().map_or(0.0, |(score, _)| *score);
+            let hits = found.into_iter().map(|(dense, record)| Hit {
+                record,
+                score: if best > 0.0 { dense.max(0.0) / best } else { 0.0 },
+                why: Why { dense: Some(dense), ..Why::default() },
+            });
+            Ok(hits.collect())
         }
         .boxed()
     }

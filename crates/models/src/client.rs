@@ -1,22 +1,30 @@
 //! The door: one handle for all models of a registry.
 //!
 //! **Invariant:** a model never has more calls under way than its `limits.concurrency`.
+//! **Invariant:** a call keeps the registry it began with, whatever is loaded meanwhile.
 //! **Invariant:** a handle starts no server and opens no connection before the first call that needs one.
 
 use std::{
     collections::HashMap,
     fmt,
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
     time::Duration,
 };
 
 use crewline_types::ModelAlias;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
 
 use crate::{
-    ChatReply, ChatRequest, Error, ListedModel, Mode, ModelConfig, ModelProvider, Phase, Registry, managed::Managed,
-    metrics, metrics::ModelMetrics, providers::openai_compatible::OpenAiCompatible,
+    ChatReply, ChatRequest, EmbedReply, Error, ListedModel, Listener, Mode, ModelConfig, Phase, Registry,
+    managed::Managed,
+    metrics,
+    metrics::ModelMetrics,
+    providers::Transport,
+    runtimes::{LoadOptions, PullProgress, Runtime, RuntimeStatus},
 };
 
 /// How long a call may wait for a place among the calls a model takes at once.
@@ -33,21 +41,26 @@ pub struct Options {
     pub mode: Mode,
 }
 
-/// The models of one registry. Cheap to clone.
+/// The models of a registry. Cheap to clone; all clones change together.
 #[derive(Clone)]
-pub struct Models(Arc<Inner>);
+pub struct Models(Arc<Shared>);
 
+struct Shared {
+    options: Options,
+    current: RwLock<Arc<Inner>>,
+}
+
+/// What belongs to one registry. A call keeps the one it began with.
 struct Inner {
     registry: Arc<Registry>,
     lanes: HashMap<ModelAlias, Lane>,
-    providers: HashMap<Arc<str>, Arc<dyn ModelProvider>>,
-    mode: Mode,
+    providers: HashMap<Arc<str>, Arc<Transport>>,
 }
 
 struct Lane {
     config: Arc<ModelConfig>,
-    provider: Arc<dyn ModelProvider>,
-    places: Option<Semaphore>,
+    provider: Arc<Transport>,
+    places: Option<Arc<Semaphore>>,
     /// Registered at the first call, so that a recorder installed after start-up is not missed.
     metrics: OnceLock<ModelMetrics>,
 }
@@ -55,8 +68,8 @@ struct Lane {
 impl fmt::Debug for Models {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Models")
-            .field("registry", &self.0.registry)
-            .field("mode", &self.0.mode)
+            .field("registry", &self.registry())
+            .field("mode", &self.mode())
             .finish_non_exhaustive()
     }
 }
@@ -65,58 +78,58 @@ impl Models {
     /// A handle for the models of `registry`.
     pub fn new(registry: Arc<Registry>, options: Options) -> Result<Self, Error> {
         metrics::describe();
-        let Options { data_dir, guard, mode } = options;
-        let mut providers: HashMap<Arc<str>, Arc<dyn ModelProvider>> = HashMap::new();
-        for config in registry.providers() {
-            let own = registry.models().filter(|it| it.provider.name == config.name);
-            let connect_limits: Vec<Duration> = own.map(|it| it.spec.timeouts.connect).collect();
-            let managed = Managed::new(config, &data_dir, guard.as_deref());
-            let provider = OpenAiCompatible::new(Arc::clone(config), mode, managed, connect_limits);
-            providers.insert(Arc::clone(&config.name), Arc::new(provider));
-        }
-        let mut lanes = HashMap::new();
-        for config in registry.models() {
-            let Some(provider) = providers.get(&config.provider.name) else {
-                return Err(Error::UnknownProvider { provider: config.provider.name.to_string() });
-            };
-            let lane = Lane {
-                config: Arc::clone(config),
-                provider: Arc::clone(provider),
-                places: config.spec.concurrency_max.map(|it| Semaphore::new(it as usize)),
-                metrics: OnceLock::new(),
-            };
-            lanes.insert(config.spec.alias.clone(), lane);
-        }
-        Ok(Self(Arc::new(Inner { registry, lanes, providers, mode })))
+        let inner = Inner::new(registry, &options, None)?;
+        Ok(Self(Arc::new(Shared { options, current: RwLock::new(Arc::new(inner)) })))
+    }
+
+    /// Takes another registry, at once for all clones. Calls under way end with the one they began with; providers that did not
+    /// change keep their connections and their servers. On an error nothing changes.
+    pub fn reload(&self, registry: Arc<Registry>) -> Result<(), Error> {
+        let mut current = self.0.current.write().unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(Inner::new(registry, &self.0.options, Some(&current))?);
+        Ok(())
+    }
+
+    fn current(&self) -> Arc<Inner> {
+        Arc::clone(&self.0.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The registry behind it.
-    pub fn registry(&self) -> &Arc<Registry> {
-        &self.0.registry
+    pub fn registry(&self) -> Arc<Registry> {
+        Arc::clone(&self.current().registry)
     }
 
     /// Whether remote hosts may be reached.
     pub fn mode(&self) -> Mode {
-        self.0.mode
+        self.0.options.mode
     }
 
     /// Asks a model. Dropping the future cancels the call and closes its connection.
     pub async fn chat(&self, model: &ModelAlias, request: &ChatRequest) -> Result<ChatReply, Error> {
-        let Some(lane) = self.0.lanes.get(model) else {
-            return Err(Error::UnknownModel { alias: model.clone() });
-        };
-        let _place = match &lane.places {
-            None => None,
-            Some(places) => match timeout(QUEUE_LIMIT, places.acquire()).await {
-                // The semaphore is never closed.
-                Ok(place) => place.ok(),
-                Err(_) => {
-                    return Err(Error::Timeout { model: model.clone(), phase: Phase::Queue, limit: QUEUE_LIMIT });
-                }
-            },
-        };
+        self.ask(model, request, None).await
+    }
+
+    /// The same, as a stream: `listener` hears the pieces as they come. Only the reply is an answer; a call may still fail.
+    pub async fn chat_stream(
+        &self,
+        model: &ModelAlias,
+        request: &ChatRequest,
+        listener: Listener<'_>,
+    ) -> Result<ChatReply, Error> {
+        self.ask(model, request, Some(listener)).await
+    }
+
+    async fn ask(
+        &self,
+        model: &ModelAlias,
+        request: &ChatRequest,
+        listener: Option<Listener<'_>>,
+    ) -> Result<ChatReply, Error> {
+        let inner = self.current();
+        let lane = inner.lane(model)?;
+        let _place = lane.place().await?;
         let meter = lane.metrics.get_or_init(|| ModelMetrics::new(&lane.config)).call();
-        let result = lane.provider.chat(&lane.config, request).await;
+        let result = lane.provider.chat(&lane.config, request, listener).await;
         meter.end(&result);
         match &result {
             Ok(reply) => tracing::debug!(
@@ -137,16 +150,111 @@ impl Models {
         result
     }
 
+    /// Vectors for texts, from a model that makes them.
+    pub async fn embed(&self, model: &ModelAlias, texts: &[&str]) -> Result<EmbedReply, Error> {
+        let inner = self.current();
+        let lane = inner.lane(model)?;
+        let _place = lane.place().await?;
+        lane.provider.embed(&lane.config, texts).await
+    }
+
     /// What a provider offers: whether it is there and takes the key. Starts a managed server.
     pub async fn list(&self, provider: &str) -> Result<Vec<ListedModel>, Error> {
-        match self.0.providers.get(provider) {
-            Some(provider) => provider.list().await,
-            None => Err(Error::UnknownProvider { provider: provider.to_owned() }),
-        }
+        self.current().transport(provider)?.list().await
+    }
+
+    /// What a provider has, and what of it is loaded. Starts nothing.
+    pub async fn runtime(&self, provider: &str) -> Result<RuntimeStatus, Error> {
+        Runtime(self.current().transport(provider)?).status().await
+    }
+
+    /// Loads a model of a local server, and waits until it is there.
+    pub async fn load(&self, provider: &str, model: &str, options: LoadOptions) -> Result<(), Error> {
+        Runtime(self.current().transport(provider)?).load(model, options).await
+    }
+
+    /// Takes a model of a local server out of memory.
+    pub async fn unload(&self, provider: &str, model: &str) -> Result<(), Error> {
+        Runtime(self.current().transport(provider)?).unload(model).await
+    }
+
+    /// Lets a local server download a model; `hear` is told how far it is.
+    pub async fn pull(
+        &self,
+        provider: &str,
+        model: &str,
+        hear: &(dyn Fn(PullProgress) + Send + Sync),
+    ) -> Result<(), Error> {
+        Runtime(self.current().transport(provider)?).pull(model, hear).await
     }
 
     /// Stops the servers that were started. A later call starts them again.
     pub async fn shutdown(&self) {
-        futures::future::join_all(self.0.providers.values().map(|it| it.shutdown())).await;
+        let inner = self.current();
+        let servers = inner.providers.values().filter_map(|it| it.managed());
+        futures::future::join_all(servers.map(Managed::shutdown)).await;
+    }
+}
+
+impl Inner {
+    /// What a registry needs; what `earlier` has of it is taken over.
+    fn new(registry: Arc<Registry>, options: &Options, earlier: Option<&Self>) -> Result<Self, Error> {
+        let mut providers: HashMap<Arc<str>, Arc<Transport>> = HashMap::new();
+        for config in registry.providers() {
+            let own = registry.models().filter(|it| it.provider.name == config.name);
+            let connect_limits: Vec<Duration> = own.map(|it| it.spec.timeouts.connect).collect();
+            let kept = earlier
+                .and_then(|it| it.providers.get(&config.name))
+                .filter(|it| it.serves(config, connect_limits.iter().copied()));
+            let transport = kept.map_or_else(
+                || {
+                    let managed = Managed::new(config, &options.data_dir, options.guard.as_deref());
+                    Arc::new(Transport::new(Arc::clone(config), options.mode, managed, connect_limits))
+                },
+                Arc::clone,
+            );
+            providers.insert(Arc::clone(&config.name), transport);
+        }
+        let mut lanes = HashMap::new();
+        for config in registry.models() {
+            let Some(provider) = providers.get(&config.provider.name) else {
+                return Err(Error::UnknownProvider { provider: config.provider.name.to_string() });
+            };
+            let places_max = config.spec.concurrency_max;
+            // Calls under way count on, unless the limit itself changed.
+            let kept = earlier.and_then(|it| it.lanes.get(&config.spec.alias));
+            let kept = kept.filter(|it| it.config.spec.concurrency_max == places_max).and_then(|it| it.places.clone());
+            let lane = Lane {
+                config: Arc::clone(config),
+                provider: Arc::clone(provider),
+                places: kept.or_else(|| places_max.map(|it| Arc::new(Semaphore::new(it as usize)))),
+                metrics: OnceLock::new(),
+            };
+            lanes.insert(config.spec.alias.clone(), lane);
+        }
+        Ok(Self { registry, lanes, providers })
+    }
+
+    fn lane(&self, model: &ModelAlias) -> Result<&Lane, Error> {
+        self.lanes.get(model).ok_or_else(|| Error::UnknownModel { alias: model.clone() })
+    }
+
+    fn transport(&self, provider: &str) -> Result<&Transport, Error> {
+        let found = self.providers.get(provider).map(Arc::as_ref);
+        found.ok_or_else(|| Error::UnknownProvider { provider: provider.to_owned() })
+    }
+}
+
+impl Lane {
+    /// A place among the calls the model takes at once.
+    async fn place(&self) -> Result<Option<SemaphorePermit<'_>>, Error> {
+        let Some(places) = &self.places else { return Ok(None) };
+        match timeout(QUEUE_LIMIT, places.acquire()).await {
+            // The semaphore is never closed.
+            Ok(place) => Ok(place.ok()),
+            Err(_) => {
+                Err(Error::Timeout { model: self.config.spec.alias.clone(), phase: Phase::Queue, limit: QUEUE_LIMIT })
+            }
+        }
     }
 }

@@ -64,6 +64,15 @@ impl ServerKind {
         }
     }
 
+    /// The protocol to ask it by, and the end of its address.
+    fn protocol(self) -> (&'static str, &'static str) {
+        match self {
+            // Its own protocol sets the context window; its OpenAI door cuts prompts to a small default.
+            Self::Ollama => ("ollama", ""),
+            Self::LmStudio | Self::Vllm | Self::LlamaServer => ("openai_compatible", "/v1"),
+        }
+    }
+
     /// The port it usually has.
     pub fn port(self) -> u16 {
         match self {
@@ -88,7 +97,7 @@ impl ServerKind {
 pub enum KeyFound {
     /// `OPENAI_API_KEY`.
     OpenAi,
-    /// `ANTHROPIC_API_KEY`; there is no provider type for it yet.
+    /// `ANTHROPIC_API_KEY`.
     Anthropic,
     /// `OPENROUTER_API_KEY`.
     OpenRouter,
@@ -104,16 +113,6 @@ impl KeyFound {
             Self::OpenAi => "OPENAI_API_KEY",
             Self::Anthropic => "ANTHROPIC_API_KEY",
             Self::OpenRouter => "OPENROUTER_API_KEY",
-        }
-    }
-
-    /// What people should know about it.
-    pub fn note(self) -> Option<&'static str> {
-        match self {
-            Self::OpenAi | Self::OpenRouter => None,
-            Self::Anthropic => Some(
-                "crewline does not speak Anthropic's own protocol yet; reach its models with an `OPENROUTER_API_KEY`",
-            ),
         }
     }
 }
@@ -173,7 +172,7 @@ pub struct Found {
 impl Found {
     /// Whether a registry can be written from it.
     pub fn is_usable(&self) -> bool {
-        self.keys.iter().any(|it| it.note().is_none())
+        !self.keys.is_empty()
             || self.servers.iter().any(|it| chat_models(it).next().is_some())
             || self.managed.is_some()
     }
@@ -181,7 +180,7 @@ impl Found {
 
 /// What to do when nothing was found, a line each.
 pub const NEXT_STEPS: [&str; 3] = [
-    "set `OPENAI_API_KEY` or `OPENROUTER_API_KEY`, then run `crewline init`",
+    "set `OPENAI_API_KEY`, `ANTHROPIC_API_KEY` or `OPENROUTER_API_KEY`, then run `crewline init`",
     "start Ollama, LM Studio, vLLM or llama-server, then run `crewline init`",
     "run `crewline setup --local` for a small model without any key, then `crewline init`",
 ];
@@ -204,9 +203,11 @@ async fn servers(places: impl IntoIterator<Item = (ServerKind, u16)>) -> Vec<Ser
     let asked = places.into_iter().map(|(kind, port)| {
         let client = &client;
         async move {
-            let base_url = format!("http://127.0.0.1:{port}/v1");
+            let root = format!("http://127.0.0.1:{port}");
+            let base_url = format!("{root}{}", kind.protocol().1);
             let fetch = async {
-                let mut response = client.get(format!("{base_url}/models")).send().await.ok()?;
+                // All of them have this list, whatever else they speak.
+                let mut response = client.get(format!("{root}/v1/models")).send().await.ok()?;
                 let mut body = Vec::new();
                 while let Some(chunk) = response.chunk().await.ok()? {
                     body.extend_from_slice(&chunk);
@@ -290,8 +291,9 @@ fn write_server(server: &ServerFound, providers: &mut String, models: &mut Vec<L
         if std::mem::take(&mut is_first) {
             let _ = write!(
                 providers,
-                "  # {}, found on this machine.\n  {name}:\n    type: openai_compatible\n    base_url: {}\n",
+                "  # {}, found on this machine.\n  {name}:\n    type: {}\n    base_url: {}\n",
                 server.kind.label(),
+                server.kind.protocol().0,
                 quote(&server.base_url)
             );
         }
@@ -322,18 +324,22 @@ fn write_key(key: KeyFound, providers: &mut String, models: &mut Vec<Line>, alia
         Known { id: "gpt-4.1-mini", window: 1_000_000, output: 16_384, price: (0.4, 1.6) },
         Known { id: "gpt-4.1", window: 1_000_000, output: 16_384, price: (2.0, 8.0) },
     ];
+    const ANTHROPIC: [Known; 2] = [
+        Known { id: "claude-haiku-4-5", window: 200_000, output: 16_384, price: (1.0, 5.0) },
+        Known { id: "claude-sonnet-4-5", window: 200_000, output: 16_384, price: (3.0, 15.0) },
+    ];
     const OPENROUTER: [Known; 2] = [
         Known { id: "openai/gpt-4.1-mini", window: 1_000_000, output: 16_384, price: (0.4, 1.6) },
         Known { id: "anthropic/claude-sonnet-4.5", window: 200_000, output: 16_384, price: (3.0, 15.0) },
     ];
-    let (name, base_url, known) = match key {
-        KeyFound::OpenAi => ("openai", "https://api.openai.com/v1", &OPENAI),
-        KeyFound::OpenRouter => ("openrouter", "https://openrouter.ai/api/v1", &OPENROUTER),
-        KeyFound::Anthropic => return,
+    let (name, kind, base_url, known) = match key {
+        KeyFound::OpenAi => ("openai", "openai_compatible", "https://api.openai.com/v1", &OPENAI),
+        KeyFound::Anthropic => ("anthropic", "anthropic", "https://api.anthropic.com/v1", &ANTHROPIC),
+        KeyFound::OpenRouter => ("openrouter", "openai_compatible", "https://openrouter.ai/api/v1", &OPENROUTER),
     };
     let _ = write!(
         providers,
-        "  {name}:\n    type: openai_compatible\n    base_url: {base_url}\n    api_key: env:{}\n",
+        "  {name}:\n    type: {kind}\n    base_url: {base_url}\n    api_key: env:{}\n",
         key.variable()
     );
     for Known { id, window, output, price } in known {
@@ -373,7 +379,7 @@ fn write_managed(parts: &ManagedParts, data_dir: &Path, providers: &mut String, 
 }
 
 /// A free alias for a model identifier.
-fn alias(id: &str, taken: &mut BTreeSet<String>) -> String {
+pub(crate) fn alias(id: &str, taken: &mut BTreeSet<String>) -> String {
     let base: String = id
         .rsplit('/')
         .next()
@@ -393,7 +399,7 @@ fn alias(id: &str, taken: &mut BTreeSet<String>) -> String {
 }
 
 /// A YAML text in double quotes where it needs them.
-fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     let is_plain = text.starts_with(|c: char| c.is_ascii_alphabetic())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c))
         && !["true", "false", "null", "yes", "no", "on", "off", "y", "n"].contains(&text.to_ascii_lowercase().as_str());
@@ -401,93 +407,4 @@ fn quote(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Registry;
-
-    fn parse(found: &Found) -> Registry {
-        let text = registry_yaml(found).unwrap();
-        Registry::parse(&text, "new.yaml", &|_| Some("key".into())).unwrap_or_else(|error| panic!("{error}\n{text}"))
-    }
-
-    fn server(kind: ServerKind, models: &[(&str, Option<u32>)]) -> ServerFound {
-        let models = models.iter().map(|(id, window)| ListedModel { id: (*id).into(), context_window: *window });
-        ServerFound { kind, base_url: format!("http://127.0.0.1:{}/v1", kind.port()), models: models.collect() }
-    }
-
-    fn parts() -> ManagedParts {
-        ManagedParts {
-            command: ["python3", "/data/runtime/llama_server.py", "--model", "{model}", "--port", "{port}"]
-                .map(Into::into)
-                .into(),
-            model: "/data/models/smol/model.gguf".into(),
-            name: "smol".into(),
-            context_window: 4_096,
-            parallel: 2,
-        }
-    }
-
-    #[test]
-    fn nothing_makes_no_registry() {
-        assert_eq!(registry_yaml(&Found::default()), None);
-        assert_eq!(registry_yaml(&Found { keys: vec![KeyFound::Anthropic], ..Found::default() }), None);
-        let empty = server(ServerKind::Ollama, &[("nomic-embed-text:latest", None)]);
-        assert_eq!(registry_yaml(&Found { servers: vec![empty], ..Found::default() }), None);
-    }
-
-    #[test]
-    fn everything_makes_a_valid_registry() {
-        let found = Found {
-            keys: KeyFound::ALL.into(),
-            servers: vec![
-                server(
-                    ServerKind::Ollama,
-                    &[("qwen2.5:7b", None), ("nomic-embed-text", None), ("true", None), ("Ü \"x\"", None)],
-                ),
-                server(ServerKind::Vllm, &[("org/qwen2.5-7b", Some(32_768))]),
-            ],
-            managed: Some(parts()),
-            data_dir: "/data".into(),
-        };
-        let registry = parse(&found);
-        let chain: Vec<_> = registry.chain(&"anything".into()).iter().map(|it| it.alias.to_string()).collect();
-        assert_eq!(
-            chain,
-            [
-                "qwen2.5-7b",
-                "true",
-                "---x-",
-                "qwen2.5-7b-2",
-                "gpt-4.1-mini",
-                "gpt-4.1",
-                "gpt-4.1-mini-2",
-                "claude-sonnet-4.5"
-            ]
-        );
-        assert_eq!(registry.model("qwen2.5-7b-2").unwrap().context_window, 32_768);
-        assert_eq!(registry.config("---x-").unwrap().model, "Ü \"x\"");
-        assert!(registry.model("local").is_none(), "the very small model stays out when there is a better one");
-    }
-
-    #[test]
-    fn the_local_model_alone() {
-        let registry = parse(&Found { managed: Some(parts()), data_dir: "/data".into(), ..Found::default() });
-        let model = registry.config("local").unwrap();
-        assert_eq!(model.spec.locality, Locality::Loopback);
-        assert_eq!(model.spec.price.unwrap().of_tokens(1_000, 1_000).0, 0);
-        assert_eq!(model.spec.timeouts.total, Duration::from_mins(10));
-        assert_eq!((registry.policies().plan_tasks_min, registry.policies().plan_tasks_max), (3, 4));
-        let managed = model.provider.managed.as_ref().unwrap();
-        assert_eq!(managed.model.as_deref(), Some("{data_dir}/models/smol/model.gguf"));
-        assert_eq!(managed.command[1], "{data_dir}/runtime/llama_server.py");
-        assert!(model.provider.is_streaming);
-    }
-
-    #[tokio::test]
-    async fn silent_ports_are_no_servers() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let silent = listener.local_addr().unwrap().port();
-        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        assert_eq!(servers([(ServerKind::Vllm, silent), (ServerKind::Ollama, closed)]).await, []);
-    }
-}
+mod tests;

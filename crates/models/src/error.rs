@@ -155,6 +155,34 @@ pub enum Error {
         /// What it said.
         message: String,
     },
+    /// A filter of the provider does not let the question or the answer pass.
+    #[error("the provider of model `{model}` filters the content: {message}")]
+    Filtered {
+        /// The model.
+        model: ModelAlias,
+        /// What it said.
+        message: String,
+    },
+    /// The provider has too much to do.
+    #[error("the provider of model `{model}` is overloaded (HTTP {status}): {message}")]
+    Overloaded {
+        /// The model.
+        model: ModelAlias,
+        /// The status; 200 when it said so inside an answer.
+        status: u16,
+        /// When to come back, as the provider says.
+        retry_after: Option<Duration>,
+        /// What it said.
+        message: String,
+    },
+    /// The protocol of the provider has no such call.
+    #[error("provider `{provider}` has no {what}")]
+    Unsupported {
+        /// The provider.
+        provider: String,
+        /// What was asked for.
+        what: &'static str,
+    },
     /// The provider failed.
     #[error("the provider of model `{model}` failed (HTTP {status}): {message}")]
     Upstream {
@@ -192,7 +220,7 @@ pub enum Error {
         limit: usize,
     },
     /// The answer is not what the protocol says.
-    #[error("the answer of model `{model}` is not a chat completion: {message}")]
+    #[error("the answer of model `{model}` is not what its protocol says: {message}")]
     BadReply {
         /// The model.
         model: ModelAlias,
@@ -240,13 +268,16 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorKind::NotFound,
-            Self::Registry(_) | Self::Read { .. } | Self::ContextOverflow { .. } | Self::Refused { .. } => {
-                ErrorKind::Invalid
-            }
+            Self::Registry(_)
+            | Self::Read { .. }
+            | Self::ContextOverflow { .. }
+            | Self::Refused { .. }
+            | Self::Filtered { .. }
+            | Self::Unsupported { .. } => ErrorKind::Invalid,
             Self::UnknownModel { .. } | Self::UnknownProvider { .. } | Self::NotFound { .. } => ErrorKind::NotFound,
             Self::KeyMissing { .. } | Self::Auth { .. } => ErrorKind::Auth,
             Self::Timeout { .. } => ErrorKind::Timeout,
-            Self::RateLimited { .. } => ErrorKind::Busy,
+            Self::RateLimited { .. } | Self::Overloaded { .. } => ErrorKind::Busy,
             Self::Offline { .. }
             | Self::Upstream { .. }
             | Self::Unreachable { .. }
@@ -273,6 +304,9 @@ impl Error {
             Self::RateLimited { .. } => "model.rate_limited",
             Self::ContextOverflow { .. } => "model.context_overflow",
             Self::Refused { .. } => "model.refused",
+            Self::Filtered { .. } => "model.filtered",
+            Self::Overloaded { .. } => "model.overloaded",
+            Self::Unsupported { .. } => "model.unsupported",
             Self::Upstream { .. } => "model.upstream",
             Self::Unreachable { .. } => "model.unreachable",
             Self::Interrupted { .. } => "model.interrupted",
@@ -288,6 +322,7 @@ impl Error {
         match self {
             Self::Timeout { .. }
             | Self::RateLimited { .. }
+            | Self::Overloaded { .. }
             | Self::Upstream { .. }
             | Self::Unreachable { .. }
             | Self::Interrupted { .. }
@@ -307,6 +342,8 @@ impl Error {
             | Self::NotFound { .. }
             | Self::ContextOverflow { .. }
             | Self::Refused { .. }
+            | Self::Filtered { .. }
+            | Self::Unsupported { .. }
             | Self::Client { .. } => false,
         }
     }
@@ -327,6 +364,9 @@ impl Error {
             | Self::NotFound { .. }
             | Self::ContextOverflow { .. }
             | Self::Refused { .. }
+            | Self::Filtered { .. }
+            | Self::Overloaded { .. }
+            | Self::Unsupported { .. }
             | Self::Upstream { .. }
             | Self::Unreachable { .. }
             | Self::Interrupted { .. }
@@ -337,7 +377,29 @@ impl Error {
 
     /// When to come back, if the provider says so.
     pub fn retry_after(&self) -> Option<Duration> {
-        if let Self::RateLimited { retry_after, .. } = self { *retry_after } else { None }
+        match self {
+            Self::RateLimited { retry_after, .. } | Self::Overloaded { retry_after, .. } => *retry_after,
+            Self::Registry(_)
+            | Self::Read { .. }
+            | Self::UnknownModel { .. }
+            | Self::UnknownProvider { .. }
+            | Self::KeyMissing { .. }
+            | Self::Offline { .. }
+            | Self::Timeout { .. }
+            | Self::Auth { .. }
+            | Self::NotFound { .. }
+            | Self::ContextOverflow { .. }
+            | Self::Refused { .. }
+            | Self::Filtered { .. }
+            | Self::Unsupported { .. }
+            | Self::Upstream { .. }
+            | Self::Unreachable { .. }
+            | Self::Interrupted { .. }
+            | Self::TooLarge { .. }
+            | Self::BadReply { .. }
+            | Self::ManagedFailed { .. }
+            | Self::Client { .. } => None,
+        }
     }
 
     /// The next step for a person.
@@ -377,6 +439,9 @@ impl Error {
             Self::Refused { model, .. } => {
                 format!("compare `models.{model}.params` and `capabilities` with what the provider accepts")
             }
+            Self::Filtered { .. } => "rephrase the task, or add a model of another provider to the role's chain".into(),
+            Self::Overloaded { .. } => "try later, or add a model of another provider to the role's chain".into(),
+            Self::Unsupported { .. } => "use a model of another provider for it".into(),
             Self::Unreachable { base_url, .. } => {
                 format!(
                     "start the server at `{base_url}`, or correct `base_url`; `crewline doctor` checks all providers"

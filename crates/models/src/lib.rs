@@ -1,7 +1,7 @@
 //! Models: the registry file, the providers that answer, and the local servers that crewline starts itself.
 //!
-//! Where is what: [`registry`] reads the file, [`request`] is the one normalised request, [`provider`] the trait with its
-//! implementations in [`providers`], [`client::Models`] the door, [`managed`] the local servers, [`detect`] what `crewline init`
+//! Where is what: [`registry`] reads the file, [`request`], [`tools`] and [`schema`] are the one normalised request, `provider` is the
+//! trait with its implementations in [`providers`], [`client::Models`] the door, [`runtimes`] what local servers have loaded, [`managed`] the local servers, [`detect`] what `crewline init`
 //! finds, [`setup`] what `crewline setup` fetches.
 //!
 //! **Invariant:** a key goes to its provider's origin only, and never into an error, a log or a `Debug` text.
@@ -13,18 +13,25 @@ pub mod detect;
 pub mod egress;
 pub mod error;
 pub mod guard;
+pub mod import;
 pub mod managed;
 mod metrics;
-pub mod provider;
+mod provider;
 pub mod providers;
 pub mod registry;
 pub mod request;
+pub mod runtimes;
+pub mod schema;
 pub mod setup;
+pub mod tools;
 
 pub use client::{Models, Options};
 pub use egress::Mode;
 pub use error::{Error, ManagedFailure, Phase};
 pub use guard::managed_guard_main;
-pub use provider::{ListedModel, ModelProvider};
+pub use provider::ListedModel;
+pub(crate) use provider::ModelProvider;
 pub use registry::{Invalid, ModelConfig, Policies, Problem, ProviderConfig, Registry};
-pub use request::{ChatMessage, ChatReply, ChatRequest, Finish, OutputSchema, Speaker};
+pub use request::{ChatMessage, ChatReply, ChatRequest, EmbedReply, Finish, Listener, Piece, Speaker};
+pub use schema::OutputSchema;
+pub use tools::{Tool, ToolCall, ToolChoice, ToolSet};

@@ -3,13 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by a panic")]
 #![cfg(target_os = "linux")]
 
-#[allow(dead_code, reason = "each test uses its part")]
-mod server;
-
 use std::{sync::Arc, time::Instant};
 
 use crewline_models::{ChatMessage, ChatRequest, Models, Options, Registry, Speaker};
-use server::{Server, chunk, chunked_end, chunked_head, response};
+use crewline_testkit::{
+    FaultServer,
+    fault::{chunk, chunked_end, chunked_head, response},
+};
 
 const CALLS: u32 = 5_000;
 const AT_ONCE: u32 = 100;
@@ -36,7 +36,7 @@ fn cpu_per_call() {
                     let body = format!(r#"{{"model":"m","choices":[{{"message":{{"content":"{text}"}},"finish_reason":"stop"}}],{usage}}}"#);
                     vec![response("200 OK", "application/json", "", body)]
                 };
-                let server = Server::start(move |_| steps.clone()).await;
+                let server = FaultServer::start(move |_| steps.clone()).await;
                 tell.send(server.port).unwrap();
                 std::future::pending::<()>().await;
             });
@@ -60,6 +60,7 @@ fn cpu_per_call() {
                 output_tokens_max: 500,
                 schema: None,
                 temperature: Some(0.2),
+                tools: None,
             };
             let alias = "m".into();
             let round = || futures::future::join_all((0..AT_ONCE).map(|_| models.chat(&alias, &request)));

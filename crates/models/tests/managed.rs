@@ -138,6 +138,7 @@ async fn pid(models: &Models) -> Result<i32, Error> {
         output_tokens_max: 10,
         schema: None,
         temperature: None,
+        tools: None,
     };
     let reply = models.chat(&ModelAlias::from("m"), &request).await?;
     let (pid, secret) = reply.text.split_once(' ').unwrap();

@@ -4,39 +4,82 @@
 //! reports when dropped.
 
 use std::{
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use crewline_engine::{context::Item, plan, route::Mode, wallet::Wallet};
 use crewline_models::OutputSchema;
-use crewline_store::CallEnd;
+use crewline_store::{CallEnd, Change, Fence};
 use crewline_types::{
-    AttemptId, CallId, Criterion, ErrorKind, MicroUsd, ModelAlias, ModelSpec, ProjectScope, Role, RunId, TaskId,
-    TaskKind, Text, Usage, event::ErrorNote,
+    AttemptId, CallId, Criterion, ErrorKind, MicroUsd, ModelAlias, ModelSpec, ProjectScope, Role, RunId, Task, TaskId,
+    TaskKind, Text, TextHash, Timestamp, Usage,
+    event::{CallOutcome, Candidate, ErrorNote},
 };
 use ractor::ActorRef;
 
-use crate::{actor::tell, manager};
+use crate::{actor::tell, journal::Refusal, manager, worker};
 
 /// What all attempts of a run share.
 #[derive(Debug)]
 pub struct RunBrief {
     /// The run.
     pub run: RunId,
-    /// The manager's lease epoch; every write carries it.
-    pub epoch: u64,
+    /// Who answers for its attempts, and so what every write is fenced by.
+    pub post: Post,
     /// The goal.
     pub goal: Arc<str>,
     /// The project's memory.
     pub scope: ProjectScope,
     /// Which hosts may be asked.
     pub mode: Mode,
+    /// The only model that is asked for a task, by the task's key.
+    pub models: BTreeMap<String, ModelAlias>,
+    /// The keys of its tasks, as a worker needs them; its manager has the tasks themselves.
+    pub keys: HashMap<TaskId, Arc<str>>,
     /// The run's money.
     pub wallet: Arc<Mutex<Wallet>>,
 }
 
+/// Where attempts of a run are made.
+#[derive(Debug, Clone)]
+pub enum Post {
+    /// In the process of the run's manager.
+    Manager {
+        /// The manager's lease epoch.
+        epoch: u64,
+    },
+    /// In a worker's, which has claimed them.
+    Worker {
+        /// The worker.
+        node: Arc<str>,
+        /// What all calls of the run may cost: other machines spend it too, so the database counts.
+        cost_max: Option<MicroUsd>,
+    },
+}
+
 impl RunBrief {
+    /// The run, when its manager is in this process and asked for the attempt.
+    pub fn managed(&self) -> Option<RunId> {
+        match self.post {
+            Post::Manager { .. } => Some(self.run),
+            Post::Worker { .. } => None,
+        }
+    }
+
+    /// An empty change of `attempt`, fenced.
+    pub fn change(&self, attempt: AttemptId, at: Timestamp) -> Change {
+        match &self.post {
+            Post::Manager { epoch } => Change::new(self.run, *epoch, at),
+            Post::Worker { node, cost_max } => {
+                let fence = Fence::Claim { attempt, node: Arc::clone(node) };
+                Change { cost_max: *cost_max, ..Change::new(self.run, fence, at) }
+            }
+        }
+    }
+
     /// Runs `work` on the wallet; it is never held across an await.
     pub fn with_wallet<R>(&self, work: impl FnOnce(&mut Wallet) -> R) -> R {
         work(&mut self.wallet.lock().unwrap_or_else(PoisonError::into_inner))
@@ -60,6 +103,21 @@ pub struct TaskBrief {
     pub kind: TaskKind,
     /// The criteria of success.
     pub success_criteria: Vec<Criterion>,
+}
+
+impl TaskBrief {
+    /// What an attempt needs to know of `task`.
+    pub fn of(task: &Task) -> Self {
+        Self {
+            id: task.id,
+            key: Arc::clone(&task.key),
+            title: Arc::clone(&task.title),
+            description: Arc::clone(&task.description),
+            role: task.role.clone(),
+            kind: task.kind,
+            success_criteria: task.success_criteria.clone(),
+        }
+    }
 }
 
 /// What kind of answer is wanted.
@@ -91,6 +149,8 @@ pub struct OpenCall {
     pub worst: Option<MicroUsd>,
     /// Tokens sent, estimated.
     pub input_tokens: u64,
+    /// Whether it was sent: it is recorded before.
+    pub is_sent: bool,
 }
 
 /// How far an attempt came; shared with its obligation, so that a lost attempt can tell.
@@ -106,6 +166,45 @@ pub struct Progress {
     pub spent: Spent,
 }
 
+impl Progress {
+    /// A call's beginning was refused, and the ends of earlier calls with it.
+    pub fn not_recorded(&mut self, refusal: &Refusal, ended: Vec<EndedCall>) {
+        match refusal {
+            Refusal::Stale | Refusal::OverBudget | Refusal::Failed { .. } => {
+                self.open = None;
+                self.ended = ended;
+            }
+            // They may be recorded; what is not is found open by whoever loads the run.
+            Refusal::Unknown => {}
+        }
+    }
+
+    /// What the attempt consumed, and its calls that are not recorded as ended; a call that is still open is cancelled.
+    pub fn close(self) -> (Spent, Vec<EndedCall>) {
+        let Self { open, mut ended, mut spent, is_started: _ } = self;
+        if let Some(OpenCall { id, model, provider, worst, input_tokens, is_sent }) = open {
+            let (input_tokens, cost) = if is_sent {
+                // What the provider bills for an aborted call is unknown: the worst case is never too little.
+                (input_tokens, worst)
+            } else {
+                (0, worst.map(|_| MicroUsd::ZERO))
+            };
+            let end = CallEnd {
+                id,
+                outcome: CallOutcome::Cancelled,
+                usage: Usage { input_tokens, estimated: true, ..Usage::default() },
+                cost,
+                elapsed: Duration::ZERO,
+                reply: None,
+                error: None,
+            };
+            spent.add(&end);
+            ended.push(EndedCall { end, model, provider, reply: None });
+        }
+        (spent, ended)
+    }
+}
+
 /// A call that ended, with what its event shows.
 #[derive(Debug, Clone)]
 pub struct EndedCall {
@@ -115,6 +214,8 @@ pub struct EndedCall {
     pub model: ModelAlias,
     /// The provider that was asked.
     pub provider: Arc<str>,
+    /// The answer, when it is kept.
+    pub reply: Option<Text>,
 }
 
 /// One attempt's work.
@@ -130,22 +231,44 @@ pub struct Assignment {
     pub sources: Vec<Item>,
     /// What kind of answer is wanted.
     pub work: Work,
+    /// Names everything it depends on but what memory recalls.
+    pub input_hash: Option<TextHash>,
     /// Models to ask, in this order; filled in by the router.
     pub rungs: Vec<Arc<ModelSpec>>,
-    /// Owes the manager one report.
+    /// Why they stand in this order; filled in by the router.
+    pub route: Arc<[Candidate]>,
+    /// Owes one report.
     pub obligation: Obligation,
 }
 
-/// Owes the manager exactly one report about an attempt.
+/// Who gets the report of an attempt.
+#[derive(Debug, Clone)]
+pub enum ReportTo {
+    /// The run's manager.
+    Manager(ActorRef<manager::Message>),
+    /// The worker that claimed it.
+    Worker(ActorRef<worker::Message>),
+}
+
+impl ReportTo {
+    fn tell(&self, report: Report) {
+        match self {
+            Self::Manager(manager) => tell(manager, manager::Message::Reported(Box::new(report))),
+            Self::Worker(worker) => tell(worker, worker::Message::Reported(Box::new(report))),
+        }
+    }
+}
+
+/// Owes exactly one report about an attempt.
 pub struct Obligation {
     attempt: AttemptId,
     progress: Arc<Mutex<Progress>>,
-    report_to: Option<ActorRef<manager::Message>>,
+    report_to: Option<ReportTo>,
 }
 
 impl Obligation {
     /// The obligation to report `attempt` to `report_to`.
-    pub fn new(attempt: AttemptId, report_to: ActorRef<manager::Message>) -> Self {
+    pub fn new(attempt: AttemptId, report_to: ReportTo) -> Self {
         Self { attempt, progress: Arc::default(), report_to: Some(report_to) }
     }
 
@@ -160,9 +283,9 @@ impl Obligation {
     }
 
     fn send(&mut self, result: Result<Output, Failure>) {
-        if let Some(manager) = self.report_to.take() {
+        if let Some(to) = self.report_to.take() {
             let progress = std::mem::take(&mut *self.progress.lock().unwrap_or_else(PoisonError::into_inner));
-            tell(&manager, manager::Message::Reported(Box::new(Report { attempt: self.attempt, progress, result })));
+            to.tell(Report { attempt: self.attempt, progress, result });
         }
     }
 }
@@ -210,6 +333,9 @@ pub struct PlanOutput {
     pub repairs: Vec<String>,
 }
 
+/// The error code of an attempt that was lost: its recorded answers are used by the next one.
+pub const LOST: &str = "attempt.lost";
+
 /// Why an attempt made nothing.
 #[derive(Debug, Clone)]
 pub enum Failure {
@@ -245,6 +371,18 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// What a refused change means for the attempt that asked for it.
+    pub fn of(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Stale => Self::Stale,
+            Refusal::OverBudget => {
+                Self::OverBudget { message: "the run's cost limit does not cover the next call".into() }
+            }
+            Refusal::Failed { code, kind, message } => Self::Store { code, kind, message },
+            Refusal::Unknown => Self::Lost,
+        }
+    }
+
     /// As events and reports show it.
     pub fn note(&self) -> ErrorNote {
         let (code, kind, message): (&str, ErrorKind, String) = match self {
@@ -254,7 +392,7 @@ impl Failure {
             Self::Store { code, kind, message } => (code, *kind, message.clone()),
             Self::Busy => ("attempt.busy", ErrorKind::Busy, "all slots and the queue of the role are taken".into()),
             Self::TimedOut => ("attempt.timeout", ErrorKind::Timeout, "the attempt took longer than allowed".into()),
-            Self::Lost => ("attempt.lost", ErrorKind::Internal, "the attempt was lost and is tried again".into()),
+            Self::Lost => (LOST, ErrorKind::Internal, "the attempt was lost and is tried again".into()),
         };
         ErrorNote { code: code.into(), kind, message: message.into() }
     }

@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** a call is recorded before it is sent; its end is recorded with the next change of the attempt.
 //! **Invariant:** the worst case of a call is reserved before it is sent; a call whose answer is lost is charged in full.
+//! **Invariant:** an answer that a lost attempt got and recorded is used, not bought again.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -10,8 +11,8 @@ use crewline_engine::{
     plan, wallet,
 };
 use crewline_memory::{Filter, Hit, Query};
-use crewline_models::{ChatMessage, ChatReply, ChatRequest, Finish, Models, Registry};
-use crewline_store::{CallEnd, Change, NewAttempt, NewCall, NewContext, Transition};
+use crewline_models::{ChatMessage, ChatReply, ChatRequest, Finish, Models, Registry, request::form_tokens};
+use crewline_store::{CallEnd, Change, NewAttempt, NewCall, NewContext, Store, Transition};
 use crewline_types::{
     CallId, Clock, ErrorKind, MicroUsd, ModelSpec, Role, TaskStatus, Text, TextHash, Usage,
     event::{CallOutcome, ErrorNote, EventBody, NewEvent},
@@ -19,12 +20,14 @@ use crewline_types::{
 
 use crate::{
     actor::ask,
+    again,
     assignment::{Assignment, EndedCall, Failure, OpenCall, Output, PlanOutput, RunBrief, Work},
-    config::Limits,
+    config::{Dispatch, Limits},
+    experience::Experience,
     health::Health,
-    journal::{self, Refusal},
-    memory, metrics,
+    journal, memory, metrics,
     prompt::Prompts,
+    recorded::Answers,
     rooms::Rooms,
 };
 
@@ -42,8 +45,14 @@ pub struct Deps {
     pub prompts: Prompts,
     /// Which models answer.
     pub health: Health,
+    /// What is recorded.
+    pub store: Store,
+    /// What came of earlier calls.
+    pub experience: Experience,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
+    /// Who makes attempts.
+    pub dispatch: Dispatch,
     /// The bounds.
     pub limits: Limits,
 }
@@ -68,6 +77,8 @@ pub async fn run(mut assignment: Assignment, deps: Arc<Deps>) {
 struct Miss {
     note: ErrorNote,
     may_retry: bool,
+    /// What the provider's error was, when it was one.
+    error: Option<crewline_models::Error>,
     /// What the model has to be told when it is asked again.
     problem: Option<String>,
 }
@@ -75,9 +86,13 @@ struct Miss {
 async fn climb(assignment: &mut Assignment, deps: &Deps) -> Result<Output, Failure> {
     let mut items = std::mem::take(&mut assignment.sources);
     recall(assignment, deps, &mut items).await;
-    let instructions = deps.registry.instructions(&assignment.task.role).unwrap_or(GENERAL_INSTRUCTIONS).to_owned();
+    let answers = Answers::of_lost_attempts(&deps.store, assignment.attempt).await;
+    let instructions = instructions(&deps.registry, &assignment.task.role).to_owned();
 
-    let mut rungs: std::collections::VecDeque<Arc<ModelSpec>> = std::mem::take(&mut assignment.rungs).into();
+    let mut rungs = std::mem::take(&mut assignment.rungs);
+    // The order may be another one than that of the attempt that was lost; what it bought is used first.
+    rungs.sort_by_key(|it| answers.place(&it.alias).unwrap_or(usize::MAX));
+    let mut rungs: std::collections::VecDeque<Arc<ModelSpec>> = rungs.into();
     let mut problem: Option<String> = None;
     let mut last = Miss {
         note: ErrorNote {
@@ -86,20 +101,39 @@ async fn climb(assignment: &mut Assignment, deps: &Deps) -> Result<Output, Failu
             message: "no model of the chain may be asked".into(),
         },
         may_retry: false,
+        error: None,
         problem: None,
     };
     let mut may_retry = false;
     let mut previous: Option<Arc<ModelSpec>> = None;
-    let mut number = 0;
+    let (mut number, mut repeated) = (0, 0);
     while let Some(model) = rungs.pop_front() {
+        // The last one is asked in any case: an answer that may come is better than none.
+        let is_known = answers.place(&model.alias).is_some();
+        if !rungs.is_empty() && !is_known && !deps.health.admits(&model.alias, deps.clock.now()) {
+            repeated = 0;
+            continue;
+        }
         number += 1;
-        if let Some(from) = &previous {
+        if let Some(from) = previous.as_ref().filter(|from| from.alias != model.alias) {
             metrics::fallback(&from.alias, &model.alias, &last.note.code);
         }
-        match ask_model(assignment, deps, &items, &instructions, &model, number, problem.as_deref()).await? {
+        let asked = Asked { items: &items, instructions: &instructions, number, problem: problem.as_deref() };
+        match ask_model(assignment, deps, asked, &model, &answers).await? {
             Ok(output) => return Ok(output),
             Err(miss) => {
                 may_retry |= miss.may_retry;
+                let error = miss.error.as_ref();
+                if let Some(pause) = error.and_then(|it| again::pause(it, repeated, rungs.is_empty(), fastrand::f64()))
+                {
+                    tokio::time::sleep(pause).await;
+                    repeated += 1;
+                    last = miss;
+                    previous = Some(Arc::clone(&model));
+                    rungs.push_front(model);
+                    continue;
+                }
+                repeated = 0;
                 if let (Work::Plan { is_strict: false, rules, .. }, Some(text)) = (&assignment.work, &miss.problem) {
                     if problem.is_some() {
                         // The one repair request did not help either.
@@ -124,6 +158,11 @@ async fn climb(assignment: &mut Assignment, deps: &Deps) -> Result<Output, Failu
 
 /// Instructions of a role that has none.
 const GENERAL_INSTRUCTIONS: &str = "You are a careful specialist in a crew of language-model agents.";
+
+/// What the registry tells `role`.
+pub fn instructions<'a>(registry: &'a Registry, role: &Role) -> &'a str {
+    registry.instructions(role).unwrap_or(GENERAL_INSTRUCTIONS)
+}
 
 /// One task that is the goal itself, when no model gave a usable plan.
 fn last_resort(assignment: &Assignment, rules: &plan::Rules, model: &ModelSpec, note: &ErrorNote) -> Output {
@@ -202,19 +241,34 @@ impl Drop for Held<'_> {
     }
 }
 
+/// What one call asks.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    items: &'a [Item],
+    instructions: &'a str,
+    number: u32,
+    /// What was wrong with the answer before.
+    problem: Option<&'a str>,
+}
+
 /// Asks one model. The outer error ends the attempt, the inner one leads to the next rung.
 async fn ask_model(
     assignment: &Assignment,
     deps: &Deps,
-    items: &[Item],
-    instructions: &str,
+    asked: Asked<'_>,
     model: &ModelSpec,
-    number: u32,
-    problem: Option<&str>,
+    answers: &Answers,
 ) -> Result<Result<Output, Miss>, Failure> {
+    let Asked { items, instructions, number, problem } = asked;
     let run = &*assignment.run;
     let task = &*assignment.task;
-    let fixed = deps.prompts.fixed_tokens(run, task, instructions, problem);
+    let schema = match &assignment.work {
+        Work::Plan { schema, .. } => Some(Arc::clone(schema)),
+        Work::Text => None,
+    };
+    // A schema is part of the prompt, whether the provider enforces it or the model is told it in words.
+    let form = u32::try_from(form_tokens(schema.as_deref(), None)).unwrap_or(u32::MAX);
+    let fixed = deps.prompts.fixed_tokens(run, task, instructions, problem).saturating_add(form);
     let Some(budget) = model.input_tokens_max().checked_sub(fixed) else {
         return Ok(Err(too_large(model, fixed)));
     };
@@ -224,7 +278,20 @@ async fn ask_model(
         .prompts
         .render(run, task, &assignment.work, instructions, &context, problem)
         .map_err(|error| Failure::Models { error: note_of(&error), may_retry: false })?;
-    let input_tokens: u64 = messages.iter().map(|it| u64::from(context::estimate_tokens(&it.text)) + 8).sum();
+    let input_hash = hash_of(&messages);
+    if let Some(reply) = answers.find(&model.alias, input_hash) {
+        metrics::answer_reused(&model.alias);
+        if !assignment.obligation.note(|progress| progress.is_started) {
+            let mut change = run.change(assignment.attempt, deps.clock.now());
+            start(&mut change, assignment, model, &bundle, budget);
+            journal::record(&deps.rooms.journal, change).await.map_err(Failure::of)?;
+            assignment.obligation.note(|progress| progress.is_started = true);
+        }
+        let call = CallId { attempt: assignment.attempt, number };
+        return Ok(accept(assignment, model, &reply, call, None, Duration::ZERO).2);
+    }
+    let said: u64 = messages.iter().map(|it| u64::from(context::estimate_tokens(&it.text)) + 8).sum();
+    let input_tokens = said + u64::from(form);
 
     let role_max = deps.registry.output_tokens_max(&task.role).unwrap_or(u32::MAX);
     let output_tokens_max = model.output_tokens_max.min(role_max);
@@ -235,33 +302,39 @@ async fn ask_model(
     let held = Held { run, reservation: Some(reservation), worst };
 
     let call = CallId { attempt: assignment.attempt, number };
-    let open =
-        OpenCall { id: call, model: model.alias.clone(), provider: Arc::clone(&model.provider), worst, input_tokens };
-    let intent = intent(assignment, deps, model, &bundle, budget, &messages, &open);
+    let open = OpenCall {
+        id: call,
+        model: model.alias.clone(),
+        provider: Arc::clone(&model.provider),
+        worst,
+        input_tokens,
+        is_sent: false,
+    };
+    let (intent, ended) = intent(assignment, deps, model, &bundle, budget, input_hash, &open);
+    // An attempt that is aborted while this is on its way must not leave a call behind that nobody ends.
+    assignment.obligation.note(|progress| progress.open = Some(open.clone()));
     if let Err(refusal) = journal::record(&deps.rooms.journal, intent).await {
         held.refund();
-        return Err(match refusal {
-            Refusal::Stale => Failure::Stale,
-            Refusal::Failed { code, kind, message } => Failure::Store { code, kind, message },
-            Refusal::Unknown => Failure::Lost,
-        });
+        assignment.obligation.note(|progress| progress.not_recorded(&refusal, ended));
+        return Err(Failure::of(refusal));
     }
     assignment.obligation.note(|progress| {
         progress.is_started = true;
-        progress.open = Some(open.clone());
+        progress.open = Some(OpenCall { is_sent: true, ..open });
     });
 
-    let schema = match &assignment.work {
-        Work::Plan { schema, .. } => Some(Arc::clone(schema)),
-        Work::Text => None,
+    let request = ChatRequest {
+        messages,
+        output_tokens_max,
+        schema,
+        temperature: deps.registry.temperature(&task.role),
+        tools: None,
     };
-    let request =
-        ChatRequest { messages, output_tokens_max, schema, temperature: deps.registry.temperature(&task.role) };
     let started = deps.clock.now();
     let answer = deps.models.chat(&model.alias, &request).await;
     let elapsed = deps.clock.now().since(started);
 
-    let (ended, result) = match answer {
+    let (ended, kept, result) = match answer {
         Ok(reply) => {
             let cost = model.price.map(|price| price.of(&reply.usage));
             held.settle(cost);
@@ -269,7 +342,9 @@ async fn ask_model(
             if let Some(cost) = cost {
                 metrics::cost(&model.alias, cost);
             }
-            accept(assignment, model, &reply, call, cost, elapsed)
+            let accepted = accept(assignment, model, &reply, call, cost, elapsed);
+            deps.experience.answered(&task.role, task.kind, &model.alias, accepted.2.is_ok());
+            accepted
         }
         Err(error) => {
             let outcome = error.outcome();
@@ -283,11 +358,15 @@ async fn ask_model(
                 }
             };
             held.settle(cost);
-            deps.health.failed(&model.alias, deps.clock.now(), error.retry_after());
+            // A prompt that is refused or too long says nothing of how the model is.
+            if !matches!(error, crewline_models::Error::ContextOverflow { .. } | crewline_models::Error::Refused { .. })
+            {
+                deps.health.failed(&model.alias, deps.clock.now(), error.retry_after());
+            }
             let note =
                 ErrorNote { code: error.code().into(), kind: error.kind(), message: full_message(&error).into() };
             let end = CallEnd { id: call, outcome, usage, cost, elapsed, reply: None, error: Some(note.clone()) };
-            (end, Err(Miss { may_retry: error.is_retryable(), note, problem: None }))
+            (end, None, Err(Miss { may_retry: error.is_retryable(), note, error: Some(error), problem: None }))
         }
     };
     assignment.obligation.note(|progress| {
@@ -297,6 +376,7 @@ async fn ask_model(
             end: ended,
             model: model.alias.clone(),
             provider: Arc::clone(&model.provider),
+            reply: kept,
         });
     });
     Ok(result)
@@ -323,67 +403,83 @@ fn too_large(model: &ModelSpec, tokens: u32) -> Miss {
     Miss {
         note: ErrorNote { code: "model.context_overflow".into(), kind: ErrorKind::Invalid, message: message.into() },
         may_retry: false,
+        error: None,
         problem: None,
     }
 }
 
-/// The change that must be durable before the call is sent.
+/// The change that must be durable before the call is sent, and the ends of earlier calls that it records.
 fn intent(
     assignment: &Assignment,
     deps: &Deps,
     model: &ModelSpec,
     bundle: &context::Bundle,
     budget: u32,
-    messages: &[ChatMessage],
+    input_hash: TextHash,
     open: &OpenCall,
-) -> Change {
-    let (run, task, attempt) = (&assignment.run, &assignment.task, assignment.attempt);
-    let at = deps.clock.now();
-    let mut change = Change::new(run.run, run.epoch, at);
+) -> (Change, Vec<EndedCall>) {
+    let mut change = assignment.run.change(assignment.attempt, deps.clock.now());
     let (is_started, ended) =
         assignment.obligation.note(|progress| (progress.is_started, std::mem::take(&mut progress.ended)));
     if !is_started {
-        change.transitions.push(Transition {
-            attempts_from: attempt.number - 1,
-            attempts_to: attempt.number,
-            ..Transition::new(task.id, TaskStatus::Pending, TaskStatus::InProgress)
-        });
-        change.attempts.push(NewAttempt { id: attempt, role: task.role.clone(), model: model.alias.as_str().into() });
-        change.contexts.push(NewContext {
-            id: attempt,
-            tokens: bundle.tokens,
-            budget,
-            items: serde_json::to_string(&bundle.provenance).unwrap_or_default(),
-        });
-        if task.kind != crewline_types::TaskKind::Root {
-            change.events.push(NewEvent::of_task(
-                at,
-                task.id,
-                Some(attempt.number),
-                EventBody::TaskStarted {
-                    key: Arc::clone(&task.key),
-                    title: Arc::clone(&task.title),
-                    role: task.role.clone(),
-                    model: model.alias.as_str().into(),
-                },
-            ));
-        }
+        start(&mut change, assignment, model, bundle, budget);
     }
-    end_calls(&mut change, assignment.attempt, &task.role, ended);
-    let mut hasher = String::new();
-    for message in messages {
-        hasher.push_str(&message.text);
-        hasher.push('\u{1e}');
-    }
+    end_calls(&mut change, assignment.attempt, &assignment.task.role, ended.clone());
     change.calls.push(NewCall {
         id: open.id,
         purpose: purpose(assignment, open.id.number),
         model: model.alias.as_str().into(),
         provider: (*model.provider).into(),
-        input_hash: TextHash::of(&hasher),
+        input_hash,
         reserved: open.worst,
     });
-    change
+    (change, ended)
+}
+
+/// Adds the beginning of the attempt, and what it is told, to `change`.
+fn start(change: &mut Change, assignment: &Assignment, model: &ModelSpec, bundle: &context::Bundle, budget: u32) {
+    let (task, attempt) = (&assignment.task, assignment.attempt);
+    change.transitions.push(Transition {
+        attempts_from: attempt.number - 1,
+        attempts_to: attempt.number,
+        ..Transition::new(task.id, TaskStatus::Pending, TaskStatus::InProgress)
+    });
+    change.attempts.push(NewAttempt {
+        id: attempt,
+        role: task.role.clone(),
+        model: model.alias.as_str().into(),
+        input_hash: assignment.input_hash,
+    });
+    change.contexts.push(NewContext {
+        id: attempt,
+        tokens: bundle.tokens,
+        budget,
+        items: serde_json::to_string(&bundle.provenance).unwrap_or_default(),
+    });
+    if task.kind != crewline_types::TaskKind::Root {
+        change.events.push(NewEvent::of_task(
+            change.at,
+            task.id,
+            Some(attempt.number),
+            EventBody::TaskStarted {
+                key: Arc::clone(&task.key),
+                title: Arc::clone(&task.title),
+                role: task.role.clone(),
+                model: model.alias.as_str().into(),
+                route: Arc::clone(&assignment.route),
+            },
+        ));
+    }
+}
+
+/// Names what is asked.
+fn hash_of(messages: &[ChatMessage]) -> TextHash {
+    let mut all = String::new();
+    for message in messages {
+        all.push_str(&message.text);
+        all.push('\u{1e}');
+    }
+    TextHash::of(&all)
 }
 
 fn purpose(assignment: &Assignment, number: u32) -> &'static str {
@@ -400,7 +496,7 @@ fn purpose(assignment: &Assignment, number: u32) -> &'static str {
 
 /// Adds the ends of calls and their events to `change`.
 pub fn end_calls(change: &mut Change, attempt: crewline_types::AttemptId, role: &Role, ended: Vec<EndedCall>) {
-    for EndedCall { end, model, provider } in ended {
+    for EndedCall { end, model, provider, reply } in ended {
         change.events.push(NewEvent::of_task(
             change.at,
             attempt.task,
@@ -418,10 +514,11 @@ pub fn end_calls(change: &mut Change, attempt: crewline_types::AttemptId, role: 
             },
         ));
         change.calls_ended.push(end);
+        change.texts.extend(reply);
     }
 }
 
-/// Checks what the model said.
+/// Checks what the model said. The text in the middle is that of a rejected answer, which nothing else keeps.
 fn accept(
     assignment: &Assignment,
     model: &ModelSpec,
@@ -429,7 +526,7 @@ fn accept(
     call: CallId,
     cost: Option<MicroUsd>,
     elapsed: Duration,
-) -> (CallEnd, Result<Output, Miss>) {
+) -> (CallEnd, Option<Text>, Result<Output, Miss>) {
     let text = Text::from(without_thinking(&reply.text).trim());
     let mut end = CallEnd {
         id: call,
@@ -446,20 +543,18 @@ fn accept(
         (Work::Text, _) => Ok(None),
         (Work::Plan { rules, is_strict, .. }, _) => check_plan(&text.body, rules, *is_strict).map(Some),
     };
-    let result = match verdict {
-        Ok(plan) => Ok(Output { text, plan, model: model.alias.clone() }),
+    let miss = match verdict {
+        Ok(plan) => return (end, None, Ok(Output { text, plan, model: model.alias.clone() })),
         Err((code, message)) => {
-            // The text of a rejected answer is not kept: nothing refers to it.
-            end.reply = None;
             end.outcome = CallOutcome::Invalid;
             let note = ErrorNote { code: code.into(), kind: ErrorKind::Invalid, message: message.as_str().into() };
             end.error = Some(note.clone());
             let problem = matches!(assignment.work, Work::Plan { .. }).then_some(message);
             let may_retry = code != "plan.invalid";
-            Err(Miss { note, may_retry, problem })
+            Miss { note, may_retry, error: None, problem }
         }
     };
-    (end, result)
+    (end, Some(text), Err(miss))
 }
 
 fn check_plan(text: &str, rules: &plan::Rules, is_strict: bool) -> Result<PlanOutput, (&'static str, String)> {

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use crewline_memory::{Embedder, Qdrant};
+use crewline_memory::{Embedder, Qdrant, Weights};
 use crewline_models::{Models, Registry};
 use crewline_store::Store;
 use crewline_types::Clock;
@@ -25,8 +25,20 @@ pub struct Config {
     pub locks: Option<PathBuf>,
     /// Folder whose `*.j2` files replace the shipped prompts.
     pub prompts: Option<PathBuf>,
+    /// Who makes the attempts of the runs that this process manages.
+    pub dispatch: Dispatch,
     /// The bounds of the runtime.
     pub limits: Limits,
+}
+
+/// Who makes the attempts of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Dispatch {
+    /// The specialists of the manager's own process.
+    #[default]
+    Local,
+    /// Any worker on the same database: attempts are offered as rows, and claimed.
+    Queue,
 }
 
 /// What memory is made of; with neither, recall is BM25 over the database.
@@ -36,6 +48,8 @@ pub struct MemoryConfig {
     pub embedder: Option<Embedder>,
     /// Keeps vectors when shared.
     pub qdrant: Option<Qdrant>,
+    /// What each signal counts in a ranking.
+    pub weights: Weights,
 }
 
 /// The bounds of the runtime; every wait and queue is bounded by one of these.
@@ -51,8 +65,10 @@ pub struct Limits {
     pub commit: Duration,
     /// One attempt, all its calls together.
     pub attempt: Duration,
-    /// Lease of a manager on its run.
+    /// Lease of a manager on its run, and of a worker on what it claimed; renewed at a third of it.
     pub lease: Duration,
+    /// How often the database is looked at for what no hint told.
+    pub poll: Duration,
     /// Restarts of one actor within [`Limits::restart_window`].
     pub restarts_max: usize,
     /// The window that restarts are counted in.
@@ -74,6 +90,7 @@ impl Default for Limits {
             commit: Duration::from_mins(1),
             attempt: Duration::from_hours(2),
             lease: Duration::from_secs(30),
+            poll: Duration::from_secs(1),
             restarts_max: 20,
             restart_window: Duration::from_mins(1),
             recall_top: 5,

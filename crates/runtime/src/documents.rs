@@ -75,7 +75,8 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
 }
 
 fn task_document(task: &TaskReport, text: &str) -> String {
-    let mut page = format!("<!-- task {} ({}) by {}", task.id, task.key, task.role);
+    // Without its id, which the file's name has: a task that is made again in the same way has the same document.
+    let mut page = format!("<!-- {} by {}", task.key, task.role);
     if let Some(model) = &task.model {
         write!(page, " with {model}").ok();
     }

@@ -1,9 +1,11 @@
 //! Why the runtime could not do what it was asked to.
 
-use std::path::PathBuf;
+use std::{fmt::Write as _, path::PathBuf};
 
 use crewline_engine::plan::Problem;
-use crewline_types::{ErrorKind, RunId, RunStatus, event::ErrorNote};
+use crewline_types::{ErrorKind, RunId, RunStatus, TaskStatus, event::ErrorNote};
+
+use crate::Mismatch;
 
 /// The runtime's error.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +24,7 @@ pub enum Error {
         /// What was given.
         id: String,
     },
-    /// A prefix names more than one run.
+    /// The beginning of an id names more than one thing.
     #[error("`{prefix}` may be any of {}", candidates.join(", "))]
     Ambiguous {
         /// What was given.
@@ -45,6 +47,48 @@ pub enum Error {
         run: RunId,
         /// How it ended.
         status: RunStatus,
+    },
+    /// A task can not be tried again, for it did not fail.
+    #[error("task `{task}` is {status}, so there is nothing to try again")]
+    NotFailed {
+        /// Its run.
+        run: RunId,
+        /// Its key.
+        task: String,
+        /// Where it is.
+        status: TaskStatus,
+    },
+    /// A run has no failed task.
+    #[error("no task of run `{run}` failed")]
+    NothingFailed {
+        /// The run.
+        run: RunId,
+    },
+    /// A run has no plan that could be used again.
+    #[error("run `{run}` has no plan yet, so there is nothing to take over")]
+    NoPlan {
+        /// The run.
+        run: RunId,
+    },
+    /// Planning is not made again by a replay.
+    #[error("the root task of run `{run}` plans, and a replay keeps the plan")]
+    NotReplayable {
+        /// The run.
+        run: RunId,
+    },
+    /// Recorded results do not follow from what their tasks would be given now.
+    #[error("{} of run `{run}` would be given other inputs than when it was made:{}", tasks_of(tasks), lines(tasks))]
+    Mismatch {
+        /// The run.
+        run: RunId,
+        /// The tasks, and what differs.
+        tasks: Vec<Mismatch>,
+    },
+    /// A field can not be edited like that.
+    #[error("{message}")]
+    Edit {
+        /// The field, the value and what is allowed.
+        message: String,
     },
     /// A cap needs prices that the registry does not give.
     #[error("a cost limit needs a price for {}", models.join(", "))]
@@ -107,6 +151,28 @@ pub enum Error {
     Memory(#[from] crewline_memory::Error),
 }
 
+/// Mismatches that are listed.
+const LISTED_MAX: usize = 20;
+
+fn tasks_of(tasks: &[Mismatch]) -> String {
+    match tasks {
+        [one] => format!("task `{}`", one.key),
+        many => format!("{} tasks", many.len()),
+    }
+}
+
+fn lines(tasks: &[Mismatch]) -> String {
+    let mut text = String::new();
+    for task in tasks.iter().take(LISTED_MAX) {
+        // Writing into memory can not fail.
+        let _ = write!(text, "\n  {}: {}", task.key, task.why);
+    }
+    if tasks.len() > LISTED_MAX {
+        let _ = write!(text, "\n  and {} more", tasks.len() - LISTED_MAX);
+    }
+    text
+}
+
 fn first(problems: &[Problem]) -> String {
     match problems {
         [] => "unknown problem".into(),
@@ -119,11 +185,19 @@ impl Error {
     /// What kind of failure this is.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Plan { .. } | Self::Ambiguous { .. } | Self::Unpriced { .. } | Self::Prompt { .. } => {
-                ErrorKind::Invalid
-            }
+            Self::Plan { .. }
+            | Self::Ambiguous { .. }
+            | Self::Unpriced { .. }
+            | Self::Prompt { .. }
+            | Self::Edit { .. }
+            | Self::NotReplayable { .. } => ErrorKind::Invalid,
             Self::NotFound { .. } => ErrorKind::NotFound,
-            Self::Held { .. } | Self::Finished { .. } => ErrorKind::Conflict,
+            Self::Held { .. }
+            | Self::Finished { .. }
+            | Self::NotFailed { .. }
+            | Self::NothingFailed { .. }
+            | Self::NoPlan { .. }
+            | Self::Mismatch { .. } => ErrorKind::Conflict,
             Self::Busy { .. } => ErrorKind::Busy,
             Self::Actor(_) | Self::Spawn(_) | Self::Io { .. } | Self::Settings { .. } => ErrorKind::Internal,
             Self::GaveUp { note, .. } => note.kind,
@@ -137,10 +211,18 @@ impl Error {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Plan { .. } => "plan.invalid",
+            Self::NotFound { what: "task", .. } => "task.not_found",
+            Self::NotFound { what: "model", .. } => "model.unknown",
             Self::NotFound { .. } => "run.not_found",
             Self::Ambiguous { .. } => "run.ambiguous",
             Self::Held { .. } => "run.held",
             Self::Finished { .. } => "run.finished",
+            Self::NotFailed { .. } => "task.not_failed",
+            Self::NothingFailed { .. } => "run.nothing_failed",
+            Self::NoPlan { .. } => "replay.no_plan",
+            Self::NotReplayable { .. } => "replay.root",
+            Self::Mismatch { .. } => "replay.mismatch",
+            Self::Edit { .. } => "replay.edit",
             Self::Unpriced { .. } => "run.unpriced",
             Self::Busy { .. } => "run.busy",
             Self::Actor(_) => "runtime.no_answer",
@@ -164,6 +246,12 @@ impl Error {
             | Self::Ambiguous { .. }
             | Self::Held { .. }
             | Self::Finished { .. }
+            | Self::NotFailed { .. }
+            | Self::NothingFailed { .. }
+            | Self::NoPlan { .. }
+            | Self::NotReplayable { .. }
+            | Self::Mismatch { .. }
+            | Self::Edit { .. }
             | Self::Unpriced { .. }
             | Self::Spawn(_)
             | Self::Io { .. }
@@ -179,10 +267,30 @@ impl Error {
     /// The next step for a person, where there is one.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::NotFound { what: "model", .. } => Some("`crewline registry show` lists the models".into()),
+            Self::NotFound { what: "task", .. } => Some("`crewline show RUN` lists the tasks of a run".into()),
             Self::NotFound { .. } => Some("`crewline ps --all` lists the runs".into()),
             Self::Ambiguous { .. } => Some("give more characters of the id".into()),
             Self::Held { .. } => Some("wait for that process, or stop it: its lock goes with it".into()),
+            Self::Finished { run, status: RunStatus::Failed } => {
+                Some(format!("`crewline retry {run}` tries its failed tasks again, `crewline retry TASK` one of them"))
+            }
             Self::Finished { run, .. } => Some(format!("`crewline show {run}` shows what it made")),
+            Self::NotFailed { run, task, status: TaskStatus::Completed } => {
+                Some(format!("`crewline replay {run} --from {task}` makes a new run that may make it anew"))
+            }
+            Self::NotFailed { run, .. } => Some(format!("`crewline resume {run}` continues the run")),
+            Self::NothingFailed { run } => Some(format!("`crewline show {run}` shows its tasks")),
+            Self::NoPlan { run } => Some(format!("`crewline resume {run}` goes on with planning")),
+            Self::NotReplayable { .. } => Some("`crewline run` with the same goal plans anew".into()),
+            Self::Mismatch { run, tasks } => {
+                let from: Vec<String> = tasks.iter().take(3).map(|task| format!("--from {}", task.key)).collect();
+                Some(format!(
+                    "`crewline replay {run} {}{}` makes them anew, `crewline fork {run} --from TASK` takes what is recorded as it is",
+                    from.join(" "),
+                    if tasks.len() > 3 { " …" } else { "" }
+                ))
+            }
             Self::Unpriced { .. } => {
                 Some("give each model a `price` in the registry (zero for a local one), or leave out --max-cost".into())
             }
@@ -196,6 +304,7 @@ impl Error {
             | Self::Spawn(_)
             | Self::Io { .. }
             | Self::Settings { .. }
+            | Self::Edit { .. }
             | Self::Prompt { .. }
             | Self::Store(_)
             | Self::Memory(_) => None,

@@ -3,7 +3,7 @@
 //! **Invariant:** a launched run is a row before it is a message; whoever has its id can find it after a crash.
 
 use std::{
-    collections::VecDeque,
+    collections::BTreeMap,
     num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -13,24 +13,26 @@ use std::{
 use crewline_engine::{
     plan::{self, Document},
     route::Mode,
+    schedule::Strategy,
 };
 use crewline_memory::{Embedded, Hybrid};
 use crewline_store::{Change, Claim, Committed, NewRun, Store, Transition};
 use crewline_types::{
-    Event, EventBody, IdSource, Priority, Role, RunId, RunLimits, RunStatus, Task, TaskId, TaskKind, TaskStatus, Usage,
-    event::NewEvent,
+    EventBody, IdSource, ModelAlias, Priority, Role, RunId, RunLimits, RunStatus, Task, TaskId, TaskKind, TaskStatus,
+    Usage, event::NewEvent,
 };
 use ractor::{Actor, ActorRef};
-use tokio::sync::broadcast;
 
 use crate::{
     Config, Error, Limits, Report, RunSummary,
-    actor::ask,
+    actor::{ask, tell},
     attempt::Deps,
     documents,
+    experience::Experience,
     health::Health,
-    hub::{Hub, News},
+    hub::Hub,
     journal,
+    library::Library,
     lock::RunLock,
     manager, memory,
     planning::{self, Author, Below},
@@ -39,14 +41,12 @@ use crate::{
     rooms::Rooms,
     root::{self, Root},
     settings::Settings,
+    warden,
+    watch::Watch,
 };
 
 /// Wait for an answer of the root.
 const ROOT_LIMIT: Duration = Duration::from_secs(10);
-/// Events of one page read from the database.
-const PAGE: u32 = 512;
-/// How often a watcher looks into the database although nobody told it to.
-const POLL: Duration = Duration::from_secs(1);
 
 /// What a run is launched with.
 #[derive(Debug, Clone)]
@@ -61,6 +61,8 @@ pub struct RunRequest {
     pub limits: RunLimits,
     /// Attempts at once.
     pub concurrency: NonZeroUsize,
+    /// Which of the tasks that are ready goes first.
+    pub strategy: Strategy,
     /// Which hosts may be asked.
     pub mode: Mode,
     /// Refuse a plan that needs repair.
@@ -95,27 +97,31 @@ pub struct Handle {
 impl Handle {
     /// Starts the actors. The database is open and migrated already.
     pub async fn start(config: Config) -> Result<Self, Error> {
-        let Config { store, registry, models, memory, clock, node, locks, prompts, limits } = config;
+        let Config { store, registry, models, memory, clock, node, locks, prompts, dispatch, limits } = config;
         let rooms = Rooms::default();
         let hub = Hub::default();
         let deps = Arc::new(Deps {
             rooms,
             models,
             health: Health::new(&registry),
+            experience: Experience::default(),
             roles: registry.roles().into_iter().collect(),
             registry,
             prompts: Prompts::load(prompts.as_deref())?,
+            store: store.clone(),
             clock,
+            dispatch,
             limits,
         });
         let args = root::Args {
             deps: Arc::clone(&deps),
             journal: journal::Args { store: store.clone(), hub: hub.clone(), commit_limit: limits.commit },
-            memory: memory::Args {
-                store: store.clone(),
-                index: Hybrid::new(Embedded::new(), memory.qdrant),
-                embedder: memory.embedder,
-            },
+            memory: Library::new(
+                store.clone(),
+                Hybrid::new(Embedded::with_weights(memory.weights), memory.qdrant),
+                memory.embedder,
+                Arc::clone(&deps.clock),
+            ),
         };
         let (root, _) = Actor::spawn(None, Root, args).await.map_err(|error| Error::Spawn(error.to_string()))?;
         let ids = Arc::new(Mutex::new(IdSource::random()));
@@ -125,6 +131,19 @@ impl Handle {
     /// Records a run and starts its manager.
     pub async fn launch(&self, request: RunRequest) -> Result<RunId, Error> {
         self.admit().await?;
+        let owner = Some((&*self.node, self.deps.limits.lease));
+        let recorded = self.record(&request, owner).await?;
+        self.start_manager(recorded.id, recorded.lock, None).await?;
+        Ok(recorded.id)
+    }
+
+    /// Records a run and leaves it to whoever manages runs on this database.
+    pub async fn submit(&self, request: RunRequest) -> Result<RunId, Error> {
+        Ok(self.record(&request, None).await?.id)
+    }
+
+    /// Records a run with its plan, if there is one, or not at all: a crash must not leave one that a model would plan.
+    async fn record(&self, request: &RunRequest, owner: Option<(&str, Duration)>) -> Result<RecordedRun, Error> {
         let plan = match &request.plan {
             Some(document) => Some(self.checked(document)?),
             None => None,
@@ -139,9 +158,11 @@ impl Handle {
         let settings = Settings {
             limits: request.limits,
             concurrency: request.concurrency,
+            strategy: request.strategy,
             offline: matches!(request.mode, Mode::Offline),
             strict_plan: request.strict_plan,
             stop_after_plan: request.stop_after_plan,
+            models: BTreeMap::new(),
         };
         let run = NewRun {
             id,
@@ -151,9 +172,8 @@ impl Handle {
             registry: self.deps.registry.hash(),
             at,
         };
-        self.store.create_run(&run, &root_task(id, root_id, &request.goal, at)).await?;
-        let epoch = self.store.claim_run(id, &self.node, self.deps.limits.lease, Claim::IfFree).await?;
-        let mut change = Change::new(id, epoch, at);
+        let root = root_task(id, root_id, &request.goal, at);
+        let mut change = Change::new(id, 0, at);
         change.events.push(NewEvent::of_run(
             at,
             EventBody::RunStarted { project: run.project.clone(), goal: run.goal.clone(), resumed: false },
@@ -168,9 +188,9 @@ impl Handle {
             change.tasks = rows.tasks;
             change.links = rows.links;
         }
-        self.commit(id, change).await?;
-        self.start_manager(id, lock).await?;
-        Ok(id)
+        let events = self.store.create_run_with(&run, &root, None, owner, &change).await?;
+        self.hub.publish(events);
+        Ok(RecordedRun { id, lock })
     }
 
     /// Continues a run that was interrupted, reached a limit or lost its process. Returns the `seq` to watch after.
@@ -184,26 +204,12 @@ impl Handle {
                 return Err(Error::Finished { run: id, status: row.status });
             }
         }
-        let mut settings: Settings = serde_json::from_str(&row.settings)
-            .map_err(|error| Error::Settings { run: id, message: error.to_string() })?;
+        let mut settings = Settings::of(&row)?;
         settings.stop_after_plan = false;
-        if let Some(limits) = overrides.limits {
-            settings.limits = limits;
-        }
-        if let Some(concurrency) = overrides.concurrency {
-            settings.concurrency = concurrency;
-        }
-        if let Some(mode) = overrides.mode {
-            settings.offline = matches!(mode, Mode::Offline);
-        }
+        settings.change(&overrides);
         self.refuse_unpriced(&settings.limits)?;
         let claim = if lock.is_some() { Claim::Force } else { Claim::IfFree };
-        let epoch = match self.store.claim_run(id, &self.node, self.deps.limits.lease, claim).await {
-            Ok(epoch) => epoch,
-            Err(crewline_store::Error::Held { owner, .. }) => return Err(Error::Held { run: id, owner }),
-            Err(crewline_store::Error::Finished { status, .. }) => return Err(Error::Finished { run: id, status }),
-            Err(error) => return Err(error.into()),
-        };
+        let epoch = self.claim(id, claim).await?;
         self.store.configure_run(id, epoch, &settings_text(&settings)).await?;
         let at = self.deps.clock.now();
         let mut change = Change::new(id, epoch, at);
@@ -212,21 +218,13 @@ impl Handle {
             EventBody::RunStarted { project: row.project.clone(), goal: row.goal.clone(), resumed: true },
         ));
         self.commit(id, change).await?;
-        self.start_manager(id, lock).await?;
+        self.start_manager(id, lock, None).await?;
         Ok(row.last_seq)
     }
 
     /// The run's events after `after_seq`: from the database, then live; ends after `run_finished`.
     pub fn watch(&self, run: RunId, after_seq: u64) -> Watch {
-        Watch {
-            store: self.store.clone(),
-            live: self.hub.subscribe(run),
-            run,
-            after: after_seq,
-            buffer: VecDeque::new(),
-            must_read: true,
-            is_over: false,
-        }
+        Watch::new(self.store.clone(), self.hub.subscribe(run), run, after_seq)
     }
 
     /// Starts nothing more, lets what runs end; the run ends as interrupted.
@@ -239,11 +237,6 @@ impl Handle {
         self.to_manager(run, manager::Message::Abort).await
     }
 
-    /// Aborts what runs and ends the run for good.
-    pub async fn cancel(&self, run: RunId) -> Result<(), Error> {
-        self.to_manager(run, manager::Message::Cancel).await
-    }
-
     /// All that is recorded of a run.
     pub async fn report(&self, run: RunId) -> Result<Report, Error> {
         report::report(&self.store, run).await
@@ -252,27 +245,6 @@ impl Handle {
     /// The runs, newest first.
     pub async fn runs(&self, project: Option<&str>, limit: u32) -> Result<Vec<RunSummary>, Error> {
         Ok(self.store.runs(project, limit).await?.into_iter().map(RunSummary::from).collect())
-    }
-
-    /// The run whose id begins with `prefix`.
-    pub async fn find_run(&self, prefix: &str) -> Result<RunId, Error> {
-        if let Ok(id) = prefix.parse() {
-            return Ok(id);
-        }
-        let not_found = || Error::NotFound { what: "run", id: prefix.chars().take(40).collect() };
-        if prefix.is_empty() {
-            return Err(not_found());
-        }
-        let runs = self.store.runs(None, 10_000).await?;
-        let mut found = runs.iter().map(|row| row.id).filter(|id| id.as_str().starts_with(prefix));
-        match (found.next(), found.next()) {
-            (None, _) => Err(not_found()),
-            (Some(id), None) => Ok(id),
-            (Some(first), Some(second)) => Err(Error::Ambiguous {
-                prefix: prefix.into(),
-                candidates: [first, second].into_iter().chain(found.take(6)).map(|id| id.to_string()).collect(),
-            }),
-        }
     }
 
     /// Writes `RESULT.md`, `INDEX.md`, `tasks/` and `report.json` of a run into `out`.
@@ -290,13 +262,28 @@ impl Handle {
     /// Drains every run, empties the outbox as far as `limit` allows, and stops everything.
     pub async fn shutdown(&self, limit: Duration) {
         let until = tokio::time::Instant::now() + limit;
-        crate::actor::tell(&self.root, root::Message::DrainAll);
+        tell(&self.root, root::Message::ToManagers(|| manager::Message::Drain));
+        self.wind_down(until).await;
+    }
+
+    /// Like [`Self::shutdown`], but leaves the runs to whoever manages them next: another process on the same database, or
+    /// this one when it is started again.
+    pub async fn hand_over(&self, limit: Duration) {
+        let until = tokio::time::Instant::now() + limit;
+        tell(&self.root, root::Message::ToManagers(|| manager::Message::HandOver));
+        self.wind_down(until).await;
+    }
+
+    async fn wind_down(&self, until: tokio::time::Instant) {
+        self.deps.rooms.warden.tell(warden::Message::Drain);
+        self.drain_worker(until).await;
         while tokio::time::Instant::now() < until {
             match ask(&self.root, ROOT_LIMIT, root::Message::Active).await {
                 Ok(0) | Err(_) => break,
                 Ok(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
+        self.retire().await;
         if let Some(memory) = self.deps.rooms.memory.current() {
             let left = until.saturating_duration_since(tokio::time::Instant::now());
             if ask(&memory, left, memory::Message::Flush).await.is_err() {
@@ -317,20 +304,63 @@ impl Handle {
         self.deps.rooms.clone()
     }
 
-    #[cfg(test)]
-    pub(crate) fn root(&self) -> &ActorRef<root::Message> {
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(crate) fn deps(&self) -> Arc<Deps> {
+        Arc::clone(&self.deps)
+    }
+
+    pub(crate) fn has_locks(&self) -> bool {
+        self.locks.is_some()
+    }
+
+    pub(crate) fn node(&self) -> Arc<str> {
+        Arc::clone(&self.node)
+    }
+
+    pub(crate) fn root_actor(&self) -> &ActorRef<root::Message> {
         &self.root
     }
 
-    fn ids(&self) -> std::sync::MutexGuard<'_, IdSource> {
+    pub(crate) fn hint_events(&self, run: RunId) {
+        self.hub.hint(run);
+    }
+
+    pub(crate) fn ids(&self) -> std::sync::MutexGuard<'_, IdSource> {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock(&self, run: RunId) -> Result<Option<Arc<RunLock>>, Error> {
+    pub(crate) fn lock(&self, run: RunId) -> Result<Option<Arc<RunLock>>, Error> {
         self.locks.as_deref().map(|folder| RunLock::take(folder, run, &self.node).map(Arc::new)).transpose()
     }
 
-    async fn admit(&self) -> Result<(), Error> {
+    pub(crate) fn publish(&self, events: Vec<crewline_types::Event>) {
+        self.hub.publish(events);
+    }
+
+    /// Takes a run for this process.
+    pub(crate) async fn claim(&self, run: RunId, claim: Claim) -> Result<u64, Error> {
+        match self.store.claim_run(run, &self.node, self.deps.limits.lease, claim).await {
+            Ok(epoch) => Ok(epoch),
+            Err(crewline_store::Error::Held { owner, .. }) => Err(Error::Held { run, owner }),
+            Err(crewline_store::Error::Finished { status, .. }) => Err(Error::Finished { run, status }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Refuses a model that the registry does not have.
+    pub(crate) fn check_model(&self, model: Option<&ModelAlias>) -> Result<(), Error> {
+        match model {
+            Some(alias) if self.deps.registry.model(alias.as_str()).is_none() => {
+                Err(Error::NotFound { what: "model", id: alias.as_str().chars().take(40).collect() })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    pub(crate) async fn admit(&self) -> Result<(), Error> {
         let active = ask(&self.root, ROOT_LIMIT, root::Message::Active).await?;
         if active >= self.deps.limits.runs_max {
             return Err(Error::Busy { active });
@@ -343,7 +373,7 @@ impl Handle {
     }
 
     /// A cap on cost can only hold where every model has a price.
-    fn refuse_unpriced(&self, limits: &RunLimits) -> Result<(), Error> {
+    pub(crate) fn refuse_unpriced(&self, limits: &RunLimits) -> Result<(), Error> {
         if limits.cost_max.is_none() {
             return Ok(());
         }
@@ -363,17 +393,30 @@ impl Handle {
     }
 
     /// A commit outside the journal: the run's manager does not exist yet.
-    async fn commit(&self, run: RunId, change: Change) -> Result<(), Error> {
+    pub(crate) async fn commit(&self, run: RunId, change: Change) -> Result<(), Error> {
         match self.store.commit(&[change]).await?.pop() {
             Some(Committed::Done { events }) => {
                 self.hub.publish(events);
                 Ok(())
             }
-            Some(Committed::Stale) | None => Err(Error::Held { run, owner: "another process that was faster".into() }),
+            Some(Committed::Stale | Committed::OverBudget) | None => {
+                Err(Error::Held { run, owner: "another process that was faster".into() })
+            }
         }
     }
 
-    async fn start_manager(&self, run: RunId, lock: Option<Arc<RunLock>>) -> Result<(), Error> {
+    /// Before the first attempt of this process: what came of earlier calls.
+    pub(crate) async fn load_experience(&self) {
+        self.deps.experience.load_once(&self.store).await;
+    }
+
+    pub(crate) async fn start_manager(
+        &self,
+        run: RunId,
+        lock: Option<Arc<RunLock>>,
+        halt: Option<manager::Halt>,
+    ) -> Result<(), Error> {
+        self.load_experience().await;
         let args = manager::Args {
             run,
             deps: Arc::clone(&self.deps),
@@ -382,23 +425,30 @@ impl Handle {
             node: Arc::clone(&self.node),
             lock,
             ids: Arc::clone(&self.ids),
+            halt,
         };
         ask(&self.root, ROOT_LIMIT, |reply| root::Message::Launch(Box::new(args), reply)).await?;
         Ok(())
     }
 
-    async fn to_manager(&self, run: RunId, message: manager::Message) -> Result<(), Error> {
+    pub(crate) async fn to_manager(&self, run: RunId, message: manager::Message) -> Result<(), Error> {
         let is_there = ask(&self.root, ROOT_LIMIT, |reply| root::Message::ToManager(run, message, reply)).await?;
         if is_there { Ok(()) } else { Err(Error::NotFound { what: "active run", id: run.to_string() }) }
     }
 }
 
-fn settings_text(settings: &Settings) -> String {
+/// A run that has a row, and whose manager is not started yet.
+struct RecordedRun {
+    id: RunId,
+    lock: Option<Arc<RunLock>>,
+}
+
+pub(crate) fn settings_text(settings: &Settings) -> String {
     // Plain numbers and flags always serialise.
     serde_json::to_string(settings).unwrap_or_default()
 }
 
-fn root_task(run: RunId, id: TaskId, goal: &str, at: crewline_types::Timestamp) -> Task {
+pub(crate) fn root_task(run: RunId, id: TaskId, goal: &str, at: crewline_types::Timestamp) -> Task {
     Task {
         id,
         run,
@@ -411,6 +461,7 @@ fn root_task(run: RunId, id: TaskId, goal: &str, at: crewline_types::Timestamp) 
         role: Role::manager(),
         priority: Priority::default(),
         status: TaskStatus::Pending,
+        duration: None,
         success_criteria: Vec::new(),
         attempts: 0,
         result: None,
@@ -421,64 +472,5 @@ fn root_task(run: RunId, id: TaskId, goal: &str, at: crewline_types::Timestamp) 
         created_at: at,
         started_at: None,
         finished_at: None,
-    }
-}
-
-/// The events of a run, one after the other, without gaps.
-pub struct Watch {
-    store: Store,
-    live: broadcast::Receiver<News>,
-    run: RunId,
-    after: u64,
-    buffer: VecDeque<Event>,
-    must_read: bool,
-    is_over: bool,
-}
-
-impl Watch {
-    /// The next event; `None` after `run_finished`, or after the error that ended the watch.
-    pub async fn next(&mut self) -> Option<Result<Event, Error>> {
-        loop {
-            if self.is_over {
-                return None;
-            }
-            if let Some(event) = self.buffer.pop_front() {
-                self.after = event.seq;
-                // A run that was resumed has an end in the middle of its history.
-                self.is_over = self.buffer.is_empty()
-                    && matches!(event.body, EventBody::RunFinished { .. })
-                    && self.live.is_empty();
-                return Some(Ok(event));
-            }
-            if self.must_read {
-                match self.store.events(self.run, self.after, PAGE).await {
-                    Ok(events) => {
-                        self.must_read = events.len() == PAGE as usize;
-                        self.buffer.extend(events);
-                    }
-                    Err(error) => {
-                        self.is_over = true;
-                        return Some(Err(error.into()));
-                    }
-                }
-                if !self.buffer.is_empty() {
-                    continue;
-                }
-            }
-            match tokio::time::timeout(POLL, self.live.recv()).await {
-                Ok(Ok(News::Event(event))) if event.seq == self.after + 1 => self.buffer.push_back((*event).clone()),
-                Ok(Ok(News::Event(event))) if event.seq <= self.after => {}
-                Ok(Ok(News::GaveUp(note))) => {
-                    self.is_over = true;
-                    return Some(Err(Error::GaveUp { run: self.run, note: (*note).clone() }));
-                }
-                // A gap, an overrun, or silence: the database is the truth.
-                Ok(Ok(News::Event(_)) | Err(broadcast::error::RecvError::Lagged(_))) | Err(_) => self.must_read = true,
-                Ok(Err(broadcast::error::RecvError::Closed)) => {
-                    tokio::time::sleep(POLL).await;
-                    self.must_read = true;
-                }
-            }
-        }
     }
 }

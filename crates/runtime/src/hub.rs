@@ -18,6 +18,8 @@ const BEHIND_MAX: usize = 1_024;
 pub enum News {
     /// An event is committed.
     Event(Arc<Event>),
+    /// Another process committed events: the database has them.
+    Hint,
     /// The run's manager gave up; no further event comes from this process.
     GaveUp(Arc<ErrorNote>),
 }
@@ -46,6 +48,14 @@ impl Hub {
             {
                 channels.remove(&run);
             }
+        }
+    }
+
+    /// Tells the watchers of `run` to look into the database.
+    pub fn hint(&self, run: RunId) {
+        let channels = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(channel) = channels.get(&run) {
+            channel.send(News::Hint).ok();
         }
     }
 

@@ -24,6 +24,9 @@ pub enum Refusal {
     /// Somebody else was faster: the attempt or the manager is no longer the current one.
     #[error("the change is stale")]
     Stale,
+    /// The run's cost limit does not cover its calls.
+    #[error("the run's cost limit does not cover the call")]
+    OverBudget,
     /// The database failed; nothing of the change is written.
     #[error("{message}")]
     Failed {
@@ -151,6 +154,7 @@ impl State {
                             ack.answer(Ok(()));
                         }
                         Committed::Stale => ack.answer(Err(Refusal::Stale)),
+                        Committed::OverBudget => ack.answer(Err(Refusal::OverBudget)),
                     }
                 }
                 self.args.hub.publish(events);

@@ -7,38 +7,69 @@
 //! **Invariant:** questions point down (manager → router → specialist → memory); commands are one-way.
 
 pub mod actor;
+mod again;
 mod assignment;
 mod attempt;
+#[cfg(test)]
+mod bounds;
 mod config;
+mod control;
+mod crew;
+mod diff;
 mod documents;
 mod error;
 mod estimate;
+mod experience;
+mod explain;
+mod find;
+mod graph;
 mod handle;
 mod health;
 mod hub;
 mod journal;
+mod library;
 mod load;
 mod lock;
 mod manager;
 mod memory;
 pub mod metrics;
+mod offer;
 mod planning;
 mod prompt;
+mod recorded;
+mod replay;
 mod report;
+mod retry;
 mod rooms;
 mod root;
 mod router;
 mod settings;
+mod sources;
 mod specialist;
 #[cfg(test)]
 mod survival;
+pub mod template;
+mod warden;
+mod watch;
+mod worker;
 
-pub use config::{Config, Limits, MemoryConfig};
+pub use config::{Config, Dispatch, Limits, MemoryConfig};
+pub use crew::{NodeSummary, Post};
 pub use crewline_engine::{
     plan::{Document, Problem},
     route::Mode,
+    schedule::Strategy,
 };
+pub use crewline_store::{Origin, Wish};
+pub use diff::{Diff, RunSide, Side, TaskDiff, Texts, Verdict};
 pub use error::Error;
 pub use estimate::{Estimate, estimate};
-pub use handle::{Handle, Overrides, RunRequest, Watch};
+pub use explain::{Explained, Question, explain, explain_task};
+pub use find::Found;
+pub use graph::{Graph, GraphEdge, GraphNode};
+pub use handle::{Handle, Overrides, RunRequest};
+pub use library::{Drained, Kept, Library, Recalled};
+pub use replay::{Edit, Mismatch, ReplayRequest, Replayed};
 pub use report::{AttemptReport, CallReport, ModelReport, Report, RunSummary, TaskReport};
+pub use retry::Retried;
+pub use watch::Watch;

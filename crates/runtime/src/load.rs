@@ -2,12 +2,23 @@
 //!
 //! **Invariant:** nothing is read before the claim, so no earlier manager can write what we have not seen.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
-use crewline_store::{CallRow, Claim, RunRow};
-use crewline_types::{CallId, LinkKind, MicroUsd, Task, TaskId, TaskKind, TaskStatus, Text};
+use crewline_store::{CallRow, Claim, Lineage, OpenOffer, Origin, RunRow};
+use crewline_types::{
+    AttemptId, LinkKind, MicroUsd, Role, Task, TaskId, TaskKind, TaskStatus, Text, event::CallOutcome,
+};
 
-use crate::{Error, manager::Args, settings::Settings};
+use crate::{
+    Error,
+    config::Dispatch,
+    manager::Args,
+    replay::{self, Reusable},
+    settings::Settings,
+};
 
 /// What is recorded of a run.
 #[derive(Debug)]
@@ -28,8 +39,14 @@ pub struct Loaded {
     pub results: HashMap<TaskId, Text>,
     /// INDEX.md as prompts see it.
     pub index: Option<Text>,
-    /// Calls whose end is not recorded.
-    pub open_calls: Vec<OpenCallRow>,
+    /// Results of the run that this one replays, for tasks that are still open; by key.
+    pub reusable: HashMap<Arc<str>, Reusable>,
+    /// Attempts that a crash ended.
+    pub lost: Vec<LostAttempt>,
+    /// Attempts that are offered to workers, or were claimed by one.
+    pub offers: Vec<OpenOffer>,
+    /// What all calls cost so far; those without a recorded end at their worst case.
+    pub spent: MicroUsd,
     /// Whether any call of the run was answered.
     pub has_answer: bool,
     /// Ended calls without a price.
@@ -38,24 +55,15 @@ pub struct Loaded {
     pub steps: u32,
 }
 
-/// A call whose end is not recorded.
+/// An attempt that is recorded as running and runs nowhere.
 #[derive(Debug)]
-pub struct OpenCallRow {
-    /// Names the call.
-    pub id: CallId,
-    /// The model that was asked.
-    pub model: String,
-    /// The provider that was asked.
-    pub provider: String,
-    /// What was reserved for it.
-    pub reserved: Option<MicroUsd>,
-}
-
-impl Loaded {
-    /// What the lost calls may have cost.
-    pub fn lost_cost(&self) -> MicroUsd {
-        self.open_calls.iter().filter_map(|it| it.reserved).sum()
-    }
+pub struct LostAttempt {
+    /// Its id.
+    pub id: AttemptId,
+    /// Who tried.
+    pub role: Role,
+    /// All its calls.
+    pub calls: Vec<CallRow>,
 }
 
 /// Claims and loads the run of `args`.
@@ -65,8 +73,7 @@ pub async fn load(args: Args) -> Result<Box<Loaded>, Error> {
     let claim = if args.lock.is_some() { Claim::Force } else { Claim::IfFree };
     let epoch = store.claim_run(args.run, &args.node, args.deps.limits.lease, claim).await?;
     let row = store.run(args.run).await?.ok_or_else(|| Error::NotFound { what: "run", id: args.run.to_string() })?;
-    let settings: Settings = serde_json::from_str(&row.settings)
-        .map_err(|error| Error::Settings { run: args.run, message: error.to_string() })?;
+    let settings = Settings::of(&row)?;
     let mut tasks = store.tasks(args.run).await?;
     let root = tasks
         .iter()
@@ -76,7 +83,20 @@ pub async fn load(args: Args) -> Result<Box<Loaded>, Error> {
     let links = store.links(args.run).await?;
     let steps = tasks.iter().chain([&root]).map(|task| task.attempts).sum();
     let calls: Vec<CallRow> = if steps > 0 { store.calls(args.run).await? } else { Vec::new() };
+    let offers = match args.deps.dispatch {
+        Dispatch::Local => Vec::new(),
+        Dispatch::Queue => store.open_offers(args.run).await?,
+    };
+    let offered: HashSet<AttemptId> = offers.iter().map(|it| it.id).collect();
     let (results, index) = texts(&args, &tasks, &row).await?;
+    let lost = lost_attempts(&root, &tasks, &calls, &offered);
+    let reusable = match row.lineage {
+        Some(Lineage { parent, origin: Origin::Replay }) => {
+            let open: Vec<&Task> = tasks.iter().filter(|task| !task.status.is_final()).collect();
+            if open.is_empty() { HashMap::new() } else { replay::reusable(store, parent, &open).await? }
+        }
+        Some(Lineage { origin: Origin::Fork, .. }) | None => HashMap::new(),
+    };
     let mut loaded = Loaded {
         row,
         epoch,
@@ -86,26 +106,47 @@ pub async fn load(args: Args) -> Result<Box<Loaded>, Error> {
         links,
         results,
         index,
-        open_calls: Vec::new(),
+        reusable,
+        lost,
+        offers,
+        spent: MicroUsd::ZERO,
         has_answer: false,
         unpriced: 0,
         steps,
     };
     for call in calls {
-        match call.outcome {
-            None => loaded.open_calls.push(OpenCallRow {
-                id: call.id,
-                model: call.model,
-                provider: call.provider,
-                reserved: call.reserved,
-            }),
-            Some(outcome) => {
-                loaded.has_answer |= outcome == crewline_types::event::CallOutcome::Ok;
-                loaded.unpriced += u64::from(call.cost.is_none());
-            }
+        let cost = if call.outcome.is_some() { call.cost } else { call.reserved };
+        loaded.spent += cost.unwrap_or(MicroUsd::ZERO);
+        loaded.has_answer |= call.outcome == Some(CallOutcome::Ok);
+        // Those of an attempt that is still out come with its report.
+        if !offered.contains(&call.id.attempt) {
+            loaded.unpriced += u64::from(cost.is_none());
         }
     }
     Ok(Box::new(loaded))
+}
+
+/// Attempts that are recorded as running although nobody has them.
+fn lost_attempts(root: &Task, tasks: &[Task], calls: &[CallRow], offered: &HashSet<AttemptId>) -> Vec<LostAttempt> {
+    let mut lost: Vec<LostAttempt> = std::iter::once(root)
+        .chain(tasks)
+        .filter(|task| task.status == TaskStatus::InProgress)
+        // A root task whose plan is recorded waits for its tasks; no attempt of it runs.
+        .filter(|task| task.kind != TaskKind::Root || tasks.is_empty())
+        .map(|task| LostAttempt {
+            id: AttemptId { task: task.id, number: task.attempts },
+            role: task.role.clone(),
+            calls: Vec::new(),
+        })
+        .filter(|it| !offered.contains(&it.id))
+        .collect();
+    let places: HashMap<AttemptId, usize> = lost.iter().enumerate().map(|(place, it)| (it.id, place)).collect();
+    for call in calls {
+        if let Some(place) = places.get(&call.id.attempt) {
+            lost[*place].calls.push(call.clone());
+        }
+    }
+    lost
 }
 
 async fn texts(args: &Args, tasks: &[Task], row: &RunRow) -> Result<(HashMap<TaskId, Text>, Option<Text>), Error> {

@@ -5,20 +5,15 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use crewline_memory::{Embedder, Hit, Hybrid, Point, Purpose, Query, VectorStore};
-use crewline_store::Store;
-use crewline_types::{MemoryId, MemoryRecord, ProjectScope};
+use crewline_memory::{Hit, Query};
+use crewline_types::{MemoryRecord, ProjectScope};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
 use crate::{
     actor::{Outcome, WorkGuard, pipe_to_self, remind},
-    metrics,
+    library::{Drained, Library},
 };
 
-/// Memories that one step of the drain carries.
-const DRAIN_BATCH: u32 = 64;
-/// Rows of one page when a project is loaded.
-const LOAD_PAGE: u32 = 4_096;
 /// Limit of loading a project, and of one drain step.
 const WORK_LIMIT: Duration = Duration::from_mins(5);
 /// The first pause after a failed drain; it doubles.
@@ -47,28 +42,17 @@ pub enum Message {
     Loaded(ProjectScope, Outcome<Result<(), crate::Error>>),
     /// Internal: a recall that needed background work is answered.
     Answered(u64),
-    /// Internal: a drain step ended; how many it carried.
-    Drained(Outcome<Result<usize, crate::Error>>),
+    /// Internal: a drain step ended.
+    Drained(Outcome<Result<Drained, crate::Error>>),
     /// Internal: the pause after a failed drain is over.
     DrainDue,
-}
-
-/// What memory is started with.
-#[derive(Clone)]
-pub struct Args {
-    /// The database.
-    pub store: Store,
-    /// The index of the words, and where the vectors are; outlives a restart.
-    pub index: Hybrid,
-    /// Makes vectors.
-    pub embedder: Option<Embedder>,
 }
 
 type Waiting = (Query, RpcReplyPort<Vec<Hit>>);
 
 /// Projects being loaded, recalls being answered, and the drain.
 pub struct State {
-    args: Args,
+    library: Library,
     loading: HashMap<ProjectScope, (WorkGuard, Vec<Waiting>)>,
     answering: HashMap<u64, WorkGuard>,
     answers: u64,
@@ -81,11 +65,11 @@ pub struct State {
 impl Actor for Memory {
     type Msg = Message;
     type State = State;
-    type Arguments = Args;
+    type Arguments = Library;
 
-    async fn pre_start(&self, myself: ActorRef<Message>, args: Args) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<Message>, library: Library) -> Result<State, ActorProcessingErr> {
         let mut state = State {
-            args,
+            library,
             loading: HashMap::new(),
             answering: HashMap::new(),
             answers: 0,
@@ -109,7 +93,7 @@ impl Actor for Memory {
             Message::Remember(scope, records) => state.on_remember(&myself, &scope, records),
             Message::Flush(reply) => state.on_flush(&myself, reply),
             Message::Loaded(scope, outcome) => state.on_loaded(&myself, &scope, outcome),
-            Message::Answered(number) => state.on_answered(number),
+            Message::Answered(number) => state.on_answered(&myself, number),
             Message::Drained(outcome) => state.on_drained(&myself, outcome),
             Message::DrainDue => state.on_drain_due(&myself),
         }
@@ -125,7 +109,7 @@ impl State {
         query: Query,
         reply: RpcReplyPort<Vec<Hit>>,
     ) {
-        if self.args.index.local().is_loaded(scope) {
+        if self.library.index().local().is_loaded(scope) {
             self.answer(myself, scope, query, reply);
         } else if let Some((_, waiting)) = self.loading.get_mut(scope) {
             // A dropped reply port tells the attempt to go on without memory.
@@ -133,8 +117,8 @@ impl State {
                 waiting.push((query, reply));
             }
         } else {
-            let (args, of) = (self.args.clone(), scope.clone());
-            let work = async move { load(&args, &of).await };
+            let (library, of) = (self.library.clone(), scope.clone());
+            let work = async move { library.load(&of).await };
             let of = scope.clone();
             let guard = pipe_to_self(myself, WORK_LIMIT, work, move |outcome| Message::Loaded(of, outcome));
             self.loading.insert(scope.clone(), (guard, vec![(query, reply)]));
@@ -145,30 +129,24 @@ impl State {
         &mut self,
         myself: &ActorRef<Message>,
         scope: &ProjectScope,
-        mut query: Query,
+        query: Query,
         reply: RpcReplyPort<Vec<Hit>>,
     ) {
-        let index = &self.args.index;
-        let count = index.local().count(scope);
+        let local = self.library.index().local();
+        let count = local.count(scope);
         if count == 0 {
             reply.send(Vec::new()).ok();
             return;
         }
-        if self.args.embedder.is_none() && count <= INLINE_MAX {
-            reply.send(index.local().search(scope, &query)).ok();
+        if self.library.embedder().is_none() && count <= INLINE_MAX {
+            reply.send(local.search(scope, &query)).ok();
             return;
         }
-        let (index, embedder, scope) = (index.clone(), self.args.embedder.clone(), scope.clone());
+        let (library, scope) = (self.library.clone(), scope.clone());
         let work = async move {
-            if let Some(embedder) = embedder {
-                match embedder.embed(vec![query.text.as_str().into()], Purpose::Query).await {
-                    Ok(vectors) => query.vector = vectors.into_iter().next(),
-                    Err(error) => tracing::warn!(error.code = error.code(), %error, "recall by words alone"),
-                }
-            }
-            match index.search(&scope, &query).await {
-                Ok(hits) => {
-                    reply.send(hits).ok();
+            match library.recall(&scope, query).await {
+                Ok(recalled) => {
+                    reply.send(recalled.hits).ok();
                 }
                 // The port drops here, and the attempt goes on without memory.
                 Err(error) => tracing::warn!(error.code = error.code(), %error, "recall failed"),
@@ -180,8 +158,12 @@ impl State {
         self.answering.insert(number, guard);
     }
 
-    fn on_answered(&mut self, number: u64) {
+    fn on_answered(&mut self, myself: &ActorRef<Message>, number: u64) {
         self.answering.remove(&number);
+        if self.library.is_bereft() {
+            self.has_more = true;
+            self.drain_next(myself);
+        }
     }
 
     fn on_loaded(
@@ -208,7 +190,7 @@ impl State {
 
     fn on_remember(&mut self, myself: &ActorRef<Message>, scope: &ProjectScope, records: Vec<MemoryRecord>) {
         for record in records {
-            if let Err(error) = self.args.index.local().insert(scope, record) {
+            if let Err(error) = self.library.index().local().insert(scope, record) {
                 tracing::warn!(error.code = error.code(), %error, "memory is not indexed");
             }
         }
@@ -226,22 +208,22 @@ impl State {
         if self.drain.is_some() {
             return;
         }
-        if !self.has_more || self.args.embedder.is_none() {
+        if !self.has_more || self.library.embedder().is_none() {
             for reply in self.flushing.drain(..) {
                 reply.send(()).ok();
             }
             return;
         }
-        let args = self.args.clone();
-        self.drain = Some(pipe_to_self(myself, WORK_LIMIT, async move { drain(&args).await }, Message::Drained));
+        let library = self.library.clone();
+        self.drain = Some(pipe_to_self(myself, WORK_LIMIT, async move { library.drain().await }, Message::Drained));
     }
 
-    fn on_drained(&mut self, myself: &ActorRef<Message>, outcome: Outcome<Result<usize, crate::Error>>) {
+    fn on_drained(&mut self, myself: &ActorRef<Message>, outcome: Outcome<Result<Drained, crate::Error>>) {
         self.drain = None;
         match outcome {
-            Outcome::Done(Ok(carried)) => {
+            Outcome::Done(Ok(drained)) => {
                 self.failures = 0;
-                self.has_more = carried == DRAIN_BATCH as usize;
+                self.has_more = drained.has_more;
                 self.drain_next(myself);
                 return;
             }
@@ -264,65 +246,4 @@ impl State {
         self.has_more = true;
         self.drain_next(myself);
     }
-}
-
-/// Reads a project's memories and vectors into the index.
-async fn load(args: &Args, scope: &ProjectScope) -> Result<(), crate::Error> {
-    let mut vectors: HashMap<MemoryId, Vec<f32>> = match (&args.embedder, args.index.remote()) {
-        (Some(embedder), None) => args.store.vectors(scope, embedder.model()).await?.into_iter().collect(),
-        (Some(_), Some(_)) | (None, _) => HashMap::new(),
-    };
-    let mut records = Vec::new();
-    let mut after = 0;
-    loop {
-        let page = args.store.memories(scope, after, LOAD_PAGE).await?;
-        let is_last = page.len() < LOAD_PAGE as usize;
-        for (seq, record) in page {
-            after = seq;
-            let vector = vectors.remove(&record.id);
-            records.push((record, vector));
-        }
-        if is_last {
-            break;
-        }
-    }
-    let (index, scope) = (args.index.local().clone(), scope.clone());
-    if records.len() <= INLINE_MAX / 64 {
-        index.load(&scope, records)?;
-        return Ok(());
-    }
-    tokio::task::spawn_blocking(move || index.load(&scope, records))
-        .await
-        .map_err(|_| crate::Error::Actor(crate::actor::AskError::Gone))??;
-    Ok(())
-}
-
-/// Embeds the oldest memories of the outbox and puts them into the vector store; says how many.
-async fn drain(args: &Args) -> Result<usize, crate::Error> {
-    let Some(embedder) = &args.embedder else { return Ok(0) };
-    let rows = args.store.memory_outbox(DRAIN_BATCH).await?;
-    metrics::outbox_depth(args.store.memory_outbox_depth().await?);
-    let carried = rows.len();
-    if carried == 0 {
-        return Ok(0);
-    }
-    let texts = rows.iter().map(|(_, record)| record.text.clone()).collect();
-    let vectors = embedder.embed(texts, Purpose::Document).await?;
-    let ids: Vec<MemoryId> = rows.iter().map(|(_, record)| record.id).collect();
-    let mut by_project: HashMap<ProjectScope, Vec<Point>> = HashMap::new();
-    for ((_, record), vector) in rows.into_iter().zip(&vectors) {
-        let scope = ProjectScope::of(&record.project);
-        by_project.entry(scope).or_default().push(Point { id: record.id, record, vector: Some(vector.clone()) });
-    }
-    for (scope, points) in by_project {
-        match args.index.remote() {
-            Some(remote) => remote.upsert(&scope, points).await?,
-            // A project nobody has asked for is loaded with its vectors when somebody does.
-            None if args.index.local().is_loaded(&scope) => args.index.local().upsert(&scope, points).await?,
-            None => {}
-        }
-    }
-    let kept = args.index.remote().is_none().then_some(vectors.as_slice());
-    args.store.memory_done(embedder.model(), &ids, kept).await?;
-    Ok(carried)
 }

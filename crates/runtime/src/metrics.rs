@@ -15,8 +15,16 @@ pub fn describe() {
     describe_histogram!("crewline_task_duration_seconds", "From a task's first start to its end.");
     describe_gauge!("crewline_llm_cost_usd_total", "Cost of answered calls whose model has a price.");
     describe_counter!("crewline_llm_fallbacks_total", "Steps from one model of a chain to the next.");
+    describe_counter!("crewline_llm_answers_reused_total", "Recorded answers of lost attempts that were used again.");
+    describe_gauge!("crewline_worker_attempts", "Claimed attempts that this process works on.");
+    describe_counter!("crewline_claims_lost_total", "Claims whose worker let its lease run out.");
+    describe_counter!("crewline_tasks_reused_total", "Results that were taken over from the run that is replayed.");
     describe_counter!("crewline_actor_restarts_total", "Actors that were started again.");
     describe_gauge!("crewline_memory_outbox_depth", "Memories that are not yet in the vector store.");
+    describe_gauge!(
+        "crewline_memory_outbox_oldest_seconds",
+        "Age of the oldest memory that is not in the vector store."
+    );
 }
 
 /// A run began or ended in this process.
@@ -50,6 +58,21 @@ pub fn fallback(from: &ModelAlias, to: &ModelAlias, reason: &str) {
     .increment(1);
 }
 
+/// An answer that a lost attempt had recorded was used instead of a call.
+pub fn answer_reused(model: &ModelAlias) {
+    counter!("crewline_llm_answers_reused_total", "model" => model.as_str().to_owned()).increment(1);
+}
+
+/// How many claimed attempts this worker has.
+pub fn worker_busy(count: usize) {
+    gauge!("crewline_worker_attempts").set(count as f64);
+}
+
+/// Claims were found whose worker let its lease run out.
+pub fn claims_lost(count: u64) {
+    counter!("crewline_claims_lost_total").increment(count);
+}
+
 /// An actor was started again.
 pub fn restart(actor: &'static str) {
     counter!("crewline_actor_restarts_total", "actor" => actor).increment(1);
@@ -58,4 +81,14 @@ pub fn restart(actor: &'static str) {
 /// How many memories wait for the vector store.
 pub fn outbox_depth(depth: u64) {
     gauge!("crewline_memory_outbox_depth").set(depth as f64);
+}
+
+/// A result was taken over instead of being made.
+pub fn task_reused() {
+    counter!("crewline_tasks_reused_total").increment(1);
+}
+
+/// How old the oldest of them is; zero when none waits.
+pub fn outbox_oldest(age: Duration) {
+    gauge!("crewline_memory_outbox_oldest_seconds").set(age.as_secs_f64());
 }

@@ -3,7 +3,7 @@
 //! **Invariant:** the final document comes from one task, required by no other: the last one of a person's plan when
 //! everything leads to it, else a synthesis task that is added here.
 
-use std::{fmt::Write, sync::Arc};
+use std::{fmt::Write, sync::Arc, time::Duration};
 
 use crewline_engine::{
     context::{estimate_tokens, trim_to},
@@ -67,6 +67,7 @@ pub fn rows(below: Below<'_>, plan: &Plan, author: Author, ids: &mut IdSource, i
         role,
         priority: Priority::default(),
         status: TaskStatus::Pending,
+        duration: None,
         success_criteria: Vec::new(),
         attempts: 0,
         result: None,
@@ -91,6 +92,7 @@ pub fn rows(below: Below<'_>, plan: &Plan, author: Author, ids: &mut IdSource, i
             planned.role.clone(),
         );
         task.priority = planned.priority;
+        task.duration = planned.duration.and_then(|it| Duration::try_from_secs_f64(it).ok());
         task.success_criteria.clone_from(&planned.success_criteria);
         tasks.push(task);
     }
@@ -125,7 +127,7 @@ pub fn rows(below: Below<'_>, plan: &Plan, author: Author, ids: &mut IdSource, i
 }
 
 /// The plan as its event shows it.
-fn entries(tasks: &[Task], links: &[(TaskId, TaskId, LinkKind)]) -> Vec<PlanEntry> {
+pub fn entries(tasks: &[Task], links: &[(TaskId, TaskId, LinkKind)]) -> Vec<PlanEntry> {
     let mut entries: Vec<PlanEntry> = tasks
         .iter()
         .map(|task| PlanEntry {
@@ -174,12 +176,9 @@ fn index(goal: &str, entries: &[PlanEntry], tokens_max: u32) -> String {
     text
 }
 
-/// Tasks of a person's plan at most.
-const FILE_TASKS_MAX: usize = 100_000;
-
 /// What a person's plan may hold: roles are open, since one that is not named uses `default`.
 pub fn file_rules(registry: &Registry) -> Rules {
-    rules(registry.roles(), FILE_TASKS_MAX, true)
+    rules(registry.roles(), plan::FILE_TASKS_MAX, true)
 }
 
 /// What a plan made by the planner may hold: the manager itself is no specialist.

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** a template sees text only; nothing in a task, an output or memory is ever evaluated.
 
-use std::{path::Path, sync::Arc};
+use std::path::Path;
 
 use crewline_engine::context::estimate_tokens;
 use crewline_models::{ChatMessage, Speaker};
@@ -98,10 +98,7 @@ impl Prompts {
                 self.fill(name, &values)?
             }
         };
-        Ok(vec![
-            ChatMessage { speaker: Speaker::System, text: Arc::from(system) },
-            ChatMessage { speaker: Speaker::User, text: Arc::from(user) },
-        ])
+        Ok(vec![ChatMessage::new(Speaker::System, system), ChatMessage::new(Speaker::User, user)])
     }
 
     fn fill(&self, name: &str, values: &Value) -> Result<String, Error> {

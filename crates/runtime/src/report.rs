@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use crewline_store::{AttemptStatus, CallRow, RunRow, Store};
+use crewline_store::{AttemptStatus, CallRow, Origin, RunRow, Store};
 use crewline_types::{
     EventBody, LinkKind, MicroUsd, Role, RunId, RunStatus, Task, TaskCounts, TaskId, TaskKind, TaskStatus, Timestamp,
     Usage,
@@ -31,6 +31,9 @@ pub struct RunSummary {
     pub goal: String,
     /// Where it is in its life.
     pub status: RunStatus,
+    /// The run it was made from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent_run: Option<RunId>,
     /// When it was launched.
     pub created_at: Timestamp,
     /// When it ended.
@@ -44,6 +47,7 @@ impl From<RunRow> for RunSummary {
             project: row.project.to_string(),
             goal: row.goal.to_string(),
             status: row.status,
+            parent_run: row.lineage.map(|it| it.parent),
             created_at: row.created_at,
             finished_at: row.finished_at,
         }
@@ -61,6 +65,12 @@ pub struct Report {
     pub goal: Arc<str>,
     /// Where it is in its life.
     pub status: RunStatus,
+    /// The run it was made from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent_run: Option<RunId>,
+    /// How it was made from that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
     /// When it was launched.
     pub started_at: Timestamp,
     /// When it ended.
@@ -104,8 +114,14 @@ pub struct TaskReport {
     pub kind: TaskKind,
     /// Where it is in its life.
     pub status: TaskStatus,
+    /// The task above it; none for the root.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<TaskId>,
     /// The tasks it requires.
     pub depends_on: Vec<TaskId>,
+    /// How long it should take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub planned_ms: Option<u64>,
     /// The model that made its result.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
@@ -123,6 +139,9 @@ pub struct TaskReport {
     /// Why it failed or is blocked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The task of another run whose result it took over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copied_from: Option<TaskId>,
     /// Its document, relative to the output folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub document: Option<String>,
@@ -215,6 +234,7 @@ fn millis(from: Timestamp, to: Timestamp) -> u64 {
 pub async fn report(store: &Store, run: RunId) -> Result<Report, Error> {
     let row = store.run(run).await?.ok_or_else(|| Error::NotFound { what: "run", id: run.to_string() })?;
     let tasks = store.tasks(run).await?;
+    let mut copies = if row.lineage.is_some() { store.copies(run).await? } else { HashMap::new() };
     let links = store.links(run).await?;
     let attempts = store.attempts(run).await?;
     let calls = store.calls(run).await?;
@@ -285,7 +305,8 @@ pub async fn report(store: &Store, run: RunId) -> Result<Report, Error> {
         .map(|task| {
             let needs = needs.remove(&task.id).unwrap_or_default();
             let attempts = by_task.remove(&task.id).unwrap_or_default();
-            task_report(task, needs, attempts)
+            let copied_from = copies.remove(&task.id);
+            TaskReport { copied_from, ..task_report(task, needs, attempts) }
         })
         .collect();
     Ok(Report {
@@ -293,6 +314,8 @@ pub async fn report(store: &Store, run: RunId) -> Result<Report, Error> {
         project: row.project,
         goal: row.goal,
         status: row.status,
+        parent_run: row.lineage.map(|it| it.parent),
+        origin: row.lineage.map(|it| it.origin),
         started_at: row.created_at,
         finished_at: row.finished_at,
         elapsed_ms: millis(row.created_at, row.finished_at.unwrap_or(last_at)),
@@ -332,7 +355,9 @@ fn task_report(task: Task, depends_on: Vec<TaskId>, attempts: Vec<AttemptReport>
         role: task.role,
         kind: task.kind,
         status: task.status,
+        parent: task.parent,
         depends_on,
+        planned_ms: task.duration.map(|it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX)),
         model: task.model,
         usage: task.usage,
         cost_usd: task.cost,
@@ -340,6 +365,7 @@ fn task_report(task: Task, depends_on: Vec<TaskId>, attempts: Vec<AttemptReport>
         finished_at: task.finished_at,
         elapsed_ms: task.started_at.zip(task.finished_at).map(|(from, to)| millis(from, to)),
         reason: task.reason,
+        copied_from: None,
         attempts,
         result: task.result,
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use ractor::{ActorRef, Message};
 
-use crate::{actor::tell, journal, memory, router};
+use crate::{actor::tell, journal, memory, router, warden, worker};
 
 /// The address of an actor that may be restarted.
 #[derive(Debug)]
@@ -52,4 +52,8 @@ pub struct Rooms {
     pub memory: Room<memory::Message>,
     /// Picks models and hands work to specialists.
     pub router: Room<router::Message>,
+    /// Claims what managers elsewhere offer; only in a process that works for others.
+    pub worker: Room<worker::Message>,
+    /// Watches a database that others share; only in a process that has joined them.
+    pub warden: Room<warden::Message>,
 }

@@ -4,30 +4,38 @@
 //! the runtime, so that a person sees it.
 //! **Invariant:** a manager that stopped by itself is done; one that failed is loaded anew from the database.
 
+mod wishes;
+
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
+use crewline_store::Wish;
 use crewline_types::{ErrorKind, RunId, event::ErrorNote};
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::time::Instant;
 
 use crate::{
-    actor::{WorkGuard, remind, tell},
+    actor::{Outcome, WorkGuard, remind, tell},
     attempt::Deps,
     journal::{self, Journal},
+    library::Library,
     manager::{self, Manager},
-    memory::{self, Memory},
+    memory::Memory,
     metrics,
     router::Router,
+    warden::{self, Warden},
+    worker::{self, Worker},
 };
 
 /// The first pause before a restart; it doubles with each further one in the window.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 /// The longest pause before a restart.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// How often the database is looked at for what others wish of our runs.
+const WISH_PAUSE: Duration = Duration::from_secs(1);
 
 /// The root actor; all data is in [`State`].
 #[derive(Debug)]
@@ -41,8 +49,18 @@ pub enum Message {
     ToManager(RunId, manager::Message, RpcReplyPort<bool>),
     /// Answers how many runs are active.
     Active(RpcReplyPort<usize>),
-    /// Drains every run.
-    DrainAll,
+    /// Passes a message on to a run's manager, if there is one.
+    Hint(RunId, manager::Message),
+    /// Passes a message on to every manager.
+    ToManagers(fn() -> manager::Message),
+    /// Starts the worker of this process.
+    Work(worker::Args, RpcReplyPort<()>),
+    /// Starts the watch over a shared database.
+    Watch(Box<warden::Args>, RpcReplyPort<()>),
+    /// Somebody may wish something of our runs.
+    LookForWishes,
+    /// Internal: what they wish.
+    Wished(Outcome<Result<Vec<(RunId, Wish)>, crewline_store::Error>>),
     /// Internal: the pause before a restart is over.
     Restart(Child),
     /// For tests: the current manager of a run.
@@ -59,6 +77,10 @@ pub enum Child {
     Memory,
     /// The router.
     Router,
+    /// The worker, where there is one.
+    Worker,
+    /// The watch over a shared database.
+    Warden,
     /// The manager of a run.
     Manager(RunId),
 }
@@ -69,6 +91,8 @@ impl Child {
             Self::Journal => "journal",
             Self::Memory => "memory",
             Self::Router => "router",
+            Self::Worker => "worker",
+            Self::Warden => "warden",
             Self::Manager(_) => "manager",
         }
     }
@@ -81,7 +105,7 @@ pub struct Args {
     /// For the journal.
     pub journal: journal::Args,
     /// For memory.
-    pub memory: memory::Args,
+    pub memory: Library,
 }
 
 /// The children.
@@ -89,8 +113,12 @@ pub struct State {
     args: Args,
     children: HashMap<ActorId, Child>,
     managers: HashMap<RunId, (manager::Args, Option<ActorRef<manager::Message>>)>,
+    worker: Option<worker::Args>,
+    warden: Option<warden::Args>,
     restarts: VecDeque<Instant>,
     pauses: HashMap<Child, WorkGuard>,
+    /// The next look for wishes, or the one that goes on.
+    wishes: Option<WorkGuard>,
 }
 
 impl Actor for Root {
@@ -103,8 +131,11 @@ impl Actor for Root {
             args,
             children: HashMap::new(),
             managers: HashMap::new(),
+            worker: None,
+            warden: None,
             restarts: VecDeque::new(),
             pauses: HashMap::new(),
+            wishes: None,
         };
         for child in [Child::Journal, Child::Memory, Child::Router] {
             state.start(&myself, child).await?;
@@ -124,7 +155,20 @@ impl Actor for Root {
             Message::Active(reply) => {
                 reply.send(state.managers.len()).ok();
             }
-            Message::DrainAll => state.on_drain_all(),
+            Message::Hint(run, message) => state.on_hint(run, message),
+            Message::ToManagers(message) => state.on_to_managers(message),
+            Message::Work(args, reply) => {
+                state.worker = Some(args);
+                state.start(&myself, Child::Worker).await?;
+                reply.send(()).ok();
+            }
+            Message::Watch(args, reply) => {
+                state.warden = Some(*args);
+                state.start(&myself, Child::Warden).await?;
+                reply.send(()).ok();
+            }
+            Message::LookForWishes => state.on_look_for_wishes(&myself),
+            Message::Wished(outcome) => state.on_wished(&myself, outcome),
             Message::Restart(child) => state.on_restart(&myself, child).await?,
             #[cfg(test)]
             Message::Manager(run, reply) => {
@@ -171,6 +215,18 @@ impl State {
                 rooms.router.enter(router.clone());
                 router.get_id()
             }
+            Child::Worker => {
+                let Some(args) = self.worker.clone() else { return Ok(()) };
+                let (worker, _) = Actor::spawn_linked(None, Worker, args, root).await?;
+                rooms.worker.enter(worker.clone());
+                worker.get_id()
+            }
+            Child::Warden => {
+                let Some(args) = self.warden.clone() else { return Ok(()) };
+                let (warden, _) = Actor::spawn_linked(None, Warden, args, root).await?;
+                rooms.warden.enter(warden.clone());
+                warden.get_id()
+            }
             Child::Manager(run) => {
                 let Some((args, current)) = self.managers.get_mut(&run) else { return Ok(()) };
                 let (manager, _) = Actor::spawn_linked(None, Manager, args.clone(), root).await?;
@@ -191,6 +247,7 @@ impl State {
         let run = args.run;
         self.managers.insert(run, (args, None));
         self.start(myself, Child::Manager(run)).await?;
+        self.watch_wishes(myself);
         metrics::runs_active(self.managers.len());
         reply.send(()).ok();
         Ok(())
@@ -204,9 +261,15 @@ impl State {
         reply.send(manager.is_some()).ok();
     }
 
-    fn on_drain_all(&self) {
+    fn on_hint(&self, run: RunId, message: manager::Message) {
+        if let Some(manager) = self.managers.get(&run).and_then(|(_, manager)| manager.as_ref()) {
+            tell(manager, message);
+        }
+    }
+
+    fn on_to_managers(&self, message: fn() -> manager::Message) {
         for manager in self.managers.values().filter_map(|(_, manager)| manager.as_ref()) {
-            tell(manager, manager::Message::Drain);
+            tell(manager, message());
         }
     }
 
@@ -218,10 +281,19 @@ impl State {
         reason: &str,
     ) -> Result<(), ActorProcessingErr> {
         let Some(child) = self.children.remove(&cell.get_id()) else { return Ok(()) };
-        if let (Child::Manager(run), true) = (child, is_orderly) {
-            self.managers.remove(&run);
-            metrics::runs_active(self.managers.len());
-            return Ok(());
+        match (child, is_orderly) {
+            (Child::Manager(run), true) => {
+                self.managers.remove(&run);
+                metrics::runs_active(self.managers.len());
+                return Ok(());
+            }
+            // It was told to end.
+            (Child::Worker, true) => {
+                self.worker = None;
+                return Ok(());
+            }
+            (Child::Journal | Child::Memory | Child::Router | Child::Warden | Child::Manager(_) | Child::Worker, _) => {
+            }
         }
         let now = Instant::now();
         let window = self.args.deps.limits.restart_window;

@@ -7,15 +7,16 @@ use std::{collections::HashMap, sync::Arc};
 
 use crewline_engine::{
     context::estimate_tokens,
-    route::{self, Request},
+    route::{self, Decision, Request, View},
 };
-use crewline_types::{ErrorKind, Role, RunId, event::ErrorNote};
+use crewline_types::{AttemptId, ErrorKind, Role, RunId, event::ErrorNote};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use crate::{
     actor::tell,
-    assignment::{Assignment, Failure, Work},
+    assignment::{Assignment, Failure},
     attempt::Deps,
+    explain::candidates,
     metrics,
     specialist::{self, Specialist},
 };
@@ -29,8 +30,10 @@ pub struct Router;
 pub enum Message {
     /// Routes one assignment.
     Assign(Box<Assignment>),
-    /// Drops everything of a run, running or waiting.
+    /// Drops everything that a run's manager asked for, running or waiting.
     CancelRun(RunId),
+    /// Drops these attempts, running or waiting.
+    CancelAttempts(Arc<[AttemptId]>),
     /// For tests: the specialist of a role.
     #[cfg(test)]
     Specialist(Role, ractor::RpcReplyPort<Option<ActorRef<specialist::Message>>>),
@@ -60,6 +63,7 @@ impl Actor for Router {
         match message {
             Message::Assign(assignment) => state.on_assign(&myself, *assignment).await,
             Message::CancelRun(run) => state.on_cancel_run(run),
+            Message::CancelAttempts(attempts) => state.on_cancel_attempts(&attempts),
             #[cfg(test)]
             Message::Specialist(role, reply) => {
                 reply.send(state.specialists.get(&role).cloned()).ok();
@@ -81,14 +85,7 @@ impl Actor for Router {
 
 impl State {
     async fn on_assign(&mut self, myself: &ActorRef<Message>, mut assignment: Assignment) {
-        let chain = self.deps.registry.chain(&assignment.task.role);
-        let request = Request {
-            input_tokens: estimate_tokens(&assignment.task.description),
-            needs_schema: matches!(assignment.work, Work::Plan { .. }),
-            mode: assignment.run.mode,
-        };
-        let now = self.deps.clock.now();
-        let decision = route::choose(&request, chain, |alias| self.deps.health.of(alias, now));
+        let decision = self.choose(&assignment);
         if decision.rungs.is_empty() {
             let skipped: Vec<String> =
                 decision.skipped.iter().map(|it| format!("`{}`: {}", it.alias, it.reason)).collect();
@@ -98,6 +95,7 @@ impl State {
             assignment.obligation.report(Err(Failure::Models { error: note, may_retry: false }));
             return;
         }
+        assignment.route = candidates(&decision);
         assignment.rungs = decision.rungs.into_iter().map(|rung| rung.model).collect();
         match self.specialist(myself, &assignment.task.role).await {
             Ok(specialist) => tell(&specialist, specialist::Message::Run(Box::new(assignment))),
@@ -106,6 +104,27 @@ impl State {
                 tracing::error!(role = %assignment.task.role, %error, "specialist did not start");
             }
         }
+    }
+
+    fn choose(&self, assignment: &Assignment) -> Decision {
+        let (deps, task) = (&self.deps, &assignment.task);
+        let request = Request {
+            role: &task.role,
+            kind: task.kind,
+            input_tokens: estimate_tokens(&task.description),
+            mode: assignment.run.mode,
+        };
+        let own = assignment.run.models.get(&*task.key);
+        let chain = match own.and_then(|alias| deps.registry.model(alias.as_str())) {
+            Some(model) => std::slice::from_ref(model),
+            None => deps.registry.chain(&task.role),
+        };
+        let now = deps.clock.now();
+        let remaining = assignment.run.with_wallet(|wallet| wallet.remaining());
+        deps.experience.with(|learned| {
+            let view = View { chain, health: &|alias| deps.health.of(alias, now), remaining, learned: Some(learned) };
+            route::choose(&request, &view)
+        })
     }
 
     async fn specialist(
@@ -129,6 +148,12 @@ impl State {
     fn on_cancel_run(&self, run: RunId) {
         for specialist in self.specialists.values() {
             tell(specialist, specialist::Message::CancelRun(run));
+        }
+    }
+
+    fn on_cancel_attempts(&self, attempts: &Arc<[AttemptId]>) {
+        for specialist in self.specialists.values() {
+            tell(specialist, specialist::Message::CancelAttempts(Arc::clone(attempts)));
         }
     }
 

@@ -1,10 +1,13 @@
 //! What a run was launched with, as its row keeps it.
 
-use std::num::NonZeroUsize;
+use std::{collections::BTreeMap, num::NonZeroUsize};
 
-use crewline_engine::route::Mode;
-use crewline_types::RunLimits;
+use crewline_engine::{route::Mode, schedule::Strategy};
+use crewline_store::RunRow;
+use crewline_types::{ModelAlias, RunLimits};
 use serde::{Deserialize, Serialize};
+
+use crate::{Error, Overrides};
 
 /// What a run was launched with.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -13,15 +16,33 @@ pub struct Settings {
     pub limits: RunLimits,
     /// Attempts at once.
     pub concurrency: NonZeroUsize,
+    /// Which of the tasks that are ready goes first.
+    #[serde(default)]
+    pub strategy: Strategy,
     /// Local models only.
     pub offline: bool,
     /// Refuse a plan that needs repair.
     pub strict_plan: bool,
     /// Stop when the plan is recorded.
     pub stop_after_plan: bool,
+    /// The only model that is asked for a task, by the task's key; for all others the role's chain is.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub models: BTreeMap<String, ModelAlias>,
 }
 
 impl Settings {
+    /// Those of a run's row.
+    pub fn of(row: &RunRow) -> Result<Self, Error> {
+        serde_json::from_str(&row.settings).map_err(|error| Error::Settings { run: row.id, message: error.to_string() })
+    }
+
+    /// Takes over what a person wants to be different.
+    pub fn change(&mut self, overrides: &Overrides) {
+        self.limits = overrides.limits.unwrap_or(self.limits);
+        self.concurrency = overrides.concurrency.unwrap_or(self.concurrency);
+        self.offline = overrides.mode.map_or(self.offline, |mode| matches!(mode, Mode::Offline));
+    }
+
     /// Which hosts may be asked.
     pub fn mode(&self) -> Mode {
         if self.offline { Mode::Offline } else { Mode::Online }

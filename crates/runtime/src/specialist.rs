@@ -26,8 +26,10 @@ pub struct Specialist;
 pub enum Message {
     /// Takes on one assignment.
     Run(Box<Assignment>),
-    /// Drops everything of a run.
+    /// Drops everything that a run's manager asked for.
     CancelRun(RunId),
+    /// Drops these attempts, as far as they are here.
+    CancelAttempts(Arc<[AttemptId]>),
     /// Internal: an attempt's work ended and has reported itself.
     Finished(AttemptId, Outcome<()>),
 }
@@ -45,7 +47,8 @@ pub struct Args {
 /// Running and waiting attempts.
 pub struct State {
     args: Args,
-    running: HashMap<AttemptId, (WorkGuard, RunId)>,
+    /// With the run whose manager asked; what a worker asked for outlives its run's manager.
+    running: HashMap<AttemptId, (WorkGuard, Option<RunId>)>,
     waiting: VecDeque<Assignment>,
 }
 
@@ -67,6 +70,7 @@ impl Actor for Specialist {
         match message {
             Message::Run(assignment) => state.on_run(&myself, *assignment),
             Message::CancelRun(run) => state.on_cancel_run(&myself, run),
+            Message::CancelAttempts(attempts) => state.on_cancel_attempts(&myself, &attempts),
             Message::Finished(attempt, outcome) => state.on_finished(&myself, attempt, &outcome),
         }
         Ok(())
@@ -86,8 +90,16 @@ impl State {
 
     fn on_cancel_run(&mut self, myself: &ActorRef<Message>, run: RunId) {
         // Dropping a guard aborts the attempt, whose obligation then reports it.
-        self.running.retain(|_, (_, of)| *of != run);
-        self.waiting.retain(|it| it.run.run != run);
+        self.running.retain(|_, (_, of)| *of != Some(run));
+        self.waiting.retain(|it| it.run.managed() != Some(run));
+        self.start_waiting(myself);
+    }
+
+    fn on_cancel_attempts(&mut self, myself: &ActorRef<Message>, attempts: &[AttemptId]) {
+        for attempt in attempts {
+            self.running.remove(attempt);
+        }
+        self.waiting.retain(|it| !attempts.contains(&it.attempt));
         self.start_waiting(myself);
     }
 
@@ -111,7 +123,7 @@ impl State {
 
     fn start(&mut self, myself: &ActorRef<Message>, assignment: Assignment) {
         debug_assert!(self.running.len() < self.args.slots);
-        let (attempt, run) = (assignment.attempt, assignment.run.run);
+        let (attempt, run) = (assignment.attempt, assignment.run.managed());
         // The attempt keeps its own limit and reports it; this one is only the backstop.
         let limit = 2 * self.args.deps.limits.attempt;
         let work = attempt::run(assignment, Arc::clone(&self.args.deps));

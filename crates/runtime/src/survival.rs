@@ -2,27 +2,32 @@
 
 use std::{collections::HashMap, num::NonZeroUsize, sync::Arc, time::Duration};
 
-use crewline_engine::{plan::Document, route::Mode};
+use crewline_engine::{plan::Document, route::Mode, schedule::Strategy};
 use crewline_models::{Models, Options, Registry};
 use crewline_store::Store;
 use crewline_testkit::{Script, StubServer};
 use crewline_types::{Event, EventBody, Role, RunId, RunLimits, RunStatus, SystemClock, TaskStatus};
 
-use crate::{Config, Handle, Limits, MemoryConfig, RunRequest, actor::ask, root, router};
+use crate::{Config, Dispatch, Handle, Limits, MemoryConfig, RunRequest, actor::ask, root, router};
 
 const LIMIT: Duration = Duration::from_mins(1);
 
-struct World {
-    server: StubServer,
-    handle: Handle,
+pub(crate) struct World {
+    pub(crate) server: StubServer,
+    pub(crate) handle: Handle,
     folder: tempfile::TempDir,
 }
 
 async fn world(script: Script) -> World {
+    world_with(script, Limits::default(), |registry| registry).await
+}
+
+/// A world with these limits, and a registry that is changed like that.
+pub(crate) async fn world_with(script: Script, limits: Limits, change: impl Fn(String) -> String) -> World {
     tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_test_writer().try_init().ok();
     let server = StubServer::start(script);
     let folder = tempfile::tempdir().unwrap();
-    let registry = Arc::new(Registry::parse(&server.registry(), "crewline.yaml", &|_| None).unwrap());
+    let registry = Arc::new(Registry::parse(&change(server.registry()), "crewline.yaml", &|_| None).unwrap());
     let options = Options { data_dir: folder.path().into(), guard: None, mode: crewline_models::Mode::Online };
     let models = Models::new(Arc::clone(&registry), options).unwrap();
     let url = format!("sqlite:{}", folder.path().join("crewline.db").display());
@@ -35,14 +40,15 @@ async fn world(script: Script) -> World {
         node: "test:1".into(),
         locks: Some(folder.path().join("locks")),
         prompts: None,
-        limits: Limits::default(),
+        dispatch: Dispatch::Local,
+        limits,
     })
     .await
     .unwrap();
     World { server, handle, folder }
 }
 
-fn chain_and_fan(width: usize) -> Document {
+pub(crate) fn chain_and_fan(width: usize) -> Document {
     let mut tasks =
         vec![serde_json::json!({"id": "a", "title": "A", "description": "a", "role": "coder", "depends_on": []})];
     for n in 0..width {
@@ -54,13 +60,14 @@ fn chain_and_fan(width: usize) -> Document {
     crewline_engine::plan::document_from_value(&value).unwrap()
 }
 
-fn request(plan: Document) -> RunRequest {
+pub(crate) fn request(plan: Document) -> RunRequest {
     RunRequest {
         project: "p".into(),
         goal: "g".into(),
         plan: Some(plan),
         limits: RunLimits::default(),
         concurrency: NonZeroUsize::new(3).unwrap(),
+        strategy: Strategy::default(),
         mode: Mode::Online,
         strict_plan: false,
         stop_after_plan: false,
@@ -91,7 +98,7 @@ impl World {
             Victim::Journal => rooms.journal.current().unwrap().kill(),
             Victim::Memory => rooms.memory.current().unwrap().kill(),
             Victim::Manager => {
-                let found = ask(self.handle.root(), LIMIT, |reply| root::Message::Manager(run, reply)).await;
+                let found = ask(self.handle.root_actor(), LIMIT, |reply| root::Message::Manager(run, reply)).await;
                 if let Ok(Some(manager)) = found {
                     manager.kill();
                 }
@@ -99,7 +106,7 @@ impl World {
         }
     }
 
-    async fn events(&self, run: RunId) -> Vec<Event> {
+    pub(crate) async fn events(&self, run: RunId) -> Vec<Event> {
         let mut watch = self.handle.watch(run, 0);
         let mut events = Vec::new();
         while let Some(event) = tokio::time::timeout(LIMIT, watch.next()).await.expect("the run goes on") {

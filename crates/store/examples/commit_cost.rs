@@ -166,7 +166,12 @@ fn start(run: RunId, epoch: u64, task: TaskId) -> Change {
     let attempt = AttemptId { task, number: 1 };
     let mut change = Change::new(run, epoch, at);
     change.transitions.push(transition(task, TaskStatus::Pending, TaskStatus::InProgress, 0));
-    change.attempts.push(NewAttempt { id: attempt, role: Role::from("researcher"), model: "cheap".into() });
+    change.attempts.push(NewAttempt {
+        id: attempt,
+        role: Role::from("researcher"),
+        model: "cheap".into(),
+        input_hash: None,
+    });
     change.calls.push(NewCall {
         id: CallId { attempt, number: 1 },
         purpose: "task",
@@ -189,6 +194,7 @@ fn start(run: RunId, epoch: u64, task: TaskId) -> Change {
             title: "describe one of the many parts".into(),
             role: Role::from("researcher"),
             model: "cheap".into(),
+            route: [].into(),
         },
     ));
     change
@@ -230,6 +236,7 @@ fn finish(run: RunId, epoch: u64, task: TaskId) -> Change {
         created_at: at,
         text: summary.into(),
         source_ids: Vec::new(),
+        marks: crewline_types::MemoryMarks::default(),
     });
     change.texts.push(result);
     change.events.push(NewEvent::of_task(
@@ -259,6 +266,7 @@ fn finish(run: RunId, epoch: u64, task: TaskId) -> Change {
             usage,
             cost_usd: cost,
             elapsed_ms: 52,
+            copied_from: None,
         },
     ));
     change
@@ -277,6 +285,7 @@ fn task(run: RunId, id: TaskId, position: u32) -> Task {
         role: Role::from("researcher"),
         priority: Priority::default(),
         status: TaskStatus::Pending,
+        duration: None,
         success_criteria: Vec::new(),
         attempts: 0,
         result: None,

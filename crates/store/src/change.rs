@@ -1,8 +1,9 @@
-//! What a manager asks to have recorded: one [`Change`] is one atomic bundle of rows of one run.
+//! What a manager or a worker asks to have recorded: one [`Change`] is one atomic bundle of rows of one run.
 //!
-//! **Invariant:** a change is written as a whole or not at all; its transitions and its epoch guard everything in it.
+//! **Invariant:** a change is written as a whole or not at all; its transitions and its fence guard everything in it.
+//! **Invariant:** a claim writes what belongs to its attempt, and nothing else.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crewline_types::{
     AttemptId, CallId, Event, MemoryRecord, MicroUsd, Role, RunId, RunStatus, Task, TaskId, TaskStatus, Text, TextHash,
@@ -11,13 +12,39 @@ use crewline_types::{
     task::LinkKind,
 };
 
-/// One atomic bundle of rows of one run, guarded by its transitions and by the manager's epoch.
+use crate::Error;
+
+/// Who writes, and what must still hold for it to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fence {
+    /// The run's manager, as long as nobody else has claimed the run.
+    Manager {
+        /// Its fencing token, from `claim_run`.
+        epoch: u64,
+    },
+    /// Who has claimed an offered attempt, until it has reported, or its claim is lost or withdrawn. Another manager of
+    /// the run does not end it.
+    Claim {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The name it was claimed under.
+        node: Arc<str>,
+    },
+}
+
+impl From<u64> for Fence {
+    fn from(epoch: u64) -> Self {
+        Self::Manager { epoch }
+    }
+}
+
+/// One atomic bundle of rows of one run, guarded by its transitions and by its fence.
 #[derive(Debug, Clone)]
 pub struct Change {
     /// The run.
     pub run: RunId,
-    /// The manager's fencing token, from `claim_run`.
-    pub epoch: u64,
+    /// Who writes.
+    pub fence: Fence,
     /// When it happens.
     pub at: Timestamp,
     /// All must apply, else the change is stale and nothing of it is written. They are applied in this order.
@@ -46,14 +73,25 @@ pub struct Change {
     pub events: Vec<NewEvent>,
     /// The run's new INDEX.md.
     pub index: Option<TextHash>,
+    /// Tasks whose results were taken over, each with the task that made it.
+    pub copied: Vec<(TaskId, TaskId)>,
+    /// Attempts that any worker may claim from now on; by managers only.
+    pub offers: Vec<NewOffer>,
+    /// Attempts whose offers are dealt with and go; by managers only.
+    pub offers_settled: Vec<AttemptId>,
+    /// The report of a claim, as JSON; by claims only, and the last thing one writes.
+    pub report: Option<String>,
+    /// What the run may cost: when its calls (ended: their cost, open: their reservation) exceed it with those of this
+    /// change, the change is refused as [`Committed::OverBudget`]. A change without a new call is never refused.
+    pub cost_max: Option<MicroUsd>,
 }
 
 impl Change {
     /// A change of `run` at `at` with nothing in it.
-    pub fn new(run: RunId, epoch: u64, at: Timestamp) -> Self {
+    pub fn new(run: RunId, fence: impl Into<Fence>, at: Timestamp) -> Self {
         Self {
             run,
-            epoch,
+            fence: fence.into(),
             at,
             transitions: Vec::new(),
             run_status: None,
@@ -68,8 +106,55 @@ impl Change {
             memories: Vec::new(),
             events: Vec::new(),
             index: None,
+            copied: Vec::new(),
+            offers: Vec::new(),
+            offers_settled: Vec::new(),
+            report: None,
+            cost_max: None,
         }
     }
+
+    /// The manager's epoch; none when a claim writes.
+    pub(crate) fn epoch(&self) -> Option<u64> {
+        match &self.fence {
+            Fence::Manager { epoch } => Some(*epoch),
+            Fence::Claim { .. } => None,
+        }
+    }
+
+    /// Whether everything in it is for its writer to write; a defect of the caller otherwise.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let is_fine = match &self.fence {
+            Fence::Manager { .. } => self.report.is_none(),
+            Fence::Claim { attempt, .. } => {
+                self.offers.is_empty()
+                    && self.offers_settled.is_empty()
+                    && self.run_status.is_none()
+                    && self.tasks.is_empty()
+                    && self.links.is_empty()
+                    && self.index.is_none()
+                    && self.copied.is_empty()
+                    && self.transitions.iter().all(|it| it.task == attempt.task)
+                    && self.attempts.iter().all(|it| it.id == *attempt)
+                    && self.attempts_ended.iter().all(|it| it.id == *attempt)
+                    && self.calls.iter().all(|it| it.id.attempt == *attempt)
+                    && self.calls_ended.iter().all(|it| it.id.attempt == *attempt)
+                    && self.contexts.iter().all(|it| it.id == *attempt)
+            }
+        };
+        if is_fine { Ok(()) } else { Err(Error::Invalid { what: "a change holds what its writer must not write" }) }
+    }
+}
+
+/// An attempt that any worker may claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewOffer {
+    /// The attempt.
+    pub id: AttemptId,
+    /// Who can do it.
+    pub role: Role,
+    /// Lower ones are claimed first.
+    pub rank: i64,
 }
 
 /// What became of a change.
@@ -82,6 +167,8 @@ pub enum Committed {
     },
     /// Somebody else was faster; nothing of it was written.
     Stale,
+    /// The run's money does not suffice for the calls it begins; nothing of it was written.
+    OverBudget,
 }
 
 /// A task goes from one status to another, if it still is where the manager thinks.
@@ -147,6 +234,8 @@ pub struct NewAttempt {
     pub role: Role,
     /// The model that is asked first.
     pub model: String,
+    /// Names everything it depends on but memories that were found; for a replay.
+    pub input_hash: Option<TextHash>,
 }
 
 /// An attempt that ends, at the change's time.

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** no message holds a password: a database is named by host, port and name only.
 
-use std::io;
+use std::{io, path::PathBuf};
 
 use crewline_types::{ErrorKind, RunId, RunStatus, Timestamp};
 use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr, sqlx};
@@ -111,6 +111,24 @@ pub enum Error {
         /// What is wrong.
         what: &'static str,
     },
+    /// A file that must not be replaced.
+    #[error("`{}` exists already", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file that can not be written.
+    #[error("cannot write `{}`", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The database is no file that could be copied.
+    #[error("only a database in a SQLite file can be backed up")]
+    BackupElsewhere,
     /// A defect: a statement or a value the database refuses.
     #[error("the database refused a statement")]
     Internal {
@@ -129,14 +147,18 @@ impl Error {
     /// What kind of failure it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Url { .. } | Self::Invalid { .. } => ErrorKind::Invalid,
+            Self::Url { .. } | Self::Invalid { .. } | Self::BackupElsewhere => ErrorKind::Invalid,
             Self::Open { source, .. } => source.kind(),
-            Self::NewerSchema { .. } | Self::Stale { .. } | Self::Held { .. } | Self::Finished { .. } => {
-                ErrorKind::Conflict
-            }
+            Self::NewerSchema { .. }
+            | Self::Stale { .. }
+            | Self::Held { .. }
+            | Self::Finished { .. }
+            | Self::Exists { .. } => ErrorKind::Conflict,
             Self::Locked { .. } => ErrorKind::Busy,
             Self::NotFound { .. } => ErrorKind::NotFound,
-            Self::DiskFull { .. } | Self::Unavailable { .. } | Self::CommitUnknown { .. } => ErrorKind::Unavailable,
+            Self::DiskFull { .. } | Self::Unavailable { .. } | Self::CommitUnknown { .. } | Self::File { .. } => {
+                ErrorKind::Unavailable
+            }
             Self::Corrupt { .. } | Self::Internal { .. } => ErrorKind::Internal,
         }
     }
@@ -157,6 +179,9 @@ impl Error {
             Self::CommitUnknown { .. } => "store.commit_unknown",
             Self::Corrupt { .. } => "store.corrupt",
             Self::Invalid { .. } => "store.invalid",
+            Self::Exists { .. } => "store.exists",
+            Self::File { .. } => "store.file",
+            Self::BackupElsewhere => "store.backup",
             Self::Internal { .. } => "store.internal",
         }
     }
@@ -175,6 +200,9 @@ impl Error {
             | Self::CommitUnknown { .. }
             | Self::Corrupt { .. }
             | Self::Invalid { .. }
+            | Self::Exists { .. }
+            | Self::File { .. }
+            | Self::BackupElsewhere
             | Self::Internal { .. } => false,
         }
     }
@@ -271,6 +299,8 @@ fn of_sqlstate(code: &str, words: String) -> Error {
         "55P03" => Error::Locked { source: Cause(words) },
         // Too many connections, no such database, wrong password; the server stops or starts.
         "53300" | "3D000" | "28P01" | "28000" => Error::unavailable(words),
+        // A message the server did not expect: a defect here or in the driver.
+        "08P01" => Error::internal(words),
         _ if code.starts_with("08") || code.starts_with("57P") => Error::unavailable(words),
         _ => Error::internal(words),
     }
@@ -298,6 +328,7 @@ mod tests {
             ("40P01", ErrorKind::Busy, "store.locked"),
             ("57P01", ErrorKind::Unavailable, "store.unavailable"),
             ("08006", ErrorKind::Unavailable, "store.unavailable"),
+            ("08P01", ErrorKind::Internal, "store.internal"),
             ("23505", ErrorKind::Internal, "store.internal"),
         ] {
             let error = of_sqlstate(code, String::new());

@@ -2,44 +2,71 @@
 //!
 //! The heart is [`Store::commit`]: many changes of many runs in one transaction, in a few set-based statements.
 //! Where things are: `open` (URL, pragmas, pools, migrations), `change` (what a caller hands over), `commit` (how it
-//! is written), `run` (runs and their leases), `query` (reads), `memory` (memories, vectors, the outbox), `entity`
-//! (rows, private), `migration` (the schema), `sql`, `statements`, `rows` and `tx` (texts,
-//! arguments and the one writing connection).
+//! is written), `run` (runs and their leases), `queue` (offers and claims), `node` (processes and wishes), `hints`
+//! (what others tell), `query`, `recover`, `find` and `lineage` (reads), `memory` (memories, vectors, the outbox),
+//! `memory_edit` (adding, marking, forgetting), `backup`, `integrity` and `prune` (for operators), `entity` (rows,
+//! private), `migration` (the schema), `sql`, `statements`, `rows`, `tx` and `retry` (texts, arguments and the one writing
+//! connection).
 //!
 //! **Invariant:** sea-orm, and sqlx through it, are used in this crate only; no row type leaves it.
 //! **Invariant:** all writing goes through one connection of the process, one transaction at a time.
-//! **Invariant:** a manager whose epoch is no longer the run's writes nothing.
+//! **Invariant:** a manager whose epoch is no longer the run's writes nothing, nor does a worker whose claim is gone.
 //! **Invariant:** a NUL character in a text is stored as U+FFFD on both databases (PostgreSQL can not hold it);
 //! hashes and ids are those of the text as it was given.
 
+mod backup;
 mod change;
 mod commit;
 mod entity;
 mod error;
+mod find;
+mod hints;
+mod integrity;
+mod lineage;
 mod memory;
+mod memory_edit;
 pub mod metrics;
 mod migration;
+mod node;
 mod open;
+mod prune;
 mod query;
+mod queue;
+mod recover;
+mod retry;
 mod rows;
 mod run;
 mod sql;
 mod statements;
+mod stats;
 mod tx;
+mod work;
 
 use std::{
     collections::HashMap,
     fmt,
+    path::PathBuf,
     sync::{Arc, Mutex},
 };
 
 use crewline_types::TaskId;
-use sea_orm::DatabaseConnection;
+use sea_orm::{DatabaseConnection, sqlx::postgres::PgConnectOptions};
 
-pub use change::{AttemptEnd, CallEnd, Change, Committed, NewAttempt, NewCall, NewContext, RunEnd, Transition};
+pub use change::{
+    AttemptEnd, CallEnd, Change, Committed, Fence, NewAttempt, NewCall, NewContext, NewOffer, RunEnd, Transition,
+};
 pub use error::Error;
+pub use hints::{Hint, Hints};
+pub use integrity::Problem;
+pub use lineage::{Lineage, Origin};
+pub use node::{NodeKind, NodeRow, Wish};
+pub use prune::Deleted;
 pub use query::{AttemptRow, AttemptStatus, CallRow, ContextRow};
+pub use queue::{Offer, OfferState, OpenOffer, Withdraw};
+pub use recover::{Answer, OpenAttempt};
 pub use run::{Claim, NewRun, RunRow};
+pub use stats::{AnswerRow, CostBy, CostRow};
+pub use work::WorkRow;
 
 /// Which database a store speaks to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -64,6 +91,10 @@ struct Inner {
     reader: DatabaseConnection,
     /// Row numbers of tasks: they never change, so they are looked up once.
     numbers: Mutex<HashMap<TaskId, i64>>,
+    /// How to listen to other processes, where that can be done.
+    listening: Option<Box<PgConnectOptions>>,
+    /// The file, when it is one.
+    file: Option<PathBuf>,
 }
 
 impl Store {

@@ -5,18 +5,22 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use crewline_types::{MemoryId, MemoryRecord, MemoryType, ProjectScope, RunId, TaskId, Timestamp};
-use sea_orm::{ConnectionTrait as _, FromQueryResult, Statement, Value};
+use crewline_types::{MemoryId, MemoryMarks, MemoryRecord, MemoryType, ProjectScope, RunId, TaskId, Timestamp};
+use sea_orm::{ConnectionTrait as _, FromQueryResult, QueryResult, Statement, Value};
 
 use crate::{
     Backend, Error, Store,
-    entity::{self, opt},
+    entity::{self, opt, small},
     sql::{Args, clamp, clean},
     statements as sql,
 };
 
+/// Ids in one statement.
+const IDS_MAX: usize = 500;
+
 const COLUMNS: &str = "m.seq, m.id, m.project, m.run_id, m.task_id, m.kind, m.agent, m.created_at, \
-     COALESCE(m.text, t.body) AS text, m.source_ids";
+     COALESCE(m.text, t.body) AS text, m.source_ids, m.importance, m.pinned, m.superseded_by, m.repeats, m.stale, \
+     m.metadata";
 
 /// A memory with its text, wherever that is kept.
 #[derive(FromQueryResult)]
@@ -31,6 +35,12 @@ struct MemoryRow {
     created_at: i64,
     text: Option<String>,
     source_ids: Option<Vec<u8>>,
+    importance: i64,
+    pinned: bool,
+    superseded_by: Option<Vec<u8>>,
+    repeats: i64,
+    stale: bool,
+    metadata: Option<String>,
 }
 
 impl Store {
@@ -46,6 +56,47 @@ impl Store {
         let condition = "m.project = $1 AND m.seq > $2 ORDER BY m.seq LIMIT $3";
         let project = clean(scope.project()).into_owned();
         self.select(condition, vec![project.into(), clamp(after).into(), i64::from(limit).into()]).await
+    }
+
+    /// The memories of a project with these ids, in no order; ids that are not there are left out.
+    pub async fn memories_by_id(
+        &self,
+        scope: &ProjectScope,
+        ids: &[MemoryId],
+    ) -> Result<Vec<(u64, MemoryRecord)>, Error> {
+        let mut found = Vec::new();
+        for ids in ids.chunks(IDS_MAX) {
+            let condition = format!("m.project = $1 AND m.id IN ({})", marks_from(2, ids.len()));
+            let mut values: Vec<Value> = vec![clean(scope.project()).into_owned().into()];
+            values.extend(ids.iter().map(|id| Value::from(id.0.to_be_bytes().to_vec())));
+            found.extend(self.select(&condition, values).await?);
+        }
+        Ok(found)
+    }
+
+    /// The projects that have memories, and how many each.
+    pub async fn memory_projects(&self) -> Result<Vec<(String, u64)>, Error> {
+        let reader = self.reader().await?;
+        let text = "SELECT project, COUNT(*) FROM memories GROUP BY project ORDER BY project";
+        let rows = reader.query_all_raw(Statement::from_string(reader.get_database_backend(), text)).await?;
+        rows.iter()
+            .map(|row| {
+                let count: i64 = row.try_get_by_index(1)?;
+                Ok((row.try_get_by_index(0)?, entity::unsigned(count)))
+            })
+            .collect()
+    }
+
+    /// When the oldest memory that the vector store does not have was made.
+    pub async fn memory_outbox_oldest(&self) -> Result<Option<Timestamp>, Error> {
+        let text = match self.backend() {
+            Backend::Sqlite => "SELECT MIN(created_at) FROM memories WHERE drained = 0",
+            Backend::Postgres => "SELECT MIN(created_at) FROM memories WHERE NOT drained",
+        };
+        let reader = self.reader().await?;
+        let row = reader.query_one_raw(Statement::from_string(reader.get_database_backend(), text)).await?;
+        let at: Option<i64> = row.map_or(Ok(None), |row| row.try_get_by_index(0))?;
+        Ok(at.map(Timestamp))
     }
 
     /// Memories the vector store does not have yet, oldest first, each with its row number.
@@ -79,14 +130,29 @@ impl Store {
              WHERE m.project = $1 ORDER BY m.seq",
             [clean(scope.project()).into_owned().into(), clean(model).into_owned().into()],
         );
-        let mut vectors = Vec::new();
-        for row in reader.query_all_raw(statement).await? {
-            let (id, bytes): (Vec<u8>, Vec<u8>) = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
-            let (floats, rest) = bytes.as_chunks::<4>();
-            if !rest.is_empty() {
-                return Err(Error::corrupt("memory_vectors.vector", &format!("{} bytes", bytes.len())));
+        reader.query_all_raw(statement).await?.iter().map(vector_of).collect()
+    }
+
+    /// The vectors by one embedding model of the memories with these ids.
+    pub async fn vectors_by_id(&self, model: &str, ids: &[MemoryId]) -> Result<HashMap<MemoryId, Vec<f32>>, Error> {
+        let mut vectors = HashMap::new();
+        for ids in ids.chunks(IDS_MAX) {
+            let reader = self.reader().await?;
+            let mut values: Vec<Value> = vec![clean(model).into_owned().into()];
+            values.extend(ids.iter().map(|id| Value::from(id.0.to_be_bytes().to_vec())));
+            let statement = Statement::from_sql_and_values(
+                reader.get_database_backend(),
+                format!(
+                    "SELECT m.id, v.vector FROM memories AS m JOIN memory_vectors AS v \
+                     ON v.memory = m.seq AND v.model = $1 WHERE m.id IN ({})",
+                    marks_from(2, ids.len())
+                ),
+                values,
+            );
+            for row in reader.query_all_raw(statement).await? {
+                let (id, vector) = vector_of(&row)?;
+                vectors.insert(id, vector);
             }
-            vectors.push((memory_id(&id)?, floats.iter().map(|it| f32::from_le_bytes(*it)).collect()));
         }
         Ok(vectors)
     }
@@ -155,12 +221,37 @@ impl MemoryRow {
             created_at: Timestamp(self.created_at),
             text: text.into(),
             source_ids: sources.iter().map(|it| MemoryId(u128::from_be_bytes(*it))).collect(),
+            marks: MemoryMarks {
+                importance: small("memories.importance", self.importance)?,
+                pinned: self.pinned,
+                superseded_by: self.superseded_by.as_deref().map(memory_id).transpose()?,
+                repeats: small("memories.repeats", self.repeats)?,
+                stale: self.stale,
+                metadata: opt("memories.metadata", self.metadata, |it| serde_json::from_str(it).ok())?
+                    .unwrap_or_default(),
+            },
         };
         Ok((entity::unsigned(self.seq), record))
     }
 }
 
-fn memory_id(bytes: &[u8]) -> Result<MemoryId, Error> {
+pub(crate) fn memory_id(bytes: &[u8]) -> Result<MemoryId, Error> {
     let bytes = bytes.try_into().map_err(|_| Error::corrupt("memories.id", &format!("{} bytes", bytes.len())))?;
     Ok(MemoryId(u128::from_be_bytes(bytes)))
+}
+
+/// `$2, $3 …`, for so many values.
+fn marks_from(first: usize, count: usize) -> String {
+    let marks: Vec<String> = (first..first + count).map(|number| format!("${number}")).collect();
+    marks.join(", ")
+}
+
+/// An id and a vector.
+fn vector_of(row: &QueryResult) -> Result<(MemoryId, Vec<f32>), Error> {
+    let (id, bytes): (Vec<u8>, Vec<u8>) = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
+    let (floats, rest) = bytes.as_chunks::<4>();
+    if !rest.is_empty() {
+        return Err(Error::corrupt("memory_vectors.vector", &format!("{} bytes", bytes.len())));
+    }
+    Ok((memory_id(&id)?, floats.iter().map(|it| f32::from_le_bytes(*it)).collect()))
 }

@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// How long a connection may take to stand, and how long a reader waits for one.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long SQLite waits for another process's lock.
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
@@ -48,7 +48,7 @@ const READERS_MAX: u32 = 4;
 /// Idle readers are closed after this long.
 const READER_IDLE: Duration = Duration::from_mins(1);
 
-/// The writer has some 20 statements in up to 9 sizes.
+/// The writer has some 40 statements in up to 9 sizes, most of them in one or two.
 const STATEMENTS_MAX: usize = 256;
 
 /// Pages in the write-ahead log before they are copied back: each is copied once however often it was written.
@@ -85,6 +85,11 @@ impl Store {
             Err(source) => Err(Error::Open { target: name, source: Box::new(source) }),
             Ok(store) => Ok(store),
         }
+    }
+
+    /// The newest schema that this version knows; every database that it has opened has it.
+    pub fn schema() -> String {
+        Migrator::migrations().last().map(|it| it.name().to_owned()).unwrap_or_default()
     }
 
     /// Whether the database answers; for readiness.
@@ -144,7 +149,7 @@ fn describe(target: &Target) -> String {
 
 async fn open_sqlite(path: Option<PathBuf>, name: &str) -> Result<Inner, Error> {
     let is_memory = path.is_none();
-    let base = match path {
+    let base = match path.clone() {
         Some(path) => SqliteConnectOptions::new().filename(path).create_if_missing(true),
         None => SqliteConnectOptions::new().in_memory(true),
     }
@@ -196,6 +201,8 @@ async fn open_sqlite(path: Option<PathBuf>, name: &str) -> Result<Inner, Error> 
         writer: Writer::new(Pool::Sqlite(pool), is_memory),
         reader: SqlxSqliteConnector::from_sqlx_sqlite_pool(readers),
         numbers: std::sync::Mutex::default(),
+        listening: None,
+        file: path,
     })
 }
 
@@ -230,13 +237,15 @@ async fn open_postgres(options: PgConnectOptions, name: &str) -> Result<Inner, E
         .max_connections(READERS_MAX)
         .idle_timeout(READER_IDLE)
         .acquire_timeout(CONNECT_LIMIT)
-        .connect_lazy_with(base.options([("statement_timeout", "30s")]));
+        .connect_lazy_with(base.clone().options([("statement_timeout", "30s")]));
     Ok(Inner {
         backend: Backend::Postgres,
         target: name.into(),
         writer: Writer::new(Pool::Postgres(pool), false),
         reader: SqlxPostgresConnector::from_sqlx_postgres_pool(readers),
         numbers: std::sync::Mutex::default(),
+        listening: Some(Box::new(base)),
+        file: None,
     })
 }
 

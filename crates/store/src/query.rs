@@ -77,6 +77,8 @@ pub struct AttemptRow {
     pub started_at: Timestamp,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
+    /// Names everything it depended on but memories that were found.
+    pub input_hash: Option<TextHash>,
 }
 
 /// A call as the database holds it.
@@ -126,7 +128,7 @@ pub struct ContextRow {
 }
 
 /// The numbers of the run's tasks, as a subquery.
-fn numbers_of(run: RunId) -> SelectStatement {
+pub(crate) fn numbers_of(run: RunId) -> SelectStatement {
     entity::task::Entity::find()
         .select_only()
         .column(entity::task::Column::Number)
@@ -249,7 +251,7 @@ impl Store {
             .collect()
     }
 
-    async fn ids(&self, run: RunId) -> Result<HashMap<i64, TaskId>, Error> {
+    pub(crate) async fn ids(&self, run: RunId) -> Result<HashMap<i64, TaskId>, Error> {
         let rows: Vec<(i64, String)> = entity::task::Entity::find()
             .select_only()
             .column(entity::task::Column::Number)
@@ -262,6 +264,6 @@ impl Store {
     }
 }
 
-fn id_of(ids: &HashMap<i64, TaskId>, number: i64) -> Result<TaskId, Error> {
+pub(crate) fn id_of(ids: &HashMap<i64, TaskId>, number: i64) -> Result<TaskId, Error> {
     ids.get(&number).copied().ok_or_else(|| Error::corrupt("tasks.number", &number.to_string()))
 }

@@ -8,7 +8,7 @@ use crewline_types::{
 };
 
 use crate::{
-    change::{AttemptEnd, CallEnd, Change, NewAttempt, NewCall, NewContext, Transition},
+    change::{AttemptEnd, CallEnd, Change, NewAttempt, NewCall, NewContext, NewOffer, Transition},
     sql::{Args, clamp},
 };
 
@@ -74,6 +74,7 @@ pub(super) fn add_task(args: &mut Args, task: &Task) {
     args.int(task.created_at.0);
     args.int_or_null(task.started_at.map(|at| at.0));
     args.int_or_null(task.finished_at.map(|at| at.0));
+    args.int_or_null(task.duration.map(|it| i64::try_from(it.as_millis()).unwrap_or(i64::MAX)));
 }
 
 /// A transition and where it comes from.
@@ -111,6 +112,17 @@ pub(super) fn add_attempt(args: &mut Args, (number, attempt, at): &(i64, &NewAtt
     args.int(attempt.id.number.into());
     args.word(attempt.role.as_str());
     args.word(&attempt.model);
+    args.int(at.0);
+    args.bytes_or_null(attempt.input_hash.as_ref().map(|hash| hash.0.as_slice()));
+}
+
+pub(super) fn add_offer(args: &mut Args, (number, offer, run, at): &(i64, &NewOffer, RunId, Timestamp)) {
+    args.int(*number);
+    args.int(offer.id.number.into());
+    args.text(offer.id.task.as_str());
+    args.word(run.as_str());
+    args.word(offer.role.as_str());
+    args.int(offer.rank);
     args.int(at.0);
 }
 
@@ -156,9 +168,11 @@ fn add_note(args: &mut Args, note: Option<&ErrorNote>) {
     }
 }
 
-pub(super) fn add_text(args: &mut Args, text: &Text) {
+pub(super) fn add_text(args: &mut Args, (text, at): &(&Text, Timestamp)) {
     args.bytes(&text.hash.0);
     args.shared(&text.body);
+    // The statement subtracts from it.
+    args.int(at.0.max(0));
 }
 
 pub(super) fn add_context(args: &mut Args, (number, context, at): &(i64, &NewContext, Timestamp)) {

@@ -9,9 +9,10 @@ use crewline_types::{RunId, RunStatus, Task, TextHash, Timestamp};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
 use crate::{
-    Error, Store,
-    commit::insert_tasks,
+    Error, Lineage, Store,
+    commit::begin_run,
     entity,
+    hints::News,
     sql::{Args, clean},
     statements as sql,
 };
@@ -67,6 +68,8 @@ pub struct RunRow {
     pub finished_at: Option<Timestamp>,
     /// Why it did not complete, as JSON of an `ErrorNote`.
     pub error: Option<String>,
+    /// The run it was made from.
+    pub lineage: Option<Lineage>,
 }
 
 /// Whether a run is taken from an owner whose lease has not ended.
@@ -83,15 +86,8 @@ impl Store {
     pub async fn create_run(&self, run: &NewRun, root: &Task) -> Result<(), Error> {
         let mut tx = self.inner.writer.begin().await?;
         let created = async {
-            let rows = std::slice::from_ref(run);
-            tx.write(&sql::INSERT_PROJECTS, rows, |args, run| {
-                args.shared(&run.project);
-                args.int(run.at.0);
-            })
-            .await?;
-            tx.write(&sql::INSERT_RUNS, rows, add_run).await?;
             let mut numbers = HashMap::new();
-            insert_tasks(&mut tx, &[root], &mut numbers).await?;
+            begin_run(&mut tx, run, root, &mut numbers).await?;
             Ok::<_, Error>(numbers)
         };
         match created.await {
@@ -109,37 +105,15 @@ impl Store {
 
     /// Takes a run that is running, interrupted or at a limit, and answers its new epoch. It is running from then on.
     ///
+    /// What somebody wished of the run is forgotten, unless it was its owner's to fulfil already.
+    ///
     /// It is [`Error::Held`] while another owner's lease lasts, unless by [`Claim::Force`]; an owner may claim its own
     /// run again. A run that completed, failed or was cancelled is [`Error::Finished`].
     pub async fn claim_run(&self, run: RunId, owner: &str, lease: Duration, force: Claim) -> Result<u64, Error> {
         let rows = [(run, owner, lease_us(lease), force == Claim::Force)];
-        let mut tx = self.inner.writer.begin().await?;
-        let mut epoch = None;
-        let claimed = tx
-            .ask(
-                &sql::CLAIM_RUN,
-                &rows,
-                |args, (run, owner, lease, force)| {
-                    args.text(run.as_str());
-                    args.text(owner);
-                    args.int(*lease);
-                    args.bool(*force);
-                },
-                |row| {
-                    epoch = Some(row.int(0)?.unsigned_abs());
-                    Ok(())
-                },
-            )
-            .await;
-        match claimed {
-            Err(error) => {
-                tx.rollback(&error).await;
-                return Err(error);
-            }
-            Ok(()) => tx.commit().await?,
-        }
-        if let Some(epoch) = epoch {
-            return Ok(epoch);
+        let claimed = self.ask_alone(&sql::CLAIM_RUN, &rows, add_claim, |row| Ok(row.int(0)?.unsigned_abs())).await?;
+        if let Some(epoch) = claimed.first() {
+            return Ok(*epoch);
         }
         let row = self.run(run).await?.ok_or(Error::NotFound { run })?;
         match (row.status, row.owner, row.lease_until) {
@@ -157,43 +131,38 @@ impl Store {
     /// Replaces what a run was launched with. [`Error::Stale`] when somebody else has claimed it.
     pub async fn configure_run(&self, run: RunId, epoch: u64, settings: &str) -> Result<(), Error> {
         let rows = [(run, epoch, settings)];
-        let mut tx = self.inner.writer.begin().await?;
         let add = |args: &mut Args, (run, epoch, settings): &(RunId, u64, &str)| {
             args.text(run.as_str());
             args.count(*epoch);
             args.text(settings);
         };
-        match tx.write(&sql::CONFIGURE_RUN, &rows, add).await {
-            Ok(touched) => {
-                tx.commit().await?;
-                if touched == 1 { Ok(()) } else { Err(Error::Stale { run, epoch }) }
-            }
-            Err(error) => {
-                tx.rollback(&error).await;
-                Err(error)
-            }
-        }
+        let touched = self.write_alone(&sql::CONFIGURE_RUN, &rows, add).await?;
+        if touched == 1 { Ok(()) } else { Err(Error::Stale { run, epoch }) }
     }
 
     /// Keeps a run for another `lease` from now. [`Error::Stale`] when somebody else has claimed it, or it has ended.
     pub async fn renew_run(&self, run: RunId, epoch: u64, lease: Duration) -> Result<(), Error> {
         let rows = [(run, epoch, lease_us(lease))];
-        let mut tx = self.inner.writer.begin().await?;
         let add = |args: &mut Args, (run, epoch, lease): &(RunId, u64, i64)| {
             args.text(run.as_str());
             args.count(*epoch);
             args.int(*lease);
         };
-        match tx.write(&sql::RENEW_RUN, &rows, add).await {
-            Ok(touched) => {
-                tx.commit().await?;
-                if touched == 1 { Ok(()) } else { Err(Error::Stale { run, epoch }) }
-            }
-            Err(error) => {
-                tx.rollback(&error).await;
-                Err(error)
-            }
+        let touched = self.write_alone(&sql::RENEW_RUN, &rows, add).await?;
+        if touched == 1 { Ok(()) } else { Err(Error::Stale { run, epoch }) }
+    }
+
+    /// Lets go of a run that goes on, so that anybody may claim it. [`Error::Stale`] when somebody else has, or it ended.
+    pub async fn release_run(&self, run: RunId, epoch: u64) -> Result<(), Error> {
+        let add = |args: &mut Args, (run, epoch): &(RunId, u64)| {
+            args.text(run.as_str());
+            args.count(*epoch);
+        };
+        if self.write_alone(&sql::RELEASE_RUN, &[(run, epoch)], add).await? == 0 {
+            return Err(Error::Stale { run, epoch });
         }
+        self.tell(&News { has_orphan: true, ..News::default() }).await;
+        Ok(())
     }
 
     /// A run.
@@ -220,11 +189,18 @@ impl Store {
     }
 }
 
-fn lease_us(lease: Duration) -> i64 {
+pub(crate) fn lease_us(lease: Duration) -> i64 {
     i64::try_from(lease.as_micros()).unwrap_or(i64::MAX).min(LEASE_MAX_US)
 }
 
-fn add_run(args: &mut Args, run: &NewRun) {
+pub(crate) fn add_claim(args: &mut Args, (run, owner, lease, force): &(RunId, &str, i64, bool)) {
+    args.text(run.as_str());
+    args.text(owner);
+    args.int(*lease);
+    args.bool(*force);
+}
+
+pub(crate) fn add_run(args: &mut Args, run: &NewRun) {
     args.text(run.id.as_str());
     args.shared(&run.project);
     args.shared(&run.goal);

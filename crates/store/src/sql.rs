@@ -46,7 +46,8 @@ impl Type {
 
 /// One statement over many rows.
 ///
-/// In the texts `LEAST(` is the smaller of two numbers and `NOW_MICROS` the database's clock, on both databases.
+/// In the texts `LEAST(` is the smaller of two numbers, `NOW_MICROS` the database's clock, `TRANSACTION_ID` the name of
+/// the transaction or NULL; `FOR_UPDATE_OF_O` and `SKIP_LOCKED_OF_O` lock rows where the database has such locks.
 #[derive(Debug)]
 pub(crate) struct Bulk {
     before: &'static str,
@@ -161,13 +162,24 @@ fn bucket_of(rows: usize) -> usize {
     (rows.max(1).next_power_of_two().trailing_zeros() as usize).min(BUCKETS - 1)
 }
 
-fn dialect(text: &str, backend: Backend) -> String {
-    match backend {
-        Backend::Sqlite => {
-            text.replace("LEAST(", "MIN(").replace("NOW_MICROS", "CAST(unixepoch('subsec') * 1000000 AS INTEGER)")
-        }
-        Backend::Postgres => text.replace("NOW_MICROS", "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT"),
-    }
+pub(crate) fn dialect(text: &str, backend: Backend) -> String {
+    let words = match backend {
+        Backend::Sqlite => [
+            ("LEAST(", "MIN("),
+            ("NOW_MICROS", "CAST(unixepoch('subsec') * 1000000 AS INTEGER)"),
+            ("FOR_UPDATE_OF_O", ""),
+            ("SKIP_LOCKED_OF_O", ""),
+            ("TRANSACTION_ID", "NULL"),
+        ],
+        Backend::Postgres => [
+            ("LEAST(", "LEAST("),
+            ("NOW_MICROS", "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT"),
+            ("FOR_UPDATE_OF_O", "FOR UPDATE OF o"),
+            ("SKIP_LOCKED_OF_O", "FOR UPDATE OF o SKIP LOCKED"),
+            ("TRANSACTION_ID", "pg_current_xact_id()::TEXT"),
+        ],
+    };
+    words.into_iter().fold(text.to_owned(), |text, (mark, word)| text.replace(mark, word))
 }
 
 /// The arguments of one statement.

@@ -19,6 +19,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use crate::{
     Backend,
     error::{Cause, Error},
+    hints::CHANNEL,
     sql::{self, Args, Bulk, Group, Part, ROWS_MAX},
 };
 
@@ -50,7 +51,21 @@ impl Row {
         })
     }
 
+    pub(crate) fn int_or_null(&self, column: usize) -> Result<Option<i64>, Error> {
+        Ok(match self {
+            Self::Sqlite(row) => row.try_get(column)?,
+            Self::Postgres(row) => row.try_get(column)?,
+        })
+    }
+
     pub(crate) fn text(&self, column: usize) -> Result<&str, Error> {
+        Ok(match self {
+            Self::Sqlite(row) => row.try_get(column)?,
+            Self::Postgres(row) => row.try_get(column)?,
+        })
+    }
+
+    pub(crate) fn text_or_null(&self, column: usize) -> Result<Option<&str>, Error> {
         Ok(match self {
             Self::Sqlite(row) => row.try_get(column)?,
             Self::Postgres(row) => row.try_get(column)?,
@@ -72,6 +87,8 @@ pub(crate) enum By {
     Itself,
     /// On SQLite by its first statement, which says `BEGIN IMMEDIATE` and saves a trip to the driver's thread.
     FirstStatement,
+    /// Not at all: there is one statement, which is a transaction by itself.
+    Nothing,
 }
 
 /// Hands out transactions, one at a time.
@@ -98,12 +115,12 @@ impl Writer {
         self.begin_by(By::Itself).await
     }
 
-    /// Begins a transaction, on SQLite by its first statement if `by` says so.
+    /// Begins a transaction in the way that `by` says.
     pub(crate) async fn begin_by(&self, by: By) -> Result<Tx, Error> {
         let mut held = self.turn().await?;
         if held.connection.is_some() {
             match Self::start(&mut held, by).await {
-                Ok(()) => return Ok(Tx { held, is_shared: self.is_shared }),
+                Ok(()) => return Ok(self.tx(held, by)),
                 // The server was restarted since; a new connection tells whether it is there.
                 Err(error) if error.breaks_connection() => held.discard(),
                 Err(error) => return Err(error),
@@ -114,7 +131,11 @@ impl Writer {
             Pool::Postgres(pool) => Connection::Postgres(pool.acquire().await?),
         });
         Self::start(&mut held, by).await?;
-        Ok(Tx { held, is_shared: self.is_shared })
+        Ok(self.tx(held, by))
+    }
+
+    fn tx(&self, held: OwnedMutexGuard<Held>, by: By) -> Tx {
+        Tx { held, is_shared: self.is_shared, is_begun: matches!(by, By::Itself), news: String::new() }
     }
 
     async fn start(held: &mut Held, by: By) -> Result<(), Error> {
@@ -124,7 +145,9 @@ impl Writer {
         let begin = match (&connection, by) {
             // Takes the write lock at once: a transaction that reads first could not be upgraded.
             (Connection::Sqlite(_), By::Itself) => "BEGIN IMMEDIATE",
-            (Connection::Sqlite(_), By::FirstStatement) => return Ok(()),
+            (Connection::Sqlite(_), By::FirstStatement | By::Nothing) | (Connection::Postgres(_), By::Nothing) => {
+                return Ok(());
+            }
             (Connection::Postgres(_), By::Itself | By::FirstStatement) => "BEGIN",
         };
         let begun = connection.control(begin).await;
@@ -182,12 +205,28 @@ impl Connection {
         }
         Ok(())
     }
+
+    async fn commit(&mut self, news: &str) -> Result<(), Error> {
+        match self {
+            Self::Postgres(connection) if !news.is_empty() => {
+                // In one trip; `news` holds letters and ids only.
+                let statement = format!("NOTIFY {CHANNEL}, '{news}'; COMMIT");
+                sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut **connection).await?;
+                Ok(())
+            }
+            Self::Sqlite(_) | Self::Postgres(_) => self.control("COMMIT").await,
+        }
+    }
 }
 
 /// A transaction. Dropping it without [`Tx::commit`] undoes it.
 pub(crate) struct Tx {
     held: OwnedMutexGuard<Held>,
     is_shared: bool,
+    /// Whether a statement of its own has begun it.
+    is_begun: bool,
+    /// What other processes are told with the commit, on PostgreSQL.
+    news: String,
 }
 
 impl Tx {
@@ -198,8 +237,20 @@ impl Tx {
         }
     }
 
+    /// Whether a statement of its own has begun it.
+    pub(crate) fn is_begun(&self) -> bool {
+        self.is_begun
+    }
+
+    /// Tells other processes with the commit, on PostgreSQL; `news` holds letters, digits and blanks only.
+    pub(crate) fn tell(&mut self, news: String) {
+        debug_assert!(news.bytes().all(|it| it.is_ascii_alphanumeric() || it == b' ' || it == b'*'));
+        self.news = news;
+    }
+
     /// Begins a transaction that was to be begun by its first statement.
     pub(crate) async fn begin_now(&mut self) -> Result<(), Error> {
+        self.is_begun = true;
         match self.held.connection.as_mut() {
             Some(connection) => connection.control("BEGIN IMMEDIATE").await,
             None => Err(sql::mismatch()),
@@ -305,7 +356,8 @@ impl Tx {
         }
     }
 
-    fn finished(mut self) {
+    /// Nothing is left to be done: its last statement has made everything durable.
+    pub(crate) fn finished(mut self) {
         self.held.is_dirty = false;
         if self.is_shared {
             self.held.connection = None;
@@ -315,7 +367,7 @@ impl Tx {
     /// Makes it durable.
     pub(crate) async fn commit(mut self) -> Result<(), Error> {
         let Some(connection) = self.held.connection.as_mut() else { return Err(sql::mismatch()) };
-        match connection.control("COMMIT").await {
+        match connection.commit(&self.news).await {
             Ok(()) => {
                 self.finished();
                 Ok(())
@@ -375,6 +427,7 @@ mod tests {
             role: crewline_types::Role::manager(),
             priority: crewline_types::Priority::default(),
             status: crewline_types::TaskStatus::Pending,
+            duration: None,
             success_criteria: Vec::new(),
             attempts: 0,
             result: None,

@@ -1,7 +1,7 @@
 //! The binary `crewline` in a directory of its own: runs it, reads its exit code, its events and its files.
 //!
 //! **Invariant:** nothing of the developer's machine leaks in: the environment is empty but for `PATH`, and home,
-//! configuration and data are inside the directory, which is removed at the end.
+//! configuration and data are inside the directory, which is removed at the end unless it is kept.
 //! **Invariant:** a program that does not end is killed after [`TestApp::LIMIT`].
 
 use std::{
@@ -95,6 +95,11 @@ impl TestApp {
     /// The directory of this test.
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Keeps the directory, for whoever looks for the cause of a failure.
+    pub fn keep(&mut self) {
+        self.dir.disable_cleanup(true);
     }
 
     /// A path inside the directory.

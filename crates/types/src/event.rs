@@ -70,6 +70,21 @@ pub struct PlanEntry {
     pub depends_on: Vec<TaskId>,
 }
 
+/// A model of a role's chain, as the router saw it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// The model's name in the registry.
+    pub model: Arc<str>,
+    /// Whether it is asked when those before it gave nothing useful.
+    pub may_be_asked: bool,
+    /// Why.
+    pub reason: Arc<str>,
+}
+
+fn no_candidates() -> Arc<[Candidate]> {
+    Arc::from([])
+}
+
 /// How a model call ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -162,6 +177,9 @@ pub enum EventBody {
         role: Role,
         /// The model that is asked first.
         model: Arc<str>,
+        /// Every model of the role's chain and why it may be asked when, or not, in the order of asking.
+        #[serde(default = "no_candidates", skip_serializing_if = "<[_]>::is_empty")]
+        route: Arc<[Candidate]>,
     },
     /// A model call ended.
     ModelCall {
@@ -201,6 +219,9 @@ pub enum EventBody {
         cost_usd: MicroUsd,
         /// From its first start, in milliseconds.
         elapsed_ms: u64,
+        /// The task of another run whose result it took over; it made no call then.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        copied_from: Option<TaskId>,
     },
     /// An attempt failed.
     TaskFailed {

@@ -17,7 +17,7 @@ pub mod time;
 pub use error::ErrorKind;
 pub use event::{Event, EventBody};
 pub use id::{AttemptId, CallId, IdSource, MemoryId, RunId, TaskId};
-pub use memory::{MemoryRecord, MemoryType, ProjectScope};
+pub use memory::{MemoryMarks, MemoryRecord, MemoryType, ProjectScope};
 pub use model::{ModelAlias, ModelSpec, Price, Role};
 pub use money::{MicroUsd, Usage};
 pub use run::{RunLimits, RunStatus, TaskCounts};

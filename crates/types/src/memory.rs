@@ -1,6 +1,6 @@
 //! What a crew remembers: the record, its type and the scope that every query needs (R1, R2, R6).
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -113,4 +113,51 @@ pub struct MemoryRecord {
     /// The memories it was made from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub source_ids: Vec<MemoryId>,
+    /// What happened to it since, and what people say about it.
+    #[serde(flatten)]
+    pub marks: MemoryMarks,
+}
+
+/// What may change about a memory while its text stays.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemoryMarks {
+    /// How much it matters, in thousandths, 0 … 1000.
+    pub importance: u16,
+    /// Whether a person wants it near the top.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub pinned: bool,
+    /// The newer memory that took its place; it is kept, and ranks lower.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub superseded_by: Option<MemoryId>,
+    /// How often the same thing was said again.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub repeats: u32,
+    /// Whether one of its sources was forgotten or superseded, so that it must be made again.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub stale: bool,
+    /// Whatever else its writer wants kept.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// What a memory matters when nobody says otherwise, in thousandths.
+pub const IMPORTANCE: u16 = 500;
+
+impl Default for MemoryMarks {
+    fn default() -> Self {
+        Self {
+            importance: IMPORTANCE,
+            pinned: false,
+            superseded_by: None,
+            repeats: 0,
+            stale: false,
+            metadata: BTreeMap::new(),
+        }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(value: &u32) -> bool {
+    *value == 0
 }

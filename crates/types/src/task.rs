@@ -1,6 +1,6 @@
 //! A task: its fields, its status and its links (T1–T5).
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -266,6 +266,8 @@ pub struct Task {
     pub role: Role,
     /// How much it matters.
     pub priority: Priority,
+    /// How long it should take.
+    pub duration: Option<Duration>,
     /// Where it is in its life.
     pub status: TaskStatus,
     /// The criteria of success.

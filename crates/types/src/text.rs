@@ -32,6 +32,33 @@ impl fmt::Debug for TextHash {
     }
 }
 
+impl std::str::FromStr for TextHash {
+    type Err = BadHash;
+
+    fn from_str(text: &str) -> Result<Self, BadHash> {
+        let mut bytes = [0; 16];
+        if text.len() != 2 * bytes.len() || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(BadHash);
+        }
+        for (index, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).map_err(|_| BadHash)?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+/// A text that is not 32 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a hash is 32 hexadecimal digits")]
+pub struct BadHash;
+
+impl<'de> serde::Deserialize<'de> for TextHash {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 impl serde::Serialize for TextHash {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -56,5 +83,19 @@ impl From<String> for Text {
 impl From<&str> for Text {
     fn from(body: &str) -> Self {
         Self { hash: TextHash::of(body), body: body.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_is_read_as_it_is_written() {
+        let hash = TextHash::of("x");
+        assert_eq!(hash.to_string().parse(), Ok(hash));
+        for bad in ["", "00", "zz3456789012345678901234567890ab", "+f3456789012345678901234567890ab"] {
+            assert_eq!(bad.parse::<TextHash>(), Err(BadHash), "{bad}");
+        }
     }
 }

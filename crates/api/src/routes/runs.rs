@@ -1,4 +1,4 @@
-//! `/api/v1/runs`: launch, list, show, cancel.
+//! `/api/v1/runs`: launch, list, show; pause, cancel, kill.
 
 use axum::{
     Json,
@@ -9,8 +9,8 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use crewline_runtime::Error;
-use crewline_types::{ErrorKind, RunId, RunStatus};
+use crewline_runtime::Wish;
+use crewline_types::RunId;
 use serde::Deserialize;
 
 use crate::{
@@ -63,29 +63,25 @@ pub(crate) async fn show(
     Ok(Json(app.handle.report(run).await?.into()))
 }
 
-/// `POST /api/v1/runs/{id}/cancel`
-pub(crate) async fn cancel(
-    State(app): State<App>,
-    id: Result<Path<String>, PathRejection>,
-) -> Result<StatusCode, Problem> {
-    let run = find(&app, id).await?;
-    match app.handle.cancel(run).await {
-        Ok(()) => Ok(StatusCode::ACCEPTED),
-        Err(Error::NotFound { .. }) => {
-            // A run that exists, but not here and now, is a conflict; one that does not exist says so itself.
-            let status = app.handle.report(run).await?.status;
-            let detail = match status {
-                RunStatus::Running => format!("run `{run}` is being worked on by another process"),
-                RunStatus::Completed
-                | RunStatus::Failed
-                | RunStatus::Cancelled
-                | RunStatus::Interrupted
-                | RunStatus::LimitReached => format!("run `{run}` is {}", status.as_str()),
-            };
-            Err(Problem::new(ErrorKind::Conflict, "run.not_active", detail))
-        }
-        Err(error) => Err(error.into()),
-    }
+/// `POST /api/v1/runs/{id}/pause`: nothing more starts; `resume` continues the run.
+pub(crate) async fn pause(app: State<App>, id: Result<Path<String>, PathRejection>) -> Result<StatusCode, Problem> {
+    ask(&app, id, Wish::Pause).await
+}
+
+/// `POST /api/v1/runs/{id}/cancel`: nothing more starts, what runs ends, the run is over.
+pub(crate) async fn cancel(app: State<App>, id: Result<Path<String>, PathRejection>) -> Result<StatusCode, Problem> {
+    ask(&app, id, Wish::Cancel).await
+}
+
+/// `POST /api/v1/runs/{id}/kill`: what runs is aborted, the run is over.
+pub(crate) async fn kill(app: State<App>, id: Result<Path<String>, PathRejection>) -> Result<StatusCode, Problem> {
+    ask(&app, id, Wish::Kill).await
+}
+
+async fn ask(app: &App, id: Result<Path<String>, PathRejection>, wish: Wish) -> Result<StatusCode, Problem> {
+    let run = find(app, id).await?;
+    app.handle.ask_to(run, wish).await?;
+    Ok(StatusCode::ACCEPTED)
 }
 
 /// The run that `id`, or its shortest unique prefix, names.

@@ -29,8 +29,8 @@ use crate::{
   crewline init
   crewline init --registry team.yaml --force
 
-Looks for OPENAI_API_KEY and OPENROUTER_API_KEY, for Ollama, LM Studio, vLLM and llama-server on this machine, and for
-what `crewline setup --local` has installed. Writes the file that `--registry` names, else ./crewline.yaml.")]
+Looks for OPENAI_API_KEY, ANTHROPIC_API_KEY and OPENROUTER_API_KEY, for Ollama, LM Studio, vLLM and llama-server on this
+machine, and for what `crewline setup --local` has installed. Writes the file that `--registry` names, else ./crewline.yaml.")]
 pub(crate) struct InitArgs {
     /// Overwrite the file if it exists
     #[arg(long)]
@@ -85,8 +85,7 @@ struct Written<'a> {
 fn describe(found: &Found) -> Vec<String> {
     let mut lines = Vec::new();
     for key in &found.keys {
-        let note = key.note().map(|note| format!(" ({note})")).unwrap_or_default();
-        lines.push(format!("found {} in the environment{note}", key.variable()));
+        lines.push(format!("found {} in the environment", key.variable()));
     }
     for server in &found.servers {
         let models: Vec<_> = server.models.iter().map(|model| clean(&model.id).into_owned()).collect();

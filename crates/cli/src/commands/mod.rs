@@ -3,23 +3,43 @@
 //! **Invariant:** a command returns how the process ends; only [`execute`] prints its error.
 
 pub(crate) mod completions;
+pub(crate) mod cost;
+pub(crate) mod critical_path;
+pub(crate) mod db;
+pub(crate) mod diff;
 pub(crate) mod docs;
 pub(crate) mod doctor;
+pub(crate) mod graph;
 pub(crate) mod guard;
 pub(crate) mod init;
+pub(crate) mod logs;
+pub(crate) mod memory;
+pub(crate) mod models;
+pub(crate) mod nodes;
+mod preview;
+pub(crate) mod prune;
 pub(crate) mod ps;
 pub(crate) mod registry;
+pub(crate) mod replay;
 pub(crate) mod resume;
+pub(crate) mod retry;
+pub(crate) mod route;
 pub(crate) mod run;
+pub(crate) mod schedule;
 pub(crate) mod serve;
 pub(crate) mod setup;
 pub(crate) mod show;
+pub(crate) mod stop;
+pub(crate) mod template;
+pub(crate) mod tree;
+pub(crate) mod watch;
+pub(crate) mod worker;
 
 use std::{process::ExitCode, time::Duration};
 
 use crate::{
     app,
-    args::{Cli, Command},
+    args::{Cli, Command, Output},
     console::Console,
     error::Error,
     exit::Exit,
@@ -57,6 +77,13 @@ fn attempt(cli: Cli) -> Exit {
 }
 
 fn dispatch(command: Command, settings: &Settings, console: &Console) -> Result<Exit, Error> {
+    let is_drawn = matches!(settings.output, Output::Dot | Output::Mermaid);
+    if is_drawn && !matches!(command, Command::CriticalPath(_) | Command::Graph(_)) {
+        return Err(Error::Usage {
+            message: "only `critical-path` and `graph` draw a graph".into(),
+            hint: "use `-o table`, `json`, `jsonl` or `yaml`",
+        });
+    }
     let log = |file| logging::start(settings, console, file);
     match command {
         Command::Run(args) => {
@@ -67,9 +94,41 @@ fn dispatch(command: Command, settings: &Settings, console: &Console) -> Result<
             let _log = log(LogFile::Wanted);
             wait_for(resume::run(args, settings, console))
         }
+        Command::Pause(args) => {
+            let _log = log(LogFile::None);
+            wait_for(stop::pause(args, settings, console))
+        }
+        Command::Cancel(args) => {
+            let _log = log(LogFile::None);
+            wait_for(stop::cancel(args, settings, console))
+        }
+        Command::Kill(args) => {
+            let _log = log(LogFile::None);
+            wait_for(stop::kill(args, settings, console))
+        }
+        Command::Retry(args) => {
+            let _log = log(LogFile::Wanted);
+            wait_for(retry::run(args, settings, console))
+        }
+        Command::Replay(args) => {
+            let _log = log(LogFile::Wanted);
+            wait_for(replay::replay(args, settings, console))
+        }
+        Command::Fork(args) => {
+            let _log = log(LogFile::Wanted);
+            wait_for(replay::fork(args, settings, console))
+        }
         Command::Serve(args) => {
             let _log = log(LogFile::Wanted);
             wait_for(serve::run(args, settings, console))
+        }
+        Command::Worker(args) => {
+            let _log = log(LogFile::Wanted);
+            wait_for(worker::run(args, settings, console))
+        }
+        Command::Nodes(args) => {
+            let _log = log(LogFile::None);
+            wait_for(nodes::run(args, settings, console))
         }
         Command::Ps(args) => {
             let _log = log(LogFile::None);
@@ -79,16 +138,66 @@ fn dispatch(command: Command, settings: &Settings, console: &Console) -> Result<
             let _log = log(LogFile::None);
             wait_for(show::run(args, settings, console))
         }
+        Command::Logs(args) => {
+            let _log = log(LogFile::None);
+            wait_for(logs::run(args, settings, console))
+        }
+        Command::Watch(args) => {
+            let _log = log(LogFile::None);
+            wait_for(watch::run(args, settings, console))
+        }
+        Command::Tree(args) => {
+            let _log = log(LogFile::None);
+            wait_for(tree::run(args, settings, console))
+        }
+        Command::Graph(args) => {
+            let _log = log(LogFile::None);
+            wait_for(graph::run(args, settings, console))
+        }
+        Command::Diff(args) => {
+            let _log = log(LogFile::None);
+            wait_for(diff::run(args, settings, console))
+        }
+        Command::Prune(args) => {
+            let _log = log(LogFile::None);
+            wait_for(prune::run(args, settings, console))
+        }
+        Command::Db(args) => {
+            let _log = log(LogFile::None);
+            wait_for(db::run(args, settings, console))
+        }
+        Command::Template(args) => template::run(&args, settings, console),
+        Command::Schedule(args) => schedule::run(&args, console),
+        Command::CriticalPath(args) => {
+            let _log = log(LogFile::None);
+            wait_for(critical_path::run(args, settings, console))
+        }
         Command::Init(args) => {
             let _log = log(LogFile::None);
             wait_for(init::run(args, settings, console))
+        }
+        Command::Models(args) => {
+            let _log = log(LogFile::None);
+            wait_for(models::run(args, settings, console))
         }
         Command::Doctor(args) => {
             let _log = log(LogFile::None);
             wait_for(doctor::run(args, settings, console))
         }
+        Command::Memory(args) => {
+            let _log = log(LogFile::None);
+            wait_for(memory::run(args, settings, console))
+        }
         Command::Setup(args) => setup::run(&args, settings, console),
         Command::Registry(args) => registry::run(&args, settings, console),
+        Command::Route(args) => {
+            let _log = log(LogFile::None);
+            route::run(&args, settings, console)
+        }
+        Command::Cost(args) => {
+            let _log = log(LogFile::None);
+            wait_for(cost::run(args, settings, console))
+        }
         Command::Completions(args) => Ok(completions::run(&args)),
         Command::Docs(args) => Ok(docs::run(&args)),
         // Answered in `execute`: the guard must be as small as a process can be.

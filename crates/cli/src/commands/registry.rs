@@ -1,9 +1,12 @@
-//! `crewline registry`: check it, show what it means, print its schema.
+//! `crewline registry`: check it, show what it means, compare and import it, print its schema.
 
-use std::path::PathBuf;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, Subcommand};
-use crewline_models::{Registry, registry::json_schema};
+use crewline_models::{Registry, import::litellm, registry::json_schema};
 use serde::Serialize;
 
 use crate::{
@@ -21,6 +24,8 @@ use crate::{
 #[command(after_help = "Examples:
   crewline registry check
   crewline registry show --registry other.yaml -o json
+  crewline registry diff crewline.yaml new.yaml
+  crewline registry import litellm.yaml > crewline.yaml
   crewline registry schema > crewline.schema.json")]
 pub(crate) struct RegistryArgs {
     #[command(subcommand)]
@@ -45,6 +50,28 @@ enum Action {
         #[arg(value_name = "FILE")]
         file: Option<PathBuf>,
     },
+    /// Show what differs between two registries, by meaning
+    #[command(after_help = "Examples:
+  crewline registry diff new.yaml               against the one a run would use
+  crewline registry diff old.yaml new.yaml -o json
+
+Exits with 0 when they mean the same, with 1 when they differ.")]
+    Diff {
+        /// The older file, or the newer one when it is the only one
+        #[arg(value_name = "FILE")]
+        first: PathBuf,
+        /// The newer file
+        #[arg(value_name = "NEWER")]
+        second: Option<PathBuf>,
+    },
+    /// Print a registry made from the configuration of a LiteLLM proxy
+    #[command(after_help = "Example:
+  crewline registry import litellm.yaml > crewline.yaml")]
+    Import {
+        /// The configuration, with its `model_list`
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
     /// Print the JSON Schema of a registry
     #[command(after_help = "Example:
   crewline registry schema > crewline.schema.json")]
@@ -59,6 +86,14 @@ pub(crate) fn run(args: &RegistryArgs, settings: &Settings, console: &Console) -
             let shown = Shown::of(&load(file.as_ref(), settings)?);
             console.value(&shown, |style| shown.table(style))?;
         }
+        Action::Diff { first, second } => {
+            let (older, newer) = match second {
+                Some(second) => (load(Some(first), settings)?, load(Some(second), settings)?),
+                None => (load(None, settings)?, load(Some(first), settings)?),
+            };
+            return diff(&older, &newer, console);
+        }
+        Action::Import { file } => import(file, console)?,
         Action::Schema => {
             let text = serde_json::to_string_pretty(&json_schema())
                 .map_err(|error| Error::Encode { message: error.to_string() })?;
@@ -66,6 +101,35 @@ pub(crate) fn run(args: &RegistryArgs, settings: &Settings, console: &Console) -
         }
     }
     Ok(Exit::Ok)
+}
+
+fn diff(older: &Registry, newer: &Registry, console: &Console) -> Result<Exit, Error> {
+    let differences = older.diff(newer);
+    console.list(&differences, |style| {
+        let side = |value: &serde_json::Value| if value.is_null() { "-".to_owned() } else { value.to_string() };
+        let rows: Vec<Vec<String>> = differences
+            .iter()
+            .map(|it| {
+                let cells = [it.path.clone(), side(&it.before), side(&it.after)];
+                cells.map(|cell| clean(&cell).into_owned()).into()
+            })
+            .collect();
+        table(style, &[("WHAT", Align::Left), ("BEFORE", Align::Left), ("AFTER", Align::Left)], &rows)
+    })?;
+    if differences.is_empty() {
+        console.note(&format!("{} and {} mean the same", older.name(), newer.name()));
+        return Ok(Exit::Ok);
+    }
+    Ok(Exit::Failed)
+}
+
+fn import(file: &Path, console: &Console) -> Result<(), Error> {
+    let text = fs::read_to_string(file).map_err(|source| Error::Read { path: file.to_owned(), source })?;
+    let imported = litellm(&text).map_err(|message| Error::Import { path: file.to_owned(), message })?;
+    for note in &imported.notes {
+        console.warn(&clean(note));
+    }
+    console.data(imported.text.trim_end())
 }
 
 fn load(file: Option<&PathBuf>, settings: &Settings) -> Result<Registry, Error> {

@@ -1,5 +1,7 @@
 //! `crewline resume`: continue a run that was interrupted or reached a limit.
 
+use std::path::Path;
+
 use clap::Args;
 use crewline_runtime::{Error as RuntimeError, Mode, Overrides};
 use crewline_store::Store;
@@ -24,6 +26,7 @@ use crate::{
   crewline resume k3v9x0ab
   crewline resume k3v9 --max-cost 2.00 --out guide
 
+A run that completed, but lost its process before its documents were written, gets them.
 Limits that are not given stay as they were.")]
 pub(crate) struct ResumeArgs {
     /// The run, or the beginning of its id
@@ -68,16 +71,30 @@ async fn resume(
         Ok(seq) => seq,
         Err(error @ RuntimeError::Finished { status: RunStatus::Completed, .. }) => {
             let at = out.of(run);
-            if at.join("RESULT.md").is_file() {
+            if has_documents(&at, run) {
                 console.note(&format!("its documents are in {}", at.display()));
+                return Err(error.into());
             }
-            return Err(error.into());
+            // The process ended after the run and before its documents: the end is shown again, which writes them.
+            let row = app.store.run(run).await?;
+            row.map_or(0, |row| row.last_seq.saturating_sub(1))
         }
         Err(error) => return Err(error.into()),
     };
     let board = Board::of_report(&app.handle.report(run).await?);
     let follow = Follow { settings, console, handle: &app.handle, run, out: Some(out), after_seq, board };
     follow.until_end(&mut signals).await
+}
+
+/// Whether the documents of the completed run are in `dir`; the report is written last.
+fn has_documents(dir: &Path, run: RunId) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Written {
+        run: RunId,
+        status: RunStatus,
+    }
+    let Ok(text) = std::fs::read_to_string(dir.join("report.json")) else { return false };
+    serde_json::from_str(&text).is_ok_and(|it: Written| it.run == run && it.status == RunStatus::Completed)
 }
 
 /// What the run's row keeps of how it was launched, as far as it matters here.
@@ -87,7 +104,7 @@ struct Recorded {
 }
 
 /// The limits the run had, with those that are given now. `None` when none is given.
-async fn limits(common: &Common, run: RunId, store: &Store) -> Result<Option<RunLimits>, Error> {
+pub(crate) async fn limits(common: &Common, run: RunId, store: &Store) -> Result<Option<RunLimits>, Error> {
     if common.max_cost.is_none() && common.max_steps.is_none() && common.max_time.is_none() {
         return Ok(None);
     }

@@ -14,14 +14,19 @@ use std::{
 use clap::Args;
 use crewline_engine::plan::DocumentTask;
 use crewline_models::Registry;
-use crewline_runtime::{Document, Estimate, Mode, RunRequest, estimate};
-use crewline_types::{MicroUsd, ModelAlias, RunLimits, TaskKind};
+use crewline_runtime::{Document, Mode, RunRequest, Strategy};
+use crewline_store::NodeKind;
+use crewline_types::{MicroUsd, RunId, RunLimits, TaskKind};
 use serde::Serialize;
 
 use crate::{
-    app::{self, App, Ops},
+    app::{self, App, Ops, Part},
     args::Output,
-    commands::wait_for,
+    commands::{
+        preview::Preview,
+        schedule::{Order, strategies},
+        wait_for,
+    },
     console::Console,
     document,
     error::Error,
@@ -31,7 +36,6 @@ use crate::{
     out::OutDir,
     settings::{RunDefaults, Settings, parse_time, parse_usd, process_env},
     signals::Signals,
-    view::{Align, Style, clean, cost, count, fit, table},
 };
 
 /// Attempts of a run in flight unless told otherwise.
@@ -45,7 +49,8 @@ const GOAL_BYTES_MAX: usize = 256 * 1024;
   crewline run \"Write a guide to our release process\" --out guide
   crewline run --plan plan.yaml --concurrency 4 --max-cost 0.50
   git log -20 | crewline run - -o json
-  crewline run \"Compare three message brokers\" --dry-run")]
+  crewline run \"Compare three message brokers\" --dry-run
+  crewline run --plan plan.yaml --detach --database postgres://crew@db/crewline")]
 pub(crate) struct RunArgs {
     /// What is to be reached; `-` reads it from stdin
     #[arg(value_name = "GOAL")]
@@ -55,12 +60,18 @@ pub(crate) struct RunArgs {
     plan: Option<PathBuf>,
     #[command(flatten)]
     common: Common,
-    /// Plan, check and estimate; run nothing
+    /// Which of the tasks that are ready goes first
+    #[arg(long, value_name = "STRATEGY", value_parser = strategies(), default_value = "dag")]
+    strategy: Strategy,
+    /// Plan, check, estimate and print the timetable; run nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// Refuse a plan that would need repair
     #[arg(long)]
     strict_plan: bool,
+    /// Leave the run to the servers on the shared database, print its id and return
+    #[arg(short, long, conflicts_with_all = ["dry_run", "out", "metrics_addr"])]
+    detach: bool,
 }
 
 /// What `run` and `resume` share.
@@ -95,10 +106,12 @@ pub(crate) fn run(args: RunArgs, settings: &Settings, console: &Console) -> Resu
     let (goal, plan) = input(&args)?;
     let registry = app::load_registry(settings, console)?;
     let offline = args.common.offline || defaults.offline;
+    let concurrency = args.common.concurrency.or(defaults.concurrency).unwrap_or(CONCURRENCY);
+    let order = Order { workers: Some(concurrency), strategy: args.strategy };
     if let (true, Some(plan)) = (args.dry_run, &plan) {
-        return preview_file(plan, &args, &registry, console);
+        return preview_file(plan, order, &args, &registry, console);
     }
-    let out = OutDir::prepare(args.common.out.clone())?;
+    let out = if args.detach { OutDir::Default } else { OutDir::prepare(args.common.out.clone())? };
     let request = RunRequest {
         project: settings.project().to_owned(),
         goal,
@@ -108,12 +121,41 @@ pub(crate) fn run(args: RunArgs, settings: &Settings, console: &Console) -> Resu
             steps_max: args.common.max_steps.or(defaults.steps_max),
             time_max: args.common.max_time.or(defaults.time_max),
         },
-        concurrency: args.common.concurrency.or(defaults.concurrency).unwrap_or(CONCURRENCY),
+        concurrency,
+        strategy: args.strategy,
         mode: if offline { Mode::Offline } else { Mode::Online },
         strict_plan: args.strict_plan,
         stop_after_plan: args.dry_run,
     };
+    if args.detach {
+        return wait_for(submit(request, args, registry, settings, console));
+    }
     wait_for(launch(request, args, out, registry, settings, console))
+}
+
+/// What `run --detach` prints.
+#[derive(Debug, Serialize)]
+struct Submitted {
+    run: RunId,
+}
+
+async fn submit(
+    request: RunRequest,
+    args: RunArgs,
+    registry: Arc<Registry>,
+    settings: &Settings,
+    console: &Console,
+) -> Result<Exit, Error> {
+    let app = App::start_as(settings, registry, models_mode(request.mode), Part::Worker).await?;
+    let run = app.handle.submit(request).await.map_err(|error| named(error, &args));
+    let nodes = app.handle.nodes().await.unwrap_or_default();
+    app.stop().await;
+    let submitted = Submitted { run: run? };
+    console.value(&submitted, |_| submitted.run.to_string())?;
+    if !nodes.iter().any(|node| node.kind == NodeKind::Server && node.state == "alive") {
+        console.hint("no server shares this database now; `crewline serve` on it runs what waits");
+    }
+    Ok(Exit::Ok)
 }
 
 async fn launch(
@@ -147,6 +189,7 @@ async fn follow(
     console: &Console,
 ) -> Result<Exit, Error> {
     let mut signals = Signals::listen()?;
+    let order = Order { workers: Some(request.concurrency), strategy: request.strategy };
     let run = app.handle.launch(request).await.map_err(|error| named(error, args))?;
     let follow = Follow {
         settings,
@@ -180,7 +223,7 @@ async fn follow(
         return Ok(exit);
     }
     let document = Document { goal: Some(report.goal.to_string()), tasks };
-    let preview = Preview::of(&document, registry)?;
+    let preview = Preview::of(&document, "plan", order, registry)?;
     if console.output != Output::Jsonl {
         console.value(&preview, |style| preview.table(style))?;
     }
@@ -251,77 +294,17 @@ fn named(error: crewline_runtime::Error, args: &RunArgs) -> Error {
 }
 
 /// `--dry-run` with a plan file: nothing is recorded, nothing is called.
-fn preview_file(plan: &Document, args: &RunArgs, registry: &Registry, console: &Console) -> Result<Exit, Error> {
+fn preview_file(
+    plan: &Document,
+    order: Order,
+    args: &RunArgs,
+    registry: &Registry,
+    console: &Console,
+) -> Result<Exit, Error> {
     let name = args.plan.as_ref().map_or_else(|| "plan".to_owned(), |path| path.display().to_string());
-    let estimate = estimate(plan, registry).map_err(|problems| Error::Plan { name, problems })?;
-    let preview = Preview::new(plan, estimate);
+    let preview = Preview::of(plan, &name, order, registry)?;
     console.value(&preview, |style| preview.table(style))?;
     Ok(Exit::Ok)
-}
-
-/// What a dry run prints.
-#[derive(Debug, Serialize)]
-struct Preview {
-    goal: Option<String>,
-    tasks: Vec<PreviewTask>,
-    estimate: Estimate,
-}
-
-#[derive(Debug, Serialize)]
-struct PreviewTask {
-    id: String,
-    title: String,
-    role: Option<String>,
-    depends_on: Vec<String>,
-}
-
-impl Preview {
-    fn of(document: &Document, registry: &Registry) -> Result<Self, Error> {
-        let estimate =
-            estimate(document, registry).map_err(|problems| Error::Plan { name: "plan".into(), problems })?;
-        Ok(Self::new(document, estimate))
-    }
-
-    fn new(document: &Document, estimate: Estimate) -> Self {
-        let tasks = document.tasks.iter().map(|task| PreviewTask {
-            id: task.id.clone(),
-            title: task.title.clone(),
-            role: task.role.clone(),
-            depends_on: task.depends_on.clone(),
-        });
-        Self { goal: document.goal.clone(), tasks: tasks.collect(), estimate }
-    }
-
-    fn table(&self, style: Style) -> String {
-        let columns =
-            [("TASK", Align::Left), ("ROLE", Align::Left), ("TITLE", Align::Left), ("DEPENDS ON", Align::Left)];
-        let rows: Vec<Vec<String>> = self
-            .tasks
-            .iter()
-            .map(|task| {
-                vec![
-                    clean(&task.id).into_owned(),
-                    clean(task.role.as_deref().unwrap_or("default")).into_owned(),
-                    fit(&clean(&task.title), 60).into_owned(),
-                    fit(&clean(&task.depends_on.join(", ")), 40).into_owned(),
-                ]
-            })
-            .collect();
-        let cost_max = if let Some(cost_max) = self.estimate.cost_max {
-            format!("at most {}", cost(cost_max, 0))
-        } else {
-            let models: Vec<&str> = self.estimate.unpriced.iter().map(ModelAlias::as_str).collect();
-            format!("cost unknown (no price for {})", models.join(", "))
-        };
-        format!(
-            "{}\n\n{} tasks · {} calls · up to {}→{} tokens · {cost_max}",
-            table(style, &columns, &rows),
-            count(self.tasks.len() as u64),
-            count(self.estimate.calls.into()),
-            count(self.estimate.input_tokens),
-            count(self.estimate.output_tokens_max),
-        )
-    }
 }
 
 #[cfg(test)]
@@ -353,6 +336,8 @@ mod tests {
             "15m",
             "--concurrency",
             "4",
+            "--strategy",
+            "bfs",
             "--offline",
             "--dry-run",
             "--strict-plan",
@@ -386,6 +371,7 @@ mod tests {
             &["g", "--max-steps", "0"],
             &["g", "--max-time", "0s"],
             &["g", "--concurrency", "0"],
+            &["g", "--strategy", "best"],
             &["g", "--metrics-addr", "nowhere"],
             &["g", "h"],
         ] {

@@ -2,22 +2,23 @@
 //!
 //! **Invariant:** there are no keys yet, so the API listens on loopback addresses only.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
 use clap::Args;
 use crewline_models::Mode;
+use crewline_runtime::Post;
 
 use crate::{
-    app::{self, App, Ops},
+    app::{self, App, Ops, Part},
     console::Console,
     error::Error,
     exit::Exit,
-    settings::{RunDefaults, Settings, process_env},
+    settings::{RunDefaults, Settings, parse_lease, process_env},
     signals::Signals,
 };
 
 /// How long runs may take to finish what is in flight; orchestrators usually kill after 30 s.
-const DRAIN_TIME_MAX: Duration = Duration::from_secs(25);
+pub(crate) const DRAIN_TIME_MAX: Duration = Duration::from_secs(25);
 
 /// What `crewline serve` takes.
 #[derive(Debug, Args)]
@@ -38,6 +39,12 @@ pub(crate) struct ServeArgs {
     /// Use models on this machine or a private network only
     #[arg(long)]
     offline: bool,
+    /// Attempts this server makes itself when its database is shared; 0 leaves them all to workers
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    slots: usize,
+    /// How long this server may be silent before others take over its runs [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = parse_lease)]
+    lease: Option<Duration>,
 }
 
 /// Runs the command.
@@ -45,13 +52,20 @@ pub(crate) async fn run(args: ServeArgs, settings: &Settings, console: &Console)
     if !args.addr.ip().is_loopback() {
         return Err(Error::PublicBind { addr: args.addr });
     }
-    let registry = app::load_registry(settings, console)?;
+    let settings = settings.with_lease(args.lease);
+    let registry = app::load_registry(&settings, console)?;
     let listener = app::bind(args.addr).await?;
     let mut ops = Ops::recording(args.metrics_addr, console).await?;
     let offline = args.offline || RunDefaults::load(&process_env)?.offline;
-    let app = App::start(settings, registry, if offline { Mode::Offline } else { Mode::Online }).await?;
+    let mode = if offline { Mode::Offline } else { Mode::Online };
+    let app = App::start_as(&settings, registry, mode, Part::Server).await?;
     let mut signals = Signals::listen()?;
     ops.start(&app.handle);
+    let joined = join(&app, args.slots, console).await;
+    if let Err(error) = joined {
+        app.stop().await;
+        return Err(error);
+    }
     let router = crewline_api::router(app.handle.clone(), ops.metrics());
     console.note(&format!("listening on http://{}", listener.local_addr().unwrap_or(args.addr)));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -71,7 +85,7 @@ pub(crate) async fn run(args: ServeArgs, settings: &Settings, console: &Console)
     console.note("stopping: finishing what runs; press Ctrl-C again to stop at once");
     // Watchers see their runs end before the server goes.
     let drained = tokio::select! {
-        () = app.handle.shutdown(DRAIN_TIME_MAX) => true,
+        () = app.handle.hand_over(DRAIN_TIME_MAX) => true,
         _ = &mut server => true,
         () = signals.next() => false,
     };
@@ -81,4 +95,17 @@ pub(crate) async fn run(args: ServeArgs, settings: &Settings, console: &Console)
     }
     app.stop().await;
     Ok(Exit::Ok)
+}
+
+/// Joins the others on a shared database, and continues runs that lost their process.
+async fn join(app: &App, slots: usize, console: &Console) -> Result<(), Error> {
+    let taken = app.handle.take_over().await?;
+    if !taken.is_empty() {
+        let runs: Vec<String> = taken.iter().map(ToString::to_string).collect();
+        console.note(&format!("continuing {}", runs.join(", ")));
+    }
+    if app.is_shared() {
+        app.handle.join(Post { slots: NonZeroUsize::new(slots), roles: None, is_server: true }).await?;
+    }
+    Ok(())
 }

@@ -1,10 +1,14 @@
 //! Counts tokens without a tokenizer, and cuts texts to a count.
 //!
-//! The estimate is meant to be above what common tokenizers count: four letters a token within a word and two beyond its
-//! twelfth letter, each digit, each punctuation mark and each line break a token, one to four tokens for other characters by
-//! the length of their UTF-8 form. Measured against cl100k, o200k, Llama 3, Qwen and SmolLM2 it is 1.3 to 1.7 times the count
-//! for English and code and 1.1 to 3.5 times for Chinese and Japanese; it can be a third too low for base64, and for Korean
-//! in a small vocabulary.
+//! The estimate is meant to be above what the tokenizer of a model counts, also of a small one, whose vocabulary knows fewer
+//! words. Of a word the first four letters are a token, then about each two; every digit, mark and line break is one; other
+//! characters are one to four. A run in which letters follow digits, or capitals follow a letter or two, is no word but a
+//! key, a hash or base64: there each character is a token.
+//!
+//! Measured against SmolLM2 (a vocabulary of 49,152, the least friendly of those tried) the estimate is 1.4 to 1.75 times the
+//! count for English, Markdown and code, 1.0 to 1.25 for German, Finnish, Polish, Turkish and Vietnamese, 1.05 to 1.2 for
+//! Korean, Chinese and Japanese, 1.04 to 1.6 for Greek, Russian, Arabic, Hebrew, Hindi and Thai, 1.17 for base64, 1.1 for
+//! hexadecimal digits. It is too low, by 40 %, for short words of random letters.
 //!
 //! **Invariant:** one pass, no allocation. A prefix never counts more than the whole.
 //! **Invariant:** a line break starts afresh, so the count of lines put together is the sum of their counts and the breaks.
@@ -97,8 +101,8 @@ fn open_block(prefix: &str) -> Option<usize> {
     open
 }
 
-/// The next state in the upper five bits, the tokens in the lower three: one small table, one look-up a byte.
-type Step = u8;
+/// The next state above, the tokens in the lower three bits: one small table, one look-up a byte.
+type Step = u16;
 const COST: Step = 0x07;
 const COST_BITS: u32 = 3;
 /// Sixteen kinds of bytes for each state.
@@ -117,30 +121,38 @@ fn next(step: Step) -> usize {
 
 // Kinds of bytes.
 const SPACE: u8 = 0;
-const BREAK: u8 = 1;
-const LOWER: u8 = 2;
-const UPPER: u8 = 3;
-/// A digit, a punctuation mark or a control character.
+const LOWER: u8 = 1;
+const UPPER: u8 = 2;
+const DIGIT: u8 = 3;
+/// A line break, a punctuation mark or a control character.
 const MARK: u8 = 4;
 /// A later byte of a character.
 const LATER: u8 = 5;
-/// The first byte of a character of two, three, four bytes.
+/// The first byte of a character of two bytes; of a Latin letter with an accent; of a Hebrew or a frequent Arabic one.
 const TWO: u8 = 6;
-const THREE: u8 = 7;
-const FOUR: u8 = 8;
-const KINDS: u8 = 9;
+const ACCENT: u8 = 7;
+const SEMITIC: u8 = 8;
+/// The first byte of a character of three bytes; of one that small vocabularies do not know (Hangul, Vietnamese); of four.
+const THREE: u8 = 9;
+const RARE: u8 = 10;
+const FOUR: u8 = 11;
+const KINDS: u8 = 12;
 
-// States: the beginning; one to twelve letters of a word, then one or two of each further token; one and two capitals; one to
-// eight spaces.
+// States: the beginning; one to fifteen letters of a word; one to twelve capitals; after a digit; within a run that is no
+// word; one to eight spaces.
 const START: u8 = 0;
 const LETTER: u8 = 1;
-const LETTERS_12: u8 = 12;
-const LETTERS_14: u8 = 14;
-const CAPITAL: u8 = 15;
-const CAPITALS_2: u8 = 16;
-const BLANK: u8 = 17;
-const BLANKS_8: u8 = 24;
-const STATES: usize = 32;
+const LETTERS_3: u8 = 3;
+const LETTERS_13: u8 = 13;
+const LETTERS_15: u8 = 15;
+const CAPITAL: u8 = 16;
+const CAPITALS_9: u8 = 24;
+const CAPITALS_12: u8 = 27;
+const DIGITS: u8 = 28;
+const NOISE: u8 = 29;
+const BLANK: u8 = 30;
+const BLANKS_8: u8 = 37;
+const STATES: usize = 64;
 
 const CLASSES: [u8; 256] = classes();
 const STEPS: [Step; STATES << KIND_BITS] = steps();
@@ -151,11 +163,14 @@ const fn classes() -> [u8; 256] {
     while byte < 256 {
         classes[byte] = match byte {
             0x20 | 0x09 => SPACE,
-            0x0A => BREAK,
+            0x30..=0x39 => DIGIT,
             0x61..=0x7A => LOWER,
             0x41..=0x5A => UPPER,
             0x80..=0xBF => LATER,
+            0xC3..=0xC5 => ACCENT,
+            0xD6..=0xD8 => SEMITIC,
             0xC0..=0xDF => TWO,
+            0xE1 | 0xEA..=0xED => RARE,
             0xE0..=0xEF => THREE,
             0xF0..=0xFF => FOUR,
             _ => MARK,
@@ -171,32 +186,47 @@ const fn steps() -> [Step; STATES << KIND_BITS] {
     while state <= BLANKS_8 {
         let mut kind = 0;
         while kind < KINDS {
-            let (next, cost) = match kind {
-                // One space belongs to the next word; of more, the second and each eighth after it counts.
-                SPACE if state == BLANK => (BLANK + 1, 1),
-                SPACE if state > BLANK && state < BLANKS_8 => (state + 1, 0),
-                SPACE => (BLANK, 0),
-                // A token ends after four, eight and twelve letters, then after every second.
-                LOWER if state == LETTERS_14 => (LETTERS_12 + 1, 1),
-                LOWER if state >= LETTER && state < LETTERS_14 => (state + 1, state.is_multiple_of(4) as u8),
-                // Capitals begin the same word.
-                LOWER if state == CAPITAL => (LETTER + 1, 0),
-                LOWER if state == CAPITALS_2 => (LETTER + 2, 0),
-                LOWER => (LETTER, 1),
-                UPPER if state == CAPITAL => (CAPITALS_2, 0),
-                UPPER => (CAPITAL, 1),
-                LATER => (START, 0),
-                THREE => (START, 2),
-                FOUR => (START, 4),
-                // A line break, a mark, a character of two bytes.
-                _ => (START, 1),
-            };
-            steps[((state as usize) << KIND_BITS) | kind as usize] = (next << COST_BITS) | cost;
+            let (next, cost) = after(state, kind);
+            steps[((state as usize) << KIND_BITS) | kind as usize] = ((next as Step) << COST_BITS) | cost;
             kind += 1;
         }
         state += 1;
     }
     steps
+}
+
+/// What follows a state, and what that costs.
+const fn after(state: u8, kind: u8) -> (u8, Step) {
+    match kind {
+        // One space belongs to the next word; of more, the second and each eighth after it counts.
+        SPACE if state == BLANK => (BLANK + 1, 1),
+        SPACE if state > BLANK && state < BLANKS_8 => (state + 1, 0),
+        SPACE => (BLANK, 0),
+        LOWER | UPPER if state == DIGITS || state == NOISE => (NOISE, 1),
+        LOWER if state >= LETTER && state <= LETTERS_15 => {
+            let letters = if state < LETTERS_15 { state + 1 } else { LETTERS_13 };
+            (letters, matches!(letters, 5 | 6 | 8 | 10 | 12..=14) as Step)
+        }
+        // Capitals begin the same word.
+        LOWER if state >= CAPITAL && state <= CAPITALS_12 => {
+            let letters = state - CAPITAL + 2;
+            (if letters < LETTERS_3 { letters } else { LETTERS_3 }, 0)
+        }
+        LOWER => (LETTER, 1),
+        UPPER if state >= LETTER && state < LETTERS_3 => (NOISE, 1),
+        UPPER if state >= CAPITAL && state <= CAPITALS_12 => {
+            let next = if state < CAPITALS_12 { state + 1 } else { CAPITALS_9 };
+            (next, matches!(next - CAPITAL + 1, 3 | 4 | 6 | 7 | 9 | 10 | 11) as Step)
+        }
+        UPPER => (CAPITAL, 1),
+        DIGIT => (if state == NOISE { NOISE } else { DIGITS }, 1),
+        LATER => (START, 0),
+        SEMITIC | THREE => (START, 2),
+        ACCENT | RARE => (START, 3),
+        FOUR => (START, 4),
+        // A mark, or a character of two bytes.
+        _ => (START, 1),
+    }
 }
 
 #[cfg(test)]
@@ -221,6 +251,17 @@ mod tests {
         ] {
             assert!(estimate_tokens(text) >= counted, "{text}: {} < {counted}", estimate_tokens(text));
         }
+        // Counted by SmolLM2.
+        for (text, counted) in [
+            ("모든 인간은 태어날 때부터 자유로우며 그 존엄과 권리에 있어 동등하다.", 85),
+            ("Jeder hat Anspruch auf alle in dieser Erklärung verkündeten Rechte und Freiheiten.", 32),
+            ("Geschwindigkeitsüberschreitung", 11),
+            ("dGhlIHF1aWNrIGJyb3duIGZveCBqdW1wcyBvdmVyIDEzIGxhenkgZG9ncw==", 43),
+            ("9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", 59),
+            ("k3v9x0ab q7w2e1zz", 14),
+        ] {
+            assert!(estimate_tokens(text) >= counted, "{text}: {} < {counted}", estimate_tokens(text));
+        }
         // Not absurdly above either.
         let english = "The crew decided to keep the index small because every task reads it. ".repeat(20);
         let words = u32::try_from(english.split(' ').count()).unwrap();
@@ -233,19 +274,22 @@ mod tests {
             ("a", 1),
             ("abcd", 1),
             ("abcde", 2),
-            ("abcdefghijkl", 3),
-            ("abcdefghijklmn", 4),
-            ("abcdefghijklmno", 5),
+            ("abcdefghijkl", 6),
+            ("abcdefghijklmn", 8),
+            ("abcdefghijklmno", 8),
             ("Abcd", 1),
             ("AB", 1),
             ("ABC", 2),
             ("ABcd", 1),
-            ("abCd", 2),
+            ("abCd", 3),
+            ("getUser", 2),
+            ("3fa", 3),
             ("a b", 2),
             ("a  b", 3),
             ("12", 2),
             ("a\n\nb", 4),
-            ("ä", 1),
+            ("ä", 3),
+            ("한", 3),
             ("中", 2),
             ("😀", 4),
             (" ", 0),
@@ -259,19 +303,19 @@ mod tests {
 
     #[test]
     fn cuts_are_at_borders_that_are_near() {
-        assert_eq!(trim_to("One sentence here. Another one there.", 6), "One sentence here.");
+        assert_eq!(trim_to("One sentence here. Another one there.", 7), "One sentence here.");
         assert_eq!(trim_to("first line\nsecond line\nthird line", 9), "first line\nsecond line");
-        assert_eq!(trim_to("several words go on", 5), "several words go");
+        assert_eq!(trim_to("several words go on", 6), "several words go");
         let code = "Some words that explain the code well enough.\n```rust\nfn a() {}\nfn b() {}\n```\nMore.";
         assert_eq!(trim_to(code, 25), "Some words that explain the code well enough.");
         assert_eq!(trim_to(code, 1_000), code);
         assert_eq!(trim_to("中文中文", 5), "中文");
         assert_eq!(trim_to("abc", 0), "");
-        assert_eq!(trim_to(&"x".repeat(100), 3).len(), 12);
+        assert_eq!(trim_to(&"x".repeat(100), 3).len(), 7);
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(crate::cases::cases(2_000))]
 
         #[test]
         fn a_cut_text_fits(text in crate::context::tests::hostile_text(), tokens_max in 0_u32..120) {

@@ -21,7 +21,7 @@ pub use render::render;
 pub use summarise::summarise;
 
 /// Tokens that [`render`] adds to a part besides its source, type, title and text, with the shortest fence.
-pub const PART_OVERHEAD_TOKENS: u32 = 25;
+pub const PART_OVERHEAD_TOKENS: u32 = 27;
 
 /// How close an item is to the task. The budget goes to the first tier first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

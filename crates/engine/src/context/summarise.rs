@@ -293,7 +293,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(crate::cases::cases(2_000))]
 
         #[test]
         fn a_summary_fits_and_stands_in_the_text(text in hostile_text(), tokens_max in 0_u32..120) {

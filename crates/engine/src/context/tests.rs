@@ -66,7 +66,7 @@ fn hostile_item() -> impl Strategy<Value = Item> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(crate::cases::cases(2_000))]
 
     #[test]
     fn a_bundle_never_exceeds_its_budget(

@@ -18,6 +18,8 @@ use super::{
 
 /// Characters of an id or a role at most: they become file names, labels and columns of a table.
 pub(super) const NAME_CHARS_MAX: usize = 64;
+/// Seconds of a task at most.
+const SECONDS_MAX: f64 = 1e12;
 /// A suggestion looks at every id, so only the first problems get one.
 const SUGGESTIONS_MAX: usize = 20;
 
@@ -71,17 +73,23 @@ fn role(index: usize, task: &DocumentTask, rules: &Rules) -> Result<Role, Proble
         if is_name(name) {
             return Ok(Role::from(name));
         }
-        let message = format!("`tasks[{index}].role`: `{shown}` is not allowed: one line of at most 64 characters");
+        let message =
+            format!("`{}.role`: `{shown}` is not allowed: one line of at most 64 characters", task.place(index));
         return Err(Problem::new("invalid_field", Some(&task.id), message));
     }
     let known: Vec<&str> = rules.roles.iter().map(Role::as_str).collect();
     let hint = words::nearest(name, known.iter().copied()).map(|it| format!("; did you mean `{it}`?"));
     let message = format!(
-        "`tasks[{index}].role`: `{shown}` is not a role{} (known: {})",
+        "`{}.role`: `{shown}` is not a role{} (known: {})",
+        task.place(index),
         hint.unwrap_or_default(),
         known.iter().map(|it| format!("`{it}`")).collect::<Vec<_>>().join(", ")
     );
     Err(Problem::new("unknown_role", Some(&task.id), message))
+}
+
+pub(super) fn is_duration(seconds: f64) -> bool {
+    (0.0..=SECONDS_MAX).contains(&seconds)
 }
 
 pub(super) fn is_name(text: &str) -> bool {
@@ -98,31 +106,36 @@ pub(super) fn structure(document: &Document, bad: &Bad, problems: &mut Vec<Probl
     for (index, task) in (0_u32..).zip(tasks) {
         let id = task.id.trim();
         let place = index as usize;
+        let at = task.place(place);
         if id.is_empty() {
             if !bad.ids.contains(&place) {
-                let message = format!("`tasks[{index}].id` is missing; give each task an id such as `t{}`", index + 1);
+                let message = format!("`{at}.id` is missing; give each task an id such as `t{}`", index + 1);
                 problems.push(Problem::new("missing_id", None, message));
             }
         } else if !is_name(id) {
             let shown = words::shorten(id, 40);
-            let message = format!(
-                "`tasks[{index}].id`: `{shown}` is not allowed: one line of at most {NAME_CHARS_MAX} characters"
-            );
+            let message =
+                format!("`{at}.id`: `{shown}` is not allowed: one line of at most {NAME_CHARS_MAX} characters");
             problems.push(Problem::new("invalid_field", Some(id), message));
         } else if let Some(other) = first.get(id) {
-            let message = format!("`tasks[{index}].id`: `{id}` is the id of `tasks[{other}]` already; ids are unique");
+            let message = format!(
+                "`{at}.id`: `{id}` is the id of `{}` already; ids are unique",
+                tasks[*other as usize].place(*other as usize)
+            );
             problems.push(Problem::new("duplicate_id", Some(id), message));
         }
         if !id.is_empty() {
             first.entry(id).or_insert(index);
         }
         if words::one_line(&task.title).is_empty() && !bad.titles.contains(&place) {
-            let message = format!("`tasks[{index}].title` is blank; say in one line what the task makes");
+            let message = format!("`{at}.title` is blank; say in one line what the task makes");
             problems.push(Problem::new("blank_title", Some(id), message));
         }
-        if let Some(duration) = task.duration.filter(|it| !it.is_finite() || *it < 0.0) {
-            let message = format!("`tasks[{index}].duration`: {duration} is not allowed: seconds, 0 or more");
-            problems.push(Problem::new("negative_duration", Some(id), message));
+        if let Some(duration) = task.duration.filter(|it| !is_duration(*it)) {
+            let code =
+                if duration > SECONDS_MAX && duration.is_finite() { "invalid_field" } else { "negative_duration" };
+            let message = format!("`{at}.duration`: {duration} is not allowed: seconds, 0 to 10¹²");
+            problems.push(Problem::new(code, Some(id), message));
         }
     }
     let needs = edges(tasks, &first, bad, problems);
@@ -137,6 +150,7 @@ fn edges(tasks: &[DocumentTask], first: &HashMap<&str, u32>, bad: &Bad, problems
     let mut needs = Vec::with_capacity(tasks.len());
     let mut seen = HashSet::new();
     for (index, task) in (0_u32..).zip(tasks) {
+        let at_task = task.place(index as usize);
         let mut list = Vec::with_capacity(task.depends_on.len());
         seen.clear();
         for (place, need) in task.depends_on.iter().enumerate() {
@@ -144,7 +158,7 @@ fn edges(tasks: &[DocumentTask], first: &HashMap<&str, u32>, bad: &Bad, problems
             let is_self = need == task.id.trim() && !need.is_empty();
             match first.get(need) {
                 _ if is_self => {
-                    let message = format!("`tasks[{index}].depends_on[{place}]`: `{need}` requires itself; drop it");
+                    let message = format!("`{at_task}.depends_on[{place}]`: `{need}` requires itself; drop it");
                     problems.push(Problem::new("self_dependency", Some(&task.id), message));
                 }
                 Some(at) => {
@@ -159,7 +173,7 @@ fn edges(tasks: &[DocumentTask], first: &HashMap<&str, u32>, bad: &Bad, problems
                     let ids = ids.map(|it| it.id.trim()).filter(|it| *it != task.id.trim());
                     let hint = words::nearest(need, ids).map(|it| format!("; did you mean `{it}`?"));
                     let message = format!(
-                        "`tasks[{index}].depends_on[{place}]`: `{}` is not the id of a task{}",
+                        "`{at_task}.depends_on[{place}]`: `{}` is not the id of a task{}",
                         words::shorten(need, 40),
                         hint.unwrap_or_default()
                     );
@@ -177,9 +191,10 @@ fn edges(tasks: &[DocumentTask], first: &HashMap<&str, u32>, bad: &Bad, problems
 fn cycle_problem(tasks: &[DocumentTask], closing: &Closing) -> Problem {
     let id = |index: u32| tasks.get(index as usize).map_or("", |it| it.id.trim());
     let (task, need) = (id(closing.task), id(closing.need));
+    let at = closing.task as usize;
+    let at = tasks.get(at).map_or_else(String::new, |it| it.place(at).into_owned());
     let message = format!(
-        "`tasks[{}].depends_on`: tasks require each other in a circle: {}; drop `{need}` from the `depends_on` of `{task}`",
-        closing.task,
+        "`{at}.depends_on`: tasks require each other in a circle: {}; drop `{need}` from the `depends_on` of `{task}`",
         arrows(closing, id)
     );
     Problem::new("cycle", Some(task), message)
@@ -260,6 +275,7 @@ mod tests {
         for duration in [-5.0, f64::NAN, f64::INFINITY] {
             assert_eq!(codes(vec![DocumentTask { duration: Some(duration), ..task("a", &[]) }]), ["negative_duration"]);
         }
+        assert_eq!(codes(vec![DocumentTask { duration: Some(1e13), ..task("a", &[]) }]), ["invalid_field"]);
         assert_eq!(codes((0..6).map(|it| task(&it.to_string(), &[])).collect()), ["too_many_tasks"]);
         assert_eq!(codes(vec![DocumentTask { role: Some("codr".into()), ..task("a", &[]) }]), ["unknown_role"]);
         assert_eq!(codes(vec![task(&"x".repeat(65), &[])]), ["invalid_field"]);

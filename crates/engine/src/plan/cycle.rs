@@ -111,8 +111,9 @@ mod tests {
 
     #[test]
     fn without_the_named_ones_there_is_no_cycle() {
-        let mut cyclic = 0;
-        for seed in 0..2_000 {
+        let mut cyclic = 0_u64;
+        let seeds = u64::from(crate::cases::cases(2_000).cases);
+        for seed in 0..seeds {
             let mut rng = Rng::new(seed);
             let size = 1 + rng.index(10);
             let mut needs: Vec<Vec<u32>> = vec![Vec::new(); size];
@@ -124,7 +125,7 @@ mod tests {
                 }
             }
             let found = closing(&needs);
-            cyclic += u32::from(!found.is_empty());
+            cyclic += u64::from(!found.is_empty());
             for it in &found {
                 assert_eq!((it.path.first(), it.path.last()), (Some(&it.task), Some(&it.task)), "seed {seed}");
                 assert_eq!(it.path[1], it.need, "seed {seed}");
@@ -138,6 +139,6 @@ mod tests {
             assert!(closing(&needs).is_empty(), "seed {seed}");
             assert!(!involved(&needs).contains(&true), "seed {seed}");
         }
-        assert!(cyclic > 500);
+        assert!(cyclic > seeds / 4);
     }
 }

@@ -3,13 +3,13 @@
 //! **Invariant:** a plan file is read strictly: every unknown key and every wrong type is a problem that names its JSON path,
 //! the value and what is allowed, and all of them are reported at once.
 
-use std::fmt::Write as _;
+use std::{borrow::Cow, fmt::Write as _, sync::Arc};
 
 use crewline_types::{Criterion, Priority};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::{Map, Value};
 
-use super::{Problem, check, words};
+use super::{Problem, Sources, check, compose, words};
 
 /// A plan as somebody wrote it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
@@ -44,6 +44,16 @@ pub struct DocumentTask {
     /// How long it takes, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duration: Option<f64>,
+    /// Where it stands, as people see it, when that is not `tasks[…]` of its index.
+    #[serde(skip)]
+    pub place: Option<Arc<str>>,
+}
+
+impl DocumentTask {
+    /// Where it stands, as people see it; `index` is its place in the list.
+    pub(super) fn place(&self, index: usize) -> Cow<'_, str> {
+        self.place.as_deref().map_or_else(|| format!("tasks[{index}]").into(), Cow::Borrowed)
+    }
 }
 
 impl<'de> Deserialize<'de> for Document {
@@ -84,9 +94,19 @@ const SYNONYMS: [(&str, &str); 16] = [
 
 /// Reads a plan file that was parsed as JSON or YAML. What can be told without knowing the roles (a cycle, an unknown id) is
 /// reported here only along with other problems; otherwise [`super::check`] does.
+///
+/// Sub-tasks become tasks of their own; links to other documents need [`super::compose`].
 pub fn document_from_value(value: &Value) -> Result<Document, Vec<Problem>> {
-    let mut walk = Walk::default();
+    compose::of_value("", value, &Sources::default())
+}
+
+/// Reads a flat document, whose tasks stand at `places`, and refuses it if there are problems already.
+pub(super) fn read(value: &Value, places: &[String], problems: Vec<Problem>) -> Result<Document, Vec<Problem>> {
+    let had_problems = !problems.is_empty();
+    let mut walk = Walk { problems, places, ..Walk::default() };
     let document = walk.document(value);
+    // What was refused before is not missing.
+    walk.bad.tasks |= had_problems && document.tasks.is_empty();
     if walk.problems.is_empty() {
         return Ok(document);
     }
@@ -106,12 +126,13 @@ pub(super) struct Bad {
 }
 
 #[derive(Default)]
-struct Walk {
+struct Walk<'a> {
     problems: Vec<Problem>,
     bad: Bad,
+    places: &'a [String],
 }
 
-impl Walk {
+impl Walk<'_> {
     fn invalid(&mut self, task: Option<&str>, path: &str, value: &Value, allowed: &str) {
         let message = format!("`{path}`: {} is not allowed: {allowed}", shown(value));
         self.problems.push(Problem::new("invalid_field", task, message));
@@ -165,7 +186,8 @@ impl Walk {
     }
 
     fn task(&mut self, index: usize, value: &Value) -> DocumentTask {
-        let path = format!("tasks[{index}]");
+        let place: Option<Arc<str>> = self.places.get(index).map(|it| it.as_str().into());
+        let path = place.as_deref().map_or_else(|| format!("tasks[{index}]"), str::to_owned);
         let Value::Object(map) = value else {
             self.bad.ids.push(index);
             self.bad.titles.push(index);
@@ -181,7 +203,8 @@ impl Walk {
             }),
         };
         let task = Some(id.as_str());
-        self.unknown_keys(map, &path, &TASK_KEYS, task);
+        let known = TASK_KEYS.map(|it| if it == "depends_on" { needs_key(map) } else { it });
+        self.unknown_keys(map, &path, &known, task);
         let description = self.text(map, "description", &path, task).unwrap_or_default();
         let problems = self.problems.len();
         let title = self.text(map, "title", &path, task);
@@ -191,7 +214,7 @@ impl Walk {
         // Not given is made from the description; given as blank is a mistake, which `check` reports.
         let title = title.unwrap_or_else(|| words::title_from(&description));
         let role = self.text(map, "role", &path, task).map(|it| it.trim().to_owned()).filter(|it| !it.is_empty());
-        let depends_on = self.depends_on(map.get("depends_on"), index, &path, task);
+        let depends_on = self.depends_on(map.get(needs_key(map)), index, &path, task);
         let success_criteria = self.criteria(map.get("success_criteria"), &path, task);
         let priority = map.get("priority").filter(|it| !it.is_null()).and_then(|it| {
             Priority::deserialize(it)
@@ -204,11 +227,11 @@ impl Walk {
         let duration = map.get("duration").filter(|it| !it.is_null()).and_then(|it| {
             let number = it.as_f64();
             if number.is_none() {
-                self.invalid(task, &format!("{path}.duration"), it, "a number of seconds, 0 or more");
+                self.invalid(task, &format!("{path}.duration"), it, "a number of seconds, 0 to 10¹²");
             }
             number
         });
-        DocumentTask { id, title, description, role, depends_on, success_criteria, priority, duration }
+        DocumentTask { id, title, description, role, depends_on, success_criteria, priority, duration, place }
     }
 
     fn text(&mut self, map: &Map<String, Value>, key: &str, path: &str, task: Option<&str>) -> Option<String> {
@@ -273,6 +296,11 @@ impl Walk {
     }
 }
 
+/// `deps` is understood where `depends_on` is not given.
+pub(super) fn needs_key(map: &Map<String, Value>) -> &'static str {
+    if map.contains_key("deps") && !map.contains_key("depends_on") { "deps" } else { "depends_on" }
+}
+
 /// A text or a whole number as an id.
 pub(super) fn name_of(value: &Value) -> Option<String> {
     match value {
@@ -282,7 +310,7 @@ pub(super) fn name_of(value: &Value) -> Option<String> {
     }
 }
 
-fn shown(value: &Value) -> String {
+pub(super) fn shown(value: &Value) -> String {
     match value {
         Value::Array(_) => "a list".to_owned(),
         Value::Object(_) => "an object".to_owned(),
@@ -321,6 +349,8 @@ mod tests {
         assert!(!one.success_criteria[0].measurable && one.success_criteria[1].measurable);
         assert_eq!((two.title.as_str(), two.depends_on.as_slice()), ("Do two. Well", &["1".to_owned()][..]));
         assert_eq!((three.description.as_str(), three.role.as_deref()), ("", None));
+        let short = json!({"tasks": [{"id": "a", "title": "A"}, {"id": "b", "title": "B", "deps": ["a"]}]});
+        assert_eq!(document_from_value(&short).unwrap().tasks[1].depends_on, ["a"]);
         let again: Document = serde_json::from_str(&serde_json::to_string(&document).unwrap()).unwrap();
         assert_eq!(again, document);
     }
@@ -342,7 +372,7 @@ mod tests {
             "`tasks[1].title`: `7` is not allowed: a text",
             "`tasks[1].depends_on[1]`: `1.5` is not allowed: the id of a task",
             "`tasks[1].priority`: `11` is not allowed: 1 to 10, or `low`, `medium`, `high`, `critical`",
-            "`tasks[1].duration`: `\"long\"` is not allowed: a number of seconds, 0 or more",
+            "`tasks[1].duration`: `\"long\"` is not allowed: a number of seconds, 0 to 10¹²",
             "`tasks[2].success_criteria[0]`: an object is not allowed: a text, or an object with `criterion`",
             "`tasks[2].depends_on`: `\"a\"` is not allowed: a list of task ids, such as [\"a\"]",
             "`tasks[3]`: `\"later\"` is not allowed: a task is an object",

@@ -8,6 +8,7 @@
 //! **Invariant:** every change that `repair` makes is in its report.
 
 mod check;
+mod compose;
 mod cycle;
 mod document;
 mod lenient;
@@ -22,7 +23,10 @@ use std::{fmt, sync::Arc};
 use crewline_types::{Criterion, Priority, Role};
 use serde::Serialize;
 
+use crate::schedule::{Cycle, Graph, Job};
+
 pub use check::check;
+pub use compose::{Sources, compose, links};
 pub use document::{Document, DocumentTask, document_from_value};
 pub use repair::{Repair, Repaired, repair};
 pub use reply::parse_reply;
@@ -41,11 +45,29 @@ pub struct Rules {
     pub roles_open: bool,
 }
 
+/// Tasks of a person's plan at most.
+pub const FILE_TASKS_MAX: usize = 100_000;
+
+impl Rules {
+    /// Of a plan file when it is not known which roles there are.
+    pub fn open() -> Self {
+        Self { roles: Vec::new(), default_role: Role::from("default"), tasks_max: FILE_TASKS_MAX, roles_open: true }
+    }
+}
+
 /// A valid plan.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// Its tasks, in the order of the document.
     pub tasks: Vec<Planned>,
+}
+
+impl Plan {
+    /// The graph of its tasks. A plan that was checked is never refused.
+    pub fn graph(&self) -> Result<Graph, Cycle> {
+        let job = |it: &Planned| Job { needs: it.depends_on.clone(), priority: it.priority, duration: it.duration };
+        Graph::new(self.tasks.iter().map(job).collect())
+    }
 }
 
 /// A task of a valid plan.
@@ -65,7 +87,7 @@ pub struct Planned {
     pub success_criteria: Vec<Criterion>,
     /// How much it matters.
     pub priority: Priority,
-    /// How long it takes, in seconds; finite and not negative.
+    /// How long it takes, in seconds: 0 to 10¹².
     pub duration: Option<f64>,
 }
 
@@ -73,7 +95,8 @@ pub struct Planned {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// What is wrong: `cycle`, `self_dependency`, `unknown_dependency`, `duplicate_id`, `missing_id`, `empty_plan`,
-    /// `blank_title`, `negative_duration`, `too_many_tasks`, `unknown_role`, `unknown_field`, `invalid_field` or `no_plan`.
+    /// `blank_title`, `negative_duration`, `too_many_tasks`, `unknown_role`, `unknown_field`, `invalid_field` or `no_plan`;
+    /// of documents that link others `invalid_link`, `link_cycle` or `too_deep`.
     pub code: &'static str,
     /// The id of the task it is about.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -282,7 +282,7 @@ fn repair_fields(task: &mut DocumentTask, repairs: &mut Vec<Repair>) {
         task.success_criteria.truncate(CRITERIA_MAX);
         repairs.push(Repair::Shortened { task: id.clone(), field: "success_criteria", max: CRITERIA_MAX });
     }
-    if task.duration.is_some_and(|it| !it.is_finite() || it < 0.0) {
+    if task.duration.is_some_and(|it| !check::is_duration(it)) {
         task.duration = None;
         repairs.push(Repair::DurationDropped { task: id });
     }
@@ -491,7 +491,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(crate::cases::cases(1_000))]
 
         #[test]
         fn a_repaired_plan_passes_the_check(tasks in proptest::collection::vec(hostile_task(), 0..12)) {
@@ -511,6 +511,7 @@ mod tests {
                         success_criteria: it.success_criteria.clone(),
                         priority: Some(it.priority),
                         duration: it.duration,
+                        place: None,
                     })
                     .collect(),
             };

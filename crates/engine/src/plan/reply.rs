@@ -357,6 +357,7 @@ fn draft(key: Option<&str>, value: &Value) -> Draft {
         success_criteria: find(&keys, &CRITERIA).map(criteria_of).unwrap_or_default(),
         priority: find(&keys, &["priority"]).and_then(|it| Priority::deserialize(it).ok()),
         duration: find(&keys, &DURATION).and_then(|it| it.as_f64().or_else(|| it.as_str()?.trim().parse().ok())),
+        place: None,
     };
     let mut needs = Vec::new();
     if let Some(value) = find(&keys, &DEPENDS_ON) {
@@ -605,7 +606,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(crate::cases::cases(1_000))]
 
         #[test]
         fn nothing_a_model_says_is_too_bad(

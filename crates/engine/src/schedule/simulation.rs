@@ -3,7 +3,9 @@
 //!
 //! **Invariant:** every failure prints its seed.
 
-use std::time::Duration;
+use std::{cmp::Reverse, time::Duration};
+
+use crewline_types::Priority;
 
 use super::*;
 
@@ -29,7 +31,13 @@ impl Rng {
 }
 
 fn node(priority: u8, needs: &[u32]) -> Node {
-    Node { priority: Priority::new(priority).unwrap(), needs: needs.to_vec(), stage: Stage::Waiting, attempts: 0 }
+    Node {
+        urgency: 0,
+        priority: Priority::new(priority).unwrap(),
+        needs: needs.to_vec(),
+        stage: Stage::Waiting,
+        attempts: 0,
+    }
 }
 
 fn limits(parallel_max: usize, attempts_max: u32) -> Limits {
@@ -52,7 +60,8 @@ fn nodes_of(rng: &mut Rng, base: u32, size: u32) -> Vec<Node> {
             if let Some(first) = needs.first().copied().filter(|_| rng.below(4) == 0) {
                 needs.push(first);
             }
-            node(1 + u8::try_from(rng.below(3)).unwrap(), &needs)
+            let urgency = rng.below(3);
+            Node { urgency, ..node(1 + u8::try_from(rng.below(3)).unwrap(), &needs) }
         })
         .collect()
 }
@@ -80,7 +89,10 @@ impl Oracle {
                 node.stage == Stage::Waiting && !self.held[*it as usize] && node.needs.iter().all(is_done)
             })
             .collect();
-        ready.sort_by_key(|it| (Reverse(self.nodes[*it as usize].priority), *it));
+        ready.sort_by_key(|it| {
+            let node = &self.nodes[*it as usize];
+            (Reverse(node.urgency), Reverse(node.priority), *it)
+        });
         ready
     }
 
@@ -325,6 +337,13 @@ fn priority_goes_before_index() {
 }
 
 #[test]
+fn urgency_goes_before_priority() {
+    let urgent = Node { urgency: 7, ..node(1, &[]) };
+    let mut dag = Dag::new(vec![node(10, &[]), urgent], limits(1, 1)).unwrap();
+    assert_eq!(dag.apply(Event::Begin), [Action::Dispatch { node: 1, attempt: 1 }]);
+}
+
+#[test]
 fn a_failure_blocks_its_dependents_only() {
     let nodes = vec![node(5, &[]), node(5, &[0]), node(5, &[1]), node(5, &[]), node(5, &[3])];
     let mut dag = Dag::new(nodes, limits(1, 1)).unwrap();
@@ -421,4 +440,18 @@ fn a_plan_grows_the_graph() {
 fn an_empty_graph_is_done_and_a_self_need_is_a_circle() {
     assert_eq!(Dag::new(vec![], limits(1, 1)).unwrap().apply(Event::Begin), [Action::Finish(Finish::AllDone)]);
     assert_eq!(Dag::new(vec![node(5, &[0])], limits(1, 1)).unwrap_err(), Cycle::Closed { path: vec![0, 0] });
+}
+
+#[test]
+fn what_runs_elsewhere_is_taken_over() {
+    let mut dag = Dag::new(vec![node(5, &[]), node(9, &[]), node(5, &[0])], limits(1, 3)).unwrap();
+    assert!(!dag.adopt(2, 1), "its need is not done");
+    assert!(dag.adopt(0, 2) && !dag.adopt(0, 2));
+    assert_eq!((dag.running(), dag.ready()), (1, 1));
+    assert_eq!(dag.apply(Event::Begin), [], "the one place is taken");
+    let lost = dag.apply(Event::AttemptLost { node: 0, attempt: 2 });
+    assert_eq!(lost, [Action::Dispatch { node: 1, attempt: 1 }], "the higher priority goes first");
+    let next = dag.apply(Event::Succeeded { node: 1, attempt: 1 });
+    assert_eq!(next, [Action::Dispatch { node: 0, attempt: 3 }]);
+    assert!(!dag.adopt(2, 1), "only before the run begins");
 }

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use crewline_types::{MemoryId, MemoryRecord, MemoryType, ProjectScope, Timestamp};
+use crewline_types::{MemoryId, MemoryMarks, MemoryRecord, MemoryType, ProjectScope, Timestamp};
 use qdrant_client::{
     Payload,
     qdrant::{
@@ -40,11 +40,12 @@ impl Status {
     /// Codes: <https://grpc.io/docs/guides/status-codes/>.
     pub(super) fn of(code: i32, message: &str) -> Self {
         match code {
-            // The client says `cancelled` when its own limit passes.
-            1 | 4 => Self::Slow,
+            4 => Self::Slow,
+            // The client says `cancelled` when its own limit passes, and when the connection breaks under a request.
+            1 if message.to_ascii_lowercase().contains("timeout") => Self::Slow,
             5 => Self::Lost,
             7 | 16 => Self::Auth,
-            8 | 10 | 14 => Self::Down,
+            1 | 8 | 10 | 14 => Self::Down,
             // The client says `internal` when it can not connect, and `unknown` when the connection broke.
             13 if message.starts_with("Failed to connect") => Self::Down,
             2 if message.contains("transport error") => Self::Down,
@@ -147,6 +148,7 @@ pub(super) fn to_record(scope: &ProjectScope, point: &ScoredPoint) -> Option<Mem
         created_at,
         text: text(TEXT)?.into(),
         source_ids,
+        marks: MemoryMarks::default(),
     };
     belongs(scope, &record).ok().map(|()| record)
 }

@@ -19,6 +19,8 @@ use crate::{
 const MESSAGE_MAX: usize = 300;
 /// Bytes of an error's body that are read.
 pub(super) const ERROR_BODY_MAX: usize = 64 << 10;
+/// Bytes a secret has at least; shorter ones are words that stand anywhere.
+const SECRET_MIN: usize = 6;
 /// A wait longer than this is no advice.
 const RETRY_AFTER_MAX: Duration = Duration::from_hours(24);
 
@@ -104,16 +106,13 @@ pub(super) fn status_error(
     body: &[u8],
     model: &ModelConfig,
     url: &str,
-    key: Option<&SecretString>,
+    secrets: &[SecretString],
 ) -> Error {
     let complaint = serde_json::from_slice::<Complaint<'_>>(body).unwrap_or_default();
-    let message = if complaint.message.is_empty() {
-        excerpt(body, MESSAGE_MAX)
-    } else {
-        excerpt(complaint.message.as_bytes(), MESSAGE_MAX)
-    };
+    let said = if complaint.message.is_empty() { body } else { complaint.message.as_bytes() };
+    let message = excerpt(said, MESSAGE_MAX, secrets);
     let message = if message.is_empty() { reason(status) } else { message };
-    complaint_error(status.as_u16(), &complaint.code, scrub(message, key), retry_after(headers), model, url)
+    complaint_error(status.as_u16(), &complaint.code, message, retry_after(headers), model, url)
 }
 
 /// What an error inside an answer means.
@@ -121,12 +120,12 @@ pub(super) fn embedded_error(
     complaint: &Complaint<'_>,
     model: &ModelConfig,
     url: &str,
-    key: Option<&SecretString>,
+    secrets: &[SecretString],
 ) -> Error {
     let status = complaint.status.filter(|it| (400..600).contains(it)).unwrap_or(200);
-    let message = excerpt(complaint.message.as_bytes(), MESSAGE_MAX);
+    let message = excerpt(complaint.message.as_bytes(), MESSAGE_MAX, secrets);
     let message = if message.is_empty() { "the provider sent an error without a message".to_owned() } else { message };
-    complaint_error(status, &complaint.code, scrub(message, key), None, model, url)
+    complaint_error(status, &complaint.code, message, None, model, url)
 }
 
 fn complaint_error(
@@ -138,17 +137,49 @@ fn complaint_error(
     url: &str,
 ) -> Error {
     let alias = model.spec.alias.clone();
-    match status {
+    let code = code.to_ascii_lowercase();
+    match status_of(status, &code) {
         401 | 403 => Error::Auth { model: alias, status, message },
         404 => Error::NotFound { model: alias, url: url.to_owned(), message },
         408 | 504 => Error::Timeout { model: alias, phase: Phase::Upstream, limit: model.spec.timeouts.total },
         429 => Error::RateLimited { model: alias, retry_after, message },
-        _ if is_overflow(status, code, &message) => Error::ContextOverflow { model: alias, message },
+        OVERLOADED => Error::Overloaded { model: alias, status, retry_after, message },
+        _ if is_overflow(status, &code, &message) => Error::ContextOverflow { model: alias, message },
+        ..500 if is_filtered(&code) => Error::Filtered { model: alias, message },
+        503 if retry_after.is_some() => Error::Overloaded { model: alias, status, retry_after, message },
         400..=499 => Error::Refused { model: alias, status, message },
-        // 503 with a time to come back is a rate limit in all but name.
-        503 if retry_after.is_some() => Error::RateLimited { model: alias, retry_after, message },
         _ => Error::Upstream { model: alias, status, message },
     }
+}
+
+/// What Anthropic answers when it has too much to do.
+const OVERLOADED: u16 = 529;
+
+/// The status that says what the error's own code says: errors inside an answer have only that.
+fn status_of(status: u16, code: &str) -> u16 {
+    let has = |signs: &[&str]| signs.iter().any(|it| code.contains(it));
+    if has(&["overloaded"]) {
+        OVERLOADED
+    } else if status >= 400 {
+        status
+    } else if has(&["rate_limit", "too_many_requests"]) {
+        429
+    } else if has(&["authentication_error", "invalid_api_key", "permission_error"]) {
+        401
+    } else if has(&["not_found"]) {
+        404
+    } else if has(&["invalid_request"]) {
+        400
+    } else {
+        status
+    }
+}
+
+/// Whether an error's code says that the content is not wanted.
+fn is_filtered(code: &str) -> bool {
+    ["content_filter", "content_policy", "contentfilter", "moderation", "safety_violation", "refusal"]
+        .iter()
+        .any(|it| code.contains(it))
 }
 
 fn reason(status: StatusCode) -> String {
@@ -159,8 +190,9 @@ fn reason(status: StatusCode) -> String {
 }
 
 fn is_overflow(status: u16, code: &str, message: &str) -> bool {
-    /// What OpenAI, vLLM, llama.cpp, Ollama, LM Studio and OpenRouter write.
-    const SIGNS: [&str; 12] = [
+    /// What OpenAI, Anthropic, vLLM, llama.cpp, Ollama, LM Studio and OpenRouter write.
+    const SIGNS: [&str; 13] = [
+        "request_too_large",
         "context length",
         "context_length",
         "context window",
@@ -178,10 +210,15 @@ fn is_overflow(status: u16, code: &str, message: &str) -> bool {
     status != 501 && SIGNS.iter().any(|it| text.contains(it))
 }
 
-/// The beginning of a text, on one line, without control characters.
-pub(super) fn excerpt(bytes: &[u8], characters_max: usize) -> String {
-    let bytes = &bytes[..bytes.len().min(characters_max * 4 + 64)];
-    let text = String::from_utf8_lossy(bytes);
+/// The beginning of a text, on one line, without control characters and without secrets: some servers repeat the key they refuse.
+pub(crate) fn excerpt(bytes: &[u8], characters_max: usize, secrets: &[SecretString]) -> String {
+    let mut text = String::from_utf8_lossy(&bytes[..bytes.len().min(ERROR_BODY_MAX)]);
+    // Before the text is cut: half a key is a secret as well.
+    for secret in secrets.iter().map(ExposeSecret::expose_secret) {
+        if secret.len() >= SECRET_MIN && text.contains(secret) {
+            text = text.replace(secret, "***").into();
+        }
+    }
     let mut short = String::new();
     let mut count = 0;
     for word in text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|it| !it.is_empty()) {
@@ -199,14 +236,6 @@ pub(super) fn excerpt(bytes: &[u8], characters_max: usize) -> String {
         }
     }
     short
-}
-
-/// Some servers repeat the key they refuse.
-fn scrub(message: String, key: Option<&SecretString>) -> String {
-    match key.map(ExposeSecret::expose_secret) {
-        Some(key) if !key.is_empty() && message.contains(key) => message.replace(key, "***"),
-        _ => message,
-    }
 }
 
 /// `Retry-After` in seconds or as a date (judged by the server's own clock), or `retry-after-ms`.
@@ -274,9 +303,9 @@ mod tests {
 
     #[test]
     fn excerpts_are_short_single_lines() {
-        assert_eq!(excerpt(b" a\n\tb\x1b[0m ", 300), "a b [0m");
-        assert_eq!(excerpt("ü".repeat(500).as_bytes(), 300).chars().count(), 301);
-        assert_eq!(excerpt(b"\xff\xfe", 10), "\u{fffd}\u{fffd}");
+        assert_eq!(excerpt(b" a\n\tb\x1b[0m ", 300, &[]), "a b [0m");
+        assert_eq!(excerpt("ü".repeat(500).as_bytes(), 300, &[]).chars().count(), 301);
+        assert_eq!(excerpt(b"\xff\xfe", 10, &[]), "\u{fffd}\u{fffd}");
     }
 
     #[test]
@@ -289,8 +318,10 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_scrubbed() {
-        let key = SecretString::from("sk-secret".to_owned());
-        assert_eq!(scrub("bad key sk-secret!".into(), Some(&key)), "bad key ***!");
+    fn secrets_are_blanked_before_a_text_is_cut() {
+        let secrets = ["sk-secret-1", "other-secret", "no"].map(|it| SecretString::from(it.to_owned()));
+        let text = "no: bad key sk-secret-1! sk-secret-1 other-secret";
+        assert_eq!(excerpt(text.as_bytes(), 300, &secrets), "no: bad key ***! *** ***");
+        assert_eq!(excerpt(text.as_bytes(), 15, &secrets), "no: bad key ***…");
     }
 }

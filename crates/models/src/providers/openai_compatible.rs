@@ -1,229 +1,343 @@
-//! `POST {base_url}/chat/completions` as OpenAI, OpenRouter, vLLM, Ollama, LM Studio and llama.cpp have it; streamed or not.
-//!
-//! **Invariant:** a body is read up to [`REPLY_MAX`] bytes, and no further.
-//! **Invariant:** what a reply is, is decided by its first byte, not by what its header claims.
+//! Chat completions as OpenAI, OpenRouter, vLLM, TGI, Ollama, LM Studio and llama.cpp have them.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::borrow::Cow;
 
-use ::metrics::Counter;
-use bytes::Bytes;
-use futures::future::BoxFuture;
-use reqwest::{
-    Client, Method, Request, Response, StatusCode, Url,
-    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
-};
+use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
-use tokio::{
-    sync::OnceCell,
-    time::{Instant, timeout, timeout_at},
-};
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 
 use super::{
-    body::{Body, LimitField},
-    http::{self, ERROR_BODY_MAX, embedded_error, excerpt, host_of, status_error, transport_error},
-    reply::{Message, Reply, UsageReply, finish},
-    sse::{SseEvent, SseParser},
+    answer::{Answer, Counted, Fault},
+    params::{self, Function, NamedSchema},
+    reply::{Complaint, Content},
 };
 use crate::{
-    ChatReply, ChatRequest, Error, Finish, ListedModel, Mode, ModelConfig, ModelProvider, Phase, ProviderConfig,
-    managed::Managed, metrics, registry::Key, request::estimate_usage,
+    ChatMessage, Finish, ListedModel, ModelProvider, OutputSchema, Speaker, ToolCall, ToolChoice, ToolSet,
+    provider::{Embedding, Outgoing},
 };
 
-/// Bytes of a reply at most.
-pub const REPLY_MAX: usize = 8 << 20;
-/// Characters of a bad reply that an error shows.
-const EXCERPT_MAX: usize = 160;
-/// How long the list of models may take.
-const LIST_LIMIT: Duration = Duration::from_secs(10);
-/// How long to wait for the end of a stream after its last event, so that the connection can be used again.
-const TAIL_LIMIT: Duration = Duration::from_millis(20);
+/// Chat completions.
+pub(super) struct OpenAiCompatible;
 
-/// A provider that speaks chat completions.
-pub struct OpenAiCompatible {
-    config: Arc<ProviderConfig>,
-    managed: Option<Managed>,
-    fixed: Option<Endpoint>,
-    headers: HeaderMap,
-    mode: Mode,
-    /// One client for each limit on connecting.
-    clients: Vec<(Duration, OnceCell<Client>)>,
-    bytes_sent: Counter,
-}
+impl ModelProvider for OpenAiCompatible {
+    fn chat_path(&self) -> &'static str {
+        "chat/completions"
+    }
 
-#[derive(Clone)]
-struct Endpoint {
-    base_url: Arc<str>,
-    chat: Url,
-    models: Url,
-    limit_field: LimitField,
-}
+    fn list_path(&self) -> &'static str {
+        "models"
+    }
 
-impl Endpoint {
-    fn new(base: &Url) -> Self {
-        let base_url: Arc<str> = base.as_str().trim_end_matches('/').into();
-        let below = |path: &str| {
-            let mut url = base.clone();
-            url.set_path(&format!("{}/{path}", base.path().trim_end_matches('/')));
-            url
+    fn key_header(&self, key: &SecretString) -> Option<(HeaderName, HeaderValue)> {
+        bearer(key)
+    }
+
+    fn chat_body(&self, outgoing: &Outgoing<'_>) -> Result<Vec<u8>, serde_json::Error> {
+        let mut bytes = outgoing.buffer();
+        serde_json::to_writer(&mut bytes, &Body(outgoing))?;
+        Ok(bytes)
+    }
+
+    fn read_whole(&self, body: &[u8], answer: &mut Answer<'_>) -> Result<(), Fault> {
+        let reply: Reply<'_> = serde_json::from_slice(body)?;
+        let Some(choice) = reply.choices.into_iter().flatten().next() else {
+            return Err(match reply.error {
+                Some(complaint) => complaint.into(),
+                None => Fault::Bad("it has no choices".to_owned()),
+            });
         };
-        let limit_field = match base.host_str() {
-            Some("api.openai.com") => LimitField::MaxCompletionTokens,
-            _ => LimitField::MaxTokens,
-        };
-        Self { base_url, chat: below("chat/completions"), models: below("models"), limit_field }
+        let Some(message) = choice.message else { return Err(Fault::Bad("its choice has no message".to_owned())) };
+        answer.named(reply.model.as_deref());
+        answer.usage = reply.usage.map(UsageReply::counted);
+        message.add_to(answer)?;
+        answer.finish = Some(choice.finish_reason.as_deref().map_or(Finish::Stop, finish));
+        Ok(())
+    }
+
+    fn read_event(&self, data: &[u8], answer: &mut Answer<'_>) -> Result<(), Fault> {
+        if data == b"[DONE]" {
+            answer.is_done = true;
+            return Ok(());
+        }
+        let chunk: Reply<'_> = serde_json::from_slice(data)?;
+        if let Some(complaint) = chunk.error {
+            return Err(complaint.into());
+        }
+        answer.named(chunk.model.as_deref());
+        if let Some(usage) = chunk.usage {
+            answer.usage = Some(usage.counted());
+        }
+        let Some(choice) = chunk.choices.into_iter().flatten().next() else { return Ok(()) };
+        if let Some(message) = choice.message {
+            message.add_to(answer)?;
+        }
+        if let Some(reason) = choice.finish_reason {
+            answer.finish = Some(finish(&reason));
+        }
+        Ok(())
+    }
+
+    fn read_list(&self, body: &[u8]) -> Option<Vec<ListedModel>> {
+        parse_list(body)
+    }
+
+    fn embedding(&self) -> Option<&dyn Embedding> {
+        Some(&Embeddings)
     }
 }
 
-impl OpenAiCompatible {
-    /// A provider whose models connect within one of `connect_limits`; `managed` when crewline starts it.
-    pub fn new(
-        config: Arc<ProviderConfig>,
-        mode: Mode,
-        managed: Option<Managed>,
-        connect_limits: impl IntoIterator<Item = Duration>,
-    ) -> Self {
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
-        for (name, value) in &config.headers {
-            headers.append(name, value.clone());
-        }
-        if let Key::Known(key) = &config.key
-            && let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret()))
-        {
-            value.set_sensitive(true);
-            headers.insert(AUTHORIZATION, value);
-        }
-        let mut limits: Vec<Duration> = connect_limits.into_iter().collect();
-        if limits.is_empty() {
-            limits.push(Duration::from_secs(5));
-        }
-        limits.sort_unstable();
-        limits.dedup();
-        let fixed = if managed.is_some() { None } else { config.url(None).map(|url| Endpoint::new(&url)) };
-        Self {
-            fixed,
-            managed,
-            headers,
-            mode,
-            clients: limits.into_iter().map(|limit| (limit, OnceCell::new())).collect(),
-            bytes_sent: metrics::egress(config.locality),
-            config,
-        }
-    }
+/// `Authorization: Bearer KEY`.
+pub(super) fn bearer(key: &SecretString) -> Option<(HeaderName, HeaderValue)> {
+    let value = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret())).ok()?;
+    Some((AUTHORIZATION, value))
+}
 
-    /// Refuses before any byte leaves.
-    fn admit(&self) -> Result<(), Error> {
-        let provider = || self.config.name.to_string();
-        if self.mode == Mode::Offline && self.config.locality == crewline_types::model::Locality::Remote {
-            return Err(Error::Offline { provider: provider(), host: host_of(&self.config.base_url) });
+/// How a provider names the limit on the answer's tokens: api.openai.com wants its own name for its newer models.
+fn limit_field(base_url: &str) -> &'static str {
+    if base_url.starts_with("https://api.openai.com") { "max_completion_tokens" } else { "max_tokens" }
+}
+
+struct Body<'a>(&'a Outgoing<'a>);
+
+impl Serialize for Body<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Outgoing { model, request, is_streaming } = *self.0;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("model", &model.model)?;
+        map.serialize_entry("messages", &Messages(&request.messages))?;
+        if self.0.is_ours("max_tokens") && self.0.is_ours("max_completion_tokens") {
+            map.serialize_entry(limit_field(&model.provider.base_url), &self.0.output_tokens_max())?;
         }
-        match self.config.key_problem() {
-            None => Ok(()),
-            Some((reason, help)) => {
-                Err(Error::KeyMissing { provider: provider(), reason: reason.to_owned(), help: help.to_owned() })
+        if let Some(temperature) = self.0.temperature().filter(|_| self.0.is_ours("temperature")) {
+            map.serialize_entry("temperature", &temperature)?;
+        }
+        if let Some(schema) = self.0.native_schema() {
+            map.serialize_entry("response_format", &ResponseFormat(schema))?;
+        }
+        if let Some(tools) = request.tools.as_deref() {
+            map.serialize_entry("tools", &Tools(tools))?;
+            map.serialize_entry("tool_choice", &Choice(&tools.choice))?;
+        }
+        map.serialize_entry("stream", &is_streaming)?;
+        if is_streaming {
+            map.serialize_entry("stream_options", &StreamOptions { include_usage: true })?;
+        }
+        params::write(&mut map, model, |_| true)?;
+        map.end()
+    }
+}
+
+struct Messages<'a>(&'a [ChatMessage]);
+
+impl Serialize for Messages<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(Message))
+    }
+}
+
+struct Message<'a>(&'a ChatMessage);
+
+impl Serialize for Message<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let message = self.0;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("role", message.speaker.as_str())?;
+        match message.speaker {
+            Speaker::Tool => {
+                map.serialize_entry("content", &message.text)?;
+                map.serialize_entry("tool_call_id", message.tool_calls.first().map_or("", |it| &it.id))?;
+            }
+            Speaker::Assistant if !message.tool_calls.is_empty() => {
+                map.serialize_entry("content", &Some(&*message.text).filter(|it| !it.is_empty()))?;
+                map.serialize_entry("tool_calls", &ToolCalls(&message.tool_calls))?;
+            }
+            Speaker::System | Speaker::User | Speaker::Assistant => map.serialize_entry("content", &message.text)?,
+        }
+        map.end()
+    }
+}
+
+struct ToolCalls<'a>(&'a [ToolCall]);
+
+impl Serialize for ToolCalls<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Call<'a> {
+            id: &'a str,
+            #[serde(rename = "type")]
+            kind: &'static str,
+            function: Called<'a>,
+        }
+        #[derive(Serialize)]
+        struct Called<'a> {
+            name: &'a str,
+            arguments: &'a str,
+        }
+        serializer.collect_seq(self.0.iter().map(|it| Call {
+            id: &it.id,
+            kind: "function",
+            function: Called { name: &it.name, arguments: &it.arguments },
+        }))
+    }
+}
+
+struct Tools<'a>(&'a ToolSet);
+
+impl Serialize for Tools<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Tool<'a> {
+            #[serde(rename = "type")]
+            kind: &'static str,
+            function: Function<'a>,
+        }
+        serializer.collect_seq(self.0.tools.iter().map(|it| Tool { kind: "function", function: it.into() }))
+    }
+}
+
+struct Choice<'a>(&'a ToolChoice);
+
+impl Serialize for Choice<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            ToolChoice::Auto => serializer.serialize_str("auto"),
+            ToolChoice::None => serializer.serialize_str("none"),
+            ToolChoice::Required => serializer.serialize_str("required"),
+            ToolChoice::Named(name) => {
+                serde_json::json!({"type": "function", "function": {"name": name}}).serialize(serializer)
             }
         }
     }
+}
 
-    async fn endpoint(&self) -> Result<Cow<'_, Endpoint>, Error> {
-        match (&self.fixed, &self.managed) {
-            (Some(endpoint), _) => Ok(Cow::Borrowed(endpoint)),
-            (None, Some(managed)) => Ok(Cow::Owned(Endpoint::new(&managed.ensure().await?))),
-            (None, None) => Err(Error::Client { message: format!("`{}` is not a URL", self.config.base_url) }),
-        }
+#[derive(Serialize)]
+struct StreamOptions {
+    include_usage: bool,
+}
+
+struct ResponseFormat<'a>(&'a OutputSchema);
+
+impl Serialize for ResponseFormat<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(2))?;
+        map.serialize_entry("type", "json_schema")?;
+        map.serialize_entry("json_schema", &NamedSchema::from(self.0))?;
+        map.end()
     }
+}
 
-    async fn client(&self, connect: Duration) -> Result<&Client, Error> {
-        // The limits are sorted: the first that is long enough, else the longest.
-        let place = self.clients.iter().position(|it| it.0 >= connect).unwrap_or(self.clients.len() - 1);
-        let (limit, cell) = &self.clients[place];
-        if let Some(client) = cell.get() {
-            return Ok(client);
+/// A whole reply, or one chunk of a stream.
+#[derive(Debug, Default, Deserialize)]
+struct Reply<'a> {
+    #[serde(borrow, default)]
+    model: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    choices: Option<Vec<ChoiceReply<'a>>>,
+    #[serde(default)]
+    usage: Option<UsageReply>,
+    #[serde(borrow, default)]
+    error: Option<Complaint<'a>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ChoiceReply<'a> {
+    #[serde(borrow, default, alias = "delta")]
+    message: Option<MessageReply<'a>>,
+    #[serde(borrow, default)]
+    finish_reason: Option<Cow<'a, str>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct MessageReply<'a> {
+    #[serde(borrow, default)]
+    content: Content<'a>,
+    #[serde(borrow, default, alias = "reasoning")]
+    reasoning_content: Content<'a>,
+    #[serde(borrow, default)]
+    refusal: Content<'a>,
+    #[serde(borrow, default)]
+    tool_calls: Option<Vec<ToolReply<'a>>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ToolReply<'a> {
+    #[serde(default)]
+    index: Option<u64>,
+    #[serde(borrow, default)]
+    id: Content<'a>,
+    #[serde(borrow, default)]
+    function: FunctionReply<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct FunctionReply<'a> {
+    #[serde(borrow, default)]
+    name: Content<'a>,
+    #[serde(borrow, default)]
+    arguments: Content<'a>,
+}
+
+impl MessageReply<'_> {
+    fn add_to(self, answer: &mut Answer<'_>) -> Result<(), Fault> {
+        answer.add_reasoning(&self.reasoning_content.0)?;
+        answer.add_text(&self.content.0)?;
+        answer.add_refusal(&self.refusal.0)?;
+        for (place, tool) in self.tool_calls.into_iter().flatten().enumerate() {
+            let index = tool.index.unwrap_or(place as u64);
+            answer.add_tool(index, &tool.id.0, &tool.function.name.0, &tool.function.arguments.0)?;
         }
-        let (locality, limit, mode) = (self.config.locality, *limit, self.mode);
-        let is_tls = self.config.base_url.starts_with("https:");
-        cell.get_or_try_init(|| async move {
-            if !is_tls {
-                return http::client(locality, is_tls, mode, limit);
-            }
-            // Root certificates are read from disk.
-            let built = tokio::task::spawn_blocking(move || http::client(locality, is_tls, mode, limit)).await;
-            built.unwrap_or_else(|error| Err(Error::Client { message: error.to_string() }))
-        })
-        .await
+        Ok(())
     }
+}
 
-    fn key(&self) -> Option<&SecretString> {
-        match &self.config.key {
-            Key::Known(key) => Some(key),
-            Key::None | Key::Missing { .. } => None,
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+struct UsageReply {
+    #[serde(default)]
+    prompt_tokens: Option<u64>,
+    #[serde(default)]
+    completion_tokens: Option<u64>,
+    #[serde(default)]
+    total_tokens: Option<u64>,
+    #[serde(default)]
+    prompt_tokens_details: Option<PromptDetails>,
+    #[serde(default)]
+    completion_tokens_details: Option<CompletionDetails>,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+struct PromptDetails {
+    #[serde(default)]
+    cached_tokens: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+struct CompletionDetails {
+    #[serde(default)]
+    reasoning_tokens: Option<u64>,
+}
+
+impl UsageReply {
+    fn counted(self) -> Counted {
+        let (input, mut output) = (self.prompt_tokens.unwrap_or(0), self.completion_tokens.unwrap_or(0));
+        let reasoning = self.completion_tokens_details.and_then(|it| it.reasoning_tokens).unwrap_or(0);
+        // Some providers count reasoning beside the completion; the total tells.
+        let beside = input.saturating_add(output).saturating_add(reasoning);
+        if reasoning > 0 && self.total_tokens == Some(beside) {
+            output = output.saturating_add(reasoning);
         }
+        let cached = self.prompt_tokens_details.and_then(|it| it.cached_tokens).unwrap_or(0);
+        Counted { input, output, cached, reasoning }
     }
+}
 
-    async fn answer(&self, model: &ModelConfig, request: &ChatRequest) -> Result<ChatReply, Error> {
-        self.admit()?;
-        let endpoint = self.endpoint().await?;
-        let client = self.client(model.spec.timeouts.connect).await?;
-        let started = Instant::now();
-        let total = model.spec.timeouts.total;
-        let exchange = Exchange {
-            model,
-            request,
-            endpoint: &endpoint,
-            key: self.key(),
-            is_streaming: self.config.is_streaming,
-            started,
-        };
-        let body = exchange.body()?;
-        self.bytes_sent.increment(body.len() as u64);
-        let mut http_request = Request::new(Method::POST, endpoint.chat.clone());
-        http_request.headers_mut().clone_from(&self.headers);
-        *http_request.body_mut() = Some(body.into());
-        match timeout_at(started + total, exchange.run(client, http_request)).await {
-            Ok(result) => result,
-            Err(_) => Err(exchange.timed_out(Phase::Total, total)),
-        }
-    }
-
-    async fn listed(&self) -> Result<Vec<ListedModel>, Error> {
-        self.admit()?;
-        let endpoint = self.endpoint().await?;
-        let client = self.client(Duration::from_secs(5)).await?;
-        let provider = self.config.name.to_string();
-        let base_url = endpoint.base_url.to_string();
-        let unreachable =
-            |message: String| Error::Unreachable { provider: provider.clone(), base_url: base_url.clone(), message };
-        let mut http_request = Request::new(Method::GET, endpoint.models.clone());
-        http_request.headers_mut().clone_from(&self.headers);
-        http_request.headers_mut().remove(CONTENT_TYPE);
-        let fetch = async {
-            let mut response =
-                client.execute(http_request).await.map_err(|error| unreachable(http::root_cause(&error)))?;
-            let status = response.status();
-            let mut body = Vec::new();
-            while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(http::root_cause(&error)))? {
-                body.extend_from_slice(&chunk);
-                if body.len() > REPLY_MAX {
-                    break;
-                }
-            }
-            Ok::<_, Error>((status, body))
-        };
-        let (status, body) =
-            timeout(LIST_LIMIT, fetch).await.map_err(|_| unreachable(format!("no answer within {LIST_LIMIT:?}")))??;
-        match status.as_u16() {
-            200 => parse_list(&body).ok_or_else(|| unreachable("the list of models has an unknown form".to_owned())),
-            // A server may have no list and answer all the same.
-            404 | 405 | 501 => Ok(Vec::new()),
-            401 | 403 => Err(Error::KeyMissing {
-                provider: provider.clone(),
-                reason: format!("the provider refuses it (HTTP {})", status.as_u16()),
-                help: "check the key behind `api_key`".into(),
-            }),
-            status => Err(unreachable(format!("HTTP {status}: {}", excerpt(&body, EXCERPT_MAX)))),
-        }
+/// Why an answer ended, from the provider's word.
+fn finish(reason: &str) -> Finish {
+    match reason {
+        "stop" | "eos" | "eos_token" | "end_turn" | "stop_sequence" | "" => Finish::Stop,
+        "length" | "max_tokens" | "model_length" => Finish::Length,
+        "tool_calls" | "function_call" => Finish::ToolCalls,
+        "content_filter" | "safety" | "refusal" => Finish::Filtered,
+        _ => Finish::Other,
     }
 }
 
@@ -267,319 +381,59 @@ pub(crate) fn parse_list(body: &[u8]) -> Option<Vec<ListedModel>> {
     Some(entries.collect())
 }
 
-impl ModelProvider for OpenAiCompatible {
-    fn chat<'a>(&'a self, model: &'a ModelConfig, request: &'a ChatRequest) -> BoxFuture<'a, Result<ChatReply, Error>> {
-        Box::pin(self.answer(model, request))
+/// `POST /embeddings`.
+pub(super) struct Embeddings;
+
+impl Embedding for Embeddings {
+    fn path(&self) -> &'static str {
+        "embeddings"
     }
 
-    fn list(&self) -> BoxFuture<'_, Result<Vec<ListedModel>, Error>> {
-        Box::pin(self.listed())
+    fn body(&self, model: &str, texts: &[&str]) -> serde_json::Value {
+        serde_json::json!({"model": model, "input": texts, "encoding_format": "float"})
     }
 
-    fn shutdown(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async {
-            if let Some(managed) = &self.managed {
-                managed.shutdown().await;
-            }
-        })
-    }
-}
-
-/// One call on the wire.
-struct Exchange<'a> {
-    model: &'a ModelConfig,
-    request: &'a ChatRequest,
-    endpoint: &'a Endpoint,
-    key: Option<&'a SecretString>,
-    is_streaming: bool,
-    started: Instant,
-}
-
-impl Exchange<'_> {
-    fn body(&self) -> Result<Vec<u8>, Error> {
-        let Self { model, request, is_streaming, .. } = *self;
-        Body { model, request, is_streaming, limit_field: self.endpoint.limit_field }
-            .to_bytes()
-            .map_err(|error| Error::Client { message: error.to_string() })
-    }
-
-    fn timed_out(&self, phase: Phase, limit: Duration) -> Error {
-        Error::Timeout { model: self.model.spec.alias.clone(), phase, limit }
-    }
-
-    fn bad(&self, what: &str, body: &[u8]) -> Error {
-        let excerpt = excerpt(body, EXCERPT_MAX);
-        let message = if excerpt.is_empty() { what.to_owned() } else { format!("{what}: {excerpt}") };
-        Error::BadReply { model: self.model.spec.alias.clone(), message }
-    }
-
-    fn too_large(&self, limit: usize) -> Error {
-        Error::TooLarge { model: self.model.spec.alias.clone(), limit }
-    }
-
-    fn transport(&self, error: &reqwest::Error) -> Error {
-        transport_error(error, self.model, &self.endpoint.base_url)
-    }
-
-    async fn run(&self, client: &Client, request: Request) -> Result<ChatReply, Error> {
-        let first_token = self.model.spec.timeouts.first_token;
-        let sent = client.execute(request);
-        let sent = if self.is_streaming {
-            timeout_at(self.started + first_token, sent)
-                .await
-                .map_err(|_| self.timed_out(Phase::FirstToken, first_token))?
-        } else {
-            sent.await
-        };
-        let response = sent.map_err(|error| self.transport(&error))?;
-        if response.status() != StatusCode::OK {
-            return Err(self.refused(response).await);
+    fn read(&self, body: &[u8]) -> Result<(Vec<Vec<f32>>, Option<u64>), Fault> {
+        #[derive(Deserialize)]
+        struct Vectors<'a> {
+            #[serde(default)]
+            data: Option<Vec<One>>,
+            #[serde(default)]
+            usage: Option<UsageReply>,
+            #[serde(borrow, default)]
+            error: Option<Complaint<'a>>,
         }
-        self.read(response).await
-    }
-
-    async fn refused(&self, mut response: Response) -> Error {
-        let mut body = Vec::new();
-        // What can not be read of an error's body is no news.
-        while let Ok(Some(chunk)) = response.chunk().await {
-            body.extend_from_slice(&chunk[..chunk.len().min(ERROR_BODY_MAX - body.len())]);
-            if body.len() >= ERROR_BODY_MAX {
-                break;
-            }
+        #[derive(Deserialize)]
+        struct One {
+            #[serde(default)]
+            index: usize,
+            embedding: Vec<f32>,
         }
-        status_error(response.status(), response.headers(), &body, self.model, self.endpoint.chat.as_str(), self.key)
-    }
-
-    async fn read(&self, mut response: Response) -> Result<ChatReply, Error> {
-        let claims_events = response
-            .headers()
-            .get(CONTENT_TYPE)
-            .and_then(|it| it.to_str().ok())
-            .is_some_and(|it| it.trim_start().to_ascii_lowercase().starts_with("text/event-stream"));
-        if response.content_length().is_some_and(|it| it > REPLY_MAX as u64) {
-            return Err(self.too_large(REPLY_MAX));
+        let reply: Vectors<'_> = serde_json::from_slice(body)?;
+        if let Some(complaint) = reply.error {
+            return Err(complaint.into());
         }
-        let mut answer = Answer::default();
-        let mut whole: Whole = Whole::Empty;
-        let mut parser = SseParser::default();
-        let mut form = None;
-        let mut size = 0;
-        let mut deadline =
-            self.is_streaming.then(|| (Phase::FirstToken, self.started + self.model.spec.timeouts.first_token));
-        while let Some(chunk) = self.chunk(&mut response, deadline).await? {
-            size += chunk.len();
-            if size > REPLY_MAX {
-                return Err(self.too_large(REPLY_MAX));
-            }
-            let is_events = match form {
-                Some(is_events) => is_events,
-                None => match chunk.iter().find(|it| !it.is_ascii_whitespace()) {
-                    None => continue,
-                    Some(first) => {
-                        *form.insert(!matches!(first, b'{' | b'[') && (claims_events || begins_event(&chunk)))
-                    }
-                },
-            };
-            if !is_events {
-                whole.push(chunk);
-                continue;
-            }
-            parser.feed(&chunk);
-            let mut is_alive = false;
-            while let Some(event) = parser.next_event().map_err(|_| self.too_large(super::sse::LINE_MAX))? {
-                is_alive = true;
-                self.event(&event, &mut answer)?;
-            }
-            if answer.is_done {
-                // Reading to the end lets the connection be used again; a server that does not end is not waited for.
-                let _ = timeout(TAIL_LIMIT, response.chunk()).await;
-                break;
-            }
-            if is_alive && answer.first_token.is_some() && self.is_streaming {
-                deadline = Some((Phase::Idle, Instant::now() + self.model.spec.timeouts.idle));
-            }
-        }
-        if form == Some(true) {
-            if !answer.is_done
-                && let Some(event) = parser.last_event()
-            {
-                self.event(&event, &mut answer)?;
-            }
-            return self.finish_stream(answer);
-        }
-        self.parse(whole.as_slice())
-    }
-
-    async fn chunk(&self, response: &mut Response, deadline: Option<(Phase, Instant)>) -> Result<Option<Bytes>, Error> {
-        let next = response.chunk();
-        let result = match deadline {
-            None => next.await,
-            Some((phase, at)) => timeout_at(at, next).await.map_err(|_| {
-                let timeouts = &self.model.spec.timeouts;
-                let limit = if phase == Phase::FirstToken { timeouts.first_token } else { timeouts.idle };
-                self.timed_out(phase, limit)
-            })?,
-        };
-        result.map_err(|error| self.transport(&error))
-    }
-
-    fn event(&self, event: &SseEvent<'_>, answer: &mut Answer) -> Result<(), Error> {
-        if event.data == b"[DONE]" {
-            answer.is_done = true;
-            return Ok(());
-        }
-        if event.data.iter().all(u8::is_ascii_whitespace) {
-            return Ok(());
-        }
-        if event.is_error {
-            let complaint = serde_json::from_slice(event.data).unwrap_or_default();
-            return Err(embedded_error(&complaint, self.model, self.endpoint.chat.as_str(), self.key));
-        }
-        let chunk: Reply<'_> =
-            serde_json::from_slice(event.data).map_err(|error| self.bad(&format!("{error}"), event.data))?;
-        if let Some(complaint) = &chunk.error {
-            return Err(embedded_error(complaint, self.model, self.endpoint.chat.as_str(), self.key));
-        }
-        if let (Some(model), true) = (&chunk.model, answer.model.is_empty()) {
-            answer.model.push_str(model);
-        }
-        if chunk.usage.is_some() {
-            answer.usage = chunk.usage;
-        }
-        let Some(choice) = chunk.choices.into_iter().flatten().next() else { return Ok(()) };
-        if let Some(message) = &choice.message {
-            answer.text.push_str(&message.content.0);
-            answer.reasoning.push_str(&message.reasoning_content.0);
-            answer.refusal.push_str(&message.refusal.0);
-            if answer.first_token.is_none() && !answer.is_empty() {
-                answer.first_token = Some(self.started.elapsed());
-            }
-        }
-        if let Some(reason) = choice.finish_reason {
-            answer.finish = Some(finish(Some(&reason)));
-        }
-        Ok(())
-    }
-
-    fn finish_stream(&self, answer: Answer) -> Result<ChatReply, Error> {
-        if answer.finish.is_none() && !answer.is_done {
-            if answer.is_empty() {
-                return Err(self.bad("the stream has no answer", b""));
-            }
-            let message = "the stream ended before the answer did".to_owned();
-            return Err(Error::Interrupted { model: self.model.spec.alias.clone(), message });
-        }
-        Ok(self.reply(answer))
-    }
-
-    fn parse(&self, body: &[u8]) -> Result<ChatReply, Error> {
-        if body.is_empty() {
-            return Err(self.bad("it is empty", body));
-        }
-        let reply: Reply<'_> = serde_json::from_slice(body).map_err(|error| self.bad(&error.to_string(), body))?;
-        let mut choices = reply.choices.into_iter().flatten();
-        let Some(choice) = choices.next() else {
-            return Err(match &reply.error {
-                Some(complaint) => embedded_error(complaint, self.model, self.endpoint.chat.as_str(), self.key),
-                None => self.bad("it has no choices", body),
-            });
-        };
-        let Some(Message { content, reasoning_content, refusal }) = choice.message else {
-            return Err(self.bad("its choice has no message", body));
-        };
-        Ok(self.reply(Answer {
-            text: content.0.into_owned(),
-            reasoning: reasoning_content.0.into_owned(),
-            refusal: refusal.0.into_owned(),
-            model: reply.model.map(Cow::into_owned).unwrap_or_default(),
-            usage: reply.usage,
-            finish: Some(finish(choice.finish_reason.as_deref())),
-            first_token: None,
-            is_done: true,
-        }))
-    }
-
-    fn reply(&self, answer: Answer) -> ChatReply {
-        let finish = answer.finish.unwrap_or(Finish::Stop);
-        let usage = answer.usage.and_then(UsageReply::usage);
-        let usage = usage.unwrap_or_else(|| {
-            let mut usage = estimate_usage(self.request, &answer.text);
-            usage.reasoning_tokens = crate::request::estimate_tokens(&answer.reasoning);
-            usage.output_tokens += usage.reasoning_tokens;
-            usage
-        });
-        let (text, finish) = if !answer.text.is_empty() {
-            (answer.text, finish)
-        } else if !answer.refusal.is_empty() {
-            (answer.refusal, Finish::Filtered)
-        } else if finish == Finish::Stop {
-            // Some servers file the whole answer of a reasoning model under its reasoning.
-            (answer.reasoning, finish)
-        } else {
-            (answer.text, finish)
-        };
-        ChatReply {
-            text,
-            usage,
-            finish,
-            model: if answer.model.is_empty() { self.model.model.clone() } else { answer.model },
-            first_token: answer.first_token,
-            elapsed: self.started.elapsed(),
-        }
+        let Some(mut data) = reply.data else { return Err(Fault::Bad("it has no vectors".to_owned())) };
+        data.sort_by_key(|it| it.index);
+        let tokens = reply.usage.and_then(|it| it.prompt_tokens);
+        Ok((data.into_iter().map(|it| it.embedding).collect(), tokens))
     }
 }
 
-/// Whether a text begins as an event stream does.
-fn begins_event(chunk: &[u8]) -> bool {
-    let chunk = chunk.trim_ascii_start();
-    [&b"data:"[..], b"event:", b"id:", b"retry:", b":"].iter().any(|it| chunk.starts_with(it))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// What has come of an answer.
-#[derive(Default)]
-struct Answer {
-    text: String,
-    reasoning: String,
-    refusal: String,
-    model: String,
-    usage: Option<UsageReply>,
-    finish: Option<Finish>,
-    first_token: Option<Duration>,
-    is_done: bool,
-}
-
-impl Answer {
-    fn is_empty(&self) -> bool {
-        self.text.is_empty() && self.reasoning.is_empty() && self.refusal.is_empty()
-    }
-}
-
-/// A body that is read as a whole; the common case of one chunk is not copied.
-enum Whole {
-    Empty,
-    One(Bytes),
-    Many(Vec<u8>),
-}
-
-impl Whole {
-    fn push(&mut self, chunk: Bytes) {
-        match self {
-            Self::Empty => *self = Self::One(chunk),
-            Self::One(first) => {
-                let mut all = Vec::with_capacity((first.len() + chunk.len()) * 2);
-                all.extend_from_slice(first);
-                all.extend_from_slice(&chunk);
-                *self = Self::Many(all);
-            }
-            Self::Many(all) => all.extend_from_slice(&chunk),
-        }
-    }
-
-    fn as_slice(&self) -> &[u8] {
-        match self {
-            Self::Empty => b"",
-            Self::One(bytes) => bytes,
-            Self::Many(bytes) => bytes,
-        }
+    #[test]
+    fn reasoning_beside_the_completion_is_output() {
+        let read = |json: &str| serde_json::from_str::<UsageReply>(json).unwrap().counted();
+        let inside = read(
+            r#"{"prompt_tokens":5,"completion_tokens":9,"total_tokens":14,"completion_tokens_details":{"reasoning_tokens":4}}"#,
+        );
+        assert_eq!((inside.output, inside.reasoning), (9, 4));
+        let beside = read(
+            r#"{"prompt_tokens":5,"completion_tokens":9,"total_tokens":18,"completion_tokens_details":{"reasoning_tokens":4}}"#,
+        );
+        assert_eq!((beside.output, beside.reasoning), (13, 4));
     }
 }

@@ -1,47 +1,13 @@
-//! The replies of chat completions, read by types that borrow from the bytes.
+//! What the replies of all protocols have in common: texts and complaints in their many forms.
 //!
 //! **Invariant:** a field of a form we do not expect is ignored where the answer does not depend on it.
 
 use std::{borrow::Cow, fmt};
 
-use crewline_types::Usage;
 use serde::{
     Deserialize, Deserializer,
     de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
-
-use crate::Finish;
-
-/// A whole reply, or one chunk of a stream.
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct Reply<'a> {
-    #[serde(borrow, default)]
-    pub(super) model: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    pub(super) choices: Option<Vec<Choice<'a>>>,
-    #[serde(default)]
-    pub(super) usage: Option<UsageReply>,
-    #[serde(borrow, default)]
-    pub(super) error: Option<Complaint<'a>>,
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct Choice<'a> {
-    #[serde(borrow, default, alias = "delta")]
-    pub(super) message: Option<Message<'a>>,
-    #[serde(borrow, default)]
-    pub(super) finish_reason: Option<Cow<'a, str>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct Message<'a> {
-    #[serde(borrow, default)]
-    pub(super) content: Content<'a>,
-    #[serde(borrow, default, alias = "reasoning")]
-    pub(super) reasoning_content: Content<'a>,
-    #[serde(borrow, default)]
-    pub(super) refusal: Content<'a>,
-}
 
 /// A text: a string, null, or a list of parts.
 #[derive(Debug, Default)]
@@ -99,52 +65,26 @@ impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
     }
 }
 
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
-pub(super) struct UsageReply {
-    #[serde(default)]
-    prompt_tokens: Option<u64>,
-    #[serde(default)]
-    completion_tokens: Option<u64>,
-    #[serde(default)]
-    prompt_tokens_details: Option<PromptDetails>,
-    #[serde(default)]
-    completion_tokens_details: Option<CompletionDetails>,
-}
-
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
-struct PromptDetails {
-    #[serde(default)]
-    cached_tokens: Option<u64>,
-}
-
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
-struct CompletionDetails {
-    #[serde(default)]
-    reasoning_tokens: Option<u64>,
-}
-
-impl UsageReply {
-    /// `None` when the provider counted nothing.
-    pub(super) fn usage(self) -> Option<Usage> {
-        let (input, output) = (self.prompt_tokens.unwrap_or(0), self.completion_tokens.unwrap_or(0));
-        (input + output > 0).then(|| Usage {
-            input_tokens: input,
-            output_tokens: output,
-            cached_tokens: self.prompt_tokens_details.and_then(|it| it.cached_tokens).unwrap_or(0),
-            reasoning_tokens: self.completion_tokens_details.and_then(|it| it.reasoning_tokens).unwrap_or(0),
-            estimated: false,
-        })
-    }
-}
-
 /// An error as providers write it: an object with a message, or a text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Complaint<'a> {
+pub(crate) struct Complaint<'a> {
     pub(super) message: Cow<'a, str>,
     /// `code` and `type` together.
     pub(super) code: String,
     /// A numeric `code` is a status.
     pub(super) status: Option<u16>,
+}
+
+impl<'a> Complaint<'a> {
+    /// A message with its code.
+    pub(super) fn new(message: impl Into<Cow<'a, str>>, code: &str) -> Self {
+        Self { message: message.into(), code: code.to_owned(), status: None }
+    }
+
+    /// The same without the bytes it was read from.
+    pub(crate) fn into_owned(self) -> Complaint<'static> {
+        Complaint { message: Cow::Owned(self.message.into_owned()), code: self.code, status: self.status }
+    }
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Complaint<'a> {
@@ -232,16 +172,6 @@ impl<'de: 'a, 'a> Deserialize<'de> for Complaint<'a> {
         }
 
         deserializer.deserialize_any(ComplaintVisitor)
-    }
-}
-
-/// Why an answer ended, from the provider's word.
-pub(super) fn finish(reason: Option<&str>) -> Finish {
-    match reason {
-        None | Some("stop" | "eos" | "end_turn" | "stop_sequence" | "") => Finish::Stop,
-        Some("length" | "max_tokens" | "model_length") => Finish::Length,
-        Some("content_filter" | "safety" | "refusal") => Finish::Filtered,
-        Some(_) => Finish::Other,
     }
 }
 

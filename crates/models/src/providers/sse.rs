@@ -1,156 +1,155 @@
-//! Server-sent events, as far as chat completions use them (WHATWG HTML, section 9.2).
+//! Server-sent events, as far as model servers use them (WHATWG HTML, section 9.2).
 //!
 //! **Invariant:** bytes may be cut anywhere, inside a character too; an event is the same for every cut.
-//! **Invariant:** a line is at most [`LINE_MAX`] bytes, so a server that never ends one costs bounded memory.
+//! **Invariant:** a line, and the data of an event, is at most [`LINE_MAX`] bytes.
 
-/// Bytes of a line at most.
-pub(super) const LINE_MAX: usize = 1 << 20;
+use std::ops::Range;
 
-/// A line is too long.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct LineTooLong;
+use super::lines::{LINE_MAX, LineBuffer, LineTooLong};
 
 /// One event.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct SseEvent<'a> {
+pub struct SseEvent<'a> {
     /// Its data, lines joined by `\n`.
-    pub(super) data: &'a [u8],
+    pub data: &'a [u8],
     /// It is named `error`.
-    pub(super) is_error: bool,
+    pub is_error: bool,
+}
+
+/// The data of the event that is being read.
+#[derive(Debug, Default)]
+enum Data {
+    #[default]
+    None,
+    /// One line, still in the buffer: the common case, which is not copied.
+    One(Range<usize>),
+    /// In `joined`.
+    Joined,
 }
 
 /// Cuts a stream of bytes into events.
 #[derive(Debug, Default)]
-pub(super) struct SseParser {
-    buffer: Vec<u8>,
-    /// Where the first line begins that is not yet read.
-    start: usize,
-    /// Up to where the buffer has been searched for the end of that line.
-    searched: usize,
-    data: Vec<u8>,
-    has_data: bool,
+pub struct SseParser {
+    lines: LineBuffer,
+    data: Data,
+    joined: Vec<u8>,
     is_error: bool,
-    is_data_taken: bool,
+    /// A byte order mark may stand before the first line only.
+    is_begun: bool,
 }
 
 impl SseParser {
     /// Adds bytes.
-    pub(super) fn feed(&mut self, bytes: &[u8]) {
-        if self.start == self.buffer.len() {
-            self.buffer.clear();
-            (self.start, self.searched) = (0, 0);
-        } else if self.start > LINE_MAX {
-            self.buffer.drain(..self.start);
-            self.searched -= self.start;
-            self.start = 0;
+    pub fn feed(&mut self, bytes: &[u8]) {
+        if let Data::One(line) = &self.data {
+            // The buffer moves: keep what was read of the event.
+            self.joined.clear();
+            self.joined.extend_from_slice(self.lines.bytes(line));
+            self.data = Data::Joined;
         }
-        self.buffer.extend_from_slice(bytes);
+        self.lines.feed(bytes);
     }
 
     /// The next whole event.
-    pub(super) fn next_event(&mut self) -> Result<Option<SseEvent<'_>>, LineTooLong> {
-        self.drop_taken();
-        while let Some(length) = self.buffer[self.searched..].iter().position(|it| *it == b'\n') {
-            let end = self.searched + length;
-            let mut line = &self.buffer[self.start..end];
-            (self.start, self.searched) = (end + 1, end + 1);
-            if line.len() > LINE_MAX {
-                return Err(LineTooLong);
+    pub fn next_event(&mut self) -> Result<Option<SseEvent<'_>>, LineTooLong> {
+        while let Some(line) = self.lines.next_line()? {
+            if self.line(line)? {
+                return Ok(Some(self.take()));
             }
-            line = line.strip_suffix(b"\r").unwrap_or(line);
-            line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
-            if line.is_empty() {
-                if self.has_data {
-                    return Ok(Some(self.take()));
-                }
-                self.is_error = false;
-                continue;
-            }
-            Self::field(line, &mut self.data, &mut self.has_data, &mut self.is_error);
-            if self.data.len() > LINE_MAX {
-                return Err(LineTooLong);
-            }
-        }
-        self.searched = self.buffer.len();
-        if self.buffer.len() - self.start > LINE_MAX {
-            return Err(LineTooLong);
         }
         Ok(None)
     }
 
     /// What is left when the stream ends without an empty line.
-    pub(super) fn last_event(&mut self) -> Option<SseEvent<'_>> {
-        self.drop_taken();
-        let line = self.buffer.split_off(self.start);
-        self.buffer.clear();
-        (self.start, self.searched) = (0, 0);
-        let line = line.strip_suffix(b"\r").unwrap_or(&line);
-        Self::field(line, &mut self.data, &mut self.has_data, &mut self.is_error);
-        self.has_data.then(|| self.take())
+    pub fn last_event(&mut self) -> Result<Option<SseEvent<'_>>, LineTooLong> {
+        let rest = self.lines.rest();
+        let is_whole = self.line(rest)?;
+        Ok((is_whole || !matches!(self.data, Data::None)).then(|| self.take()))
     }
 
-    fn drop_taken(&mut self) {
-        if self.is_data_taken {
-            self.is_data_taken = false;
-            self.data.clear();
-            self.is_error = false;
+    /// Reads a line; true when it ends an event.
+    fn line(&mut self, mut line: Range<usize>) -> Result<bool, LineTooLong> {
+        if !std::mem::replace(&mut self.is_begun, true) && self.lines.bytes(&line).starts_with(b"\xef\xbb\xbf") {
+            line.start += 3;
         }
+        let bytes = self.lines.bytes(&line);
+        if bytes.is_empty() {
+            if matches!(self.data, Data::None) {
+                self.is_error = false;
+                return Ok(false);
+            }
+            return Ok(true);
+        }
+        // Comments begin with a colon: their name is empty.
+        let colon = bytes.iter().position(|it| *it == b':').unwrap_or(bytes.len());
+        let name = &bytes[..colon];
+        let mut value = (line.start + colon + 1).min(line.end)..line.end;
+        if self.lines.bytes(&value).starts_with(b" ") {
+            value.start += 1;
+        }
+        let (is_data, is_event) = (name == b"data", name == b"event");
+        if is_data {
+            self.data = self.with(value)?;
+        } else if is_event {
+            self.is_error = self.lines.bytes(&value) == b"error";
+        }
+        Ok(false)
+    }
+
+    /// The data with one more line.
+    fn with(&mut self, line: Range<usize>) -> Result<Data, LineTooLong> {
+        match &self.data {
+            Data::None => return Ok(Data::One(line)),
+            Data::One(first) => {
+                self.joined.clear();
+                self.joined.extend_from_slice(self.lines.bytes(first));
+            }
+            Data::Joined => {}
+        }
+        if self.joined.len() + line.len() >= LINE_MAX {
+            return Err(LineTooLong);
+        }
+        self.joined.push(b'\n');
+        self.joined.extend_from_slice(self.lines.bytes(&line));
+        Ok(Data::Joined)
     }
 
     fn take(&mut self) -> SseEvent<'_> {
-        self.has_data = false;
-        self.is_data_taken = true;
-        SseEvent { data: &self.data, is_error: self.is_error }
-    }
-
-    fn field(line: &[u8], data: &mut Vec<u8>, has_data: &mut bool, is_error: &mut bool) {
-        // Comments begin with a colon: their name is empty.
-        let (name, value) = match line.iter().position(|it| *it == b':') {
-            Some(colon) => (&line[..colon], &line[colon + 1..]),
-            None => (line, &line[line.len()..]),
+        let data = match std::mem::take(&mut self.data) {
+            Data::None => &[],
+            Data::One(line) => self.lines.bytes(&line),
+            Data::Joined => self.joined.as_slice(),
         };
-        let value = value.strip_prefix(b" ").unwrap_or(value);
-        match name {
-            b"data" => {
-                if *has_data {
-                    data.push(b'\n');
-                }
-                data.extend_from_slice(value);
-                *has_data = true;
-            }
-            b"event" => *is_error = value == b"error",
-            _ => {}
-        }
+        SseEvent { data, is_error: std::mem::take(&mut self.is_error) }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
-    fn events(pieces: &[&[u8]]) -> Vec<(String, bool)> {
+    fn events(pieces: &[&[u8]]) -> Vec<(Vec<u8>, bool)> {
         let mut parser = SseParser::default();
         let mut found = Vec::new();
-        let own = |event: SseEvent<'_>| (String::from_utf8(event.data.to_vec()).unwrap(), event.is_error);
+        let own = |event: SseEvent<'_>| (event.data.to_vec(), event.is_error);
         for piece in pieces {
             parser.feed(piece);
             while let Some(event) = parser.next_event().unwrap() {
                 found.push(own(event));
             }
         }
-        found.extend(parser.last_event().map(own));
+        found.extend(parser.last_event().unwrap().map(own));
         found
     }
 
     #[test]
     fn every_cut_gives_the_same_events() {
         let stream = "\u{feff}: hello\ndata: {\"a\":\"ü日\"}\n\nevent: error\r\ndata: x\r\ndata:y\r\n\r\nid: 7\n\ndata\n\ndata: last";
-        let expected = vec![
-            ("{\"a\":\"ü日\"}".to_owned(), false),
-            ("x\ny".to_owned(), true),
-            (String::new(), false),
-            ("last".to_owned(), false),
-        ];
+        let expected: Vec<(Vec<u8>, bool)> = [("{\"a\":\"ü日\"}", false), ("x\ny", true), ("", false), ("last", false)]
+            .map(|(data, is_error)| (data.into(), is_error))
+            .into();
         assert_eq!(events(&[stream.as_bytes()]), expected);
         for at in 0..stream.len() {
             let (left, right) = stream.as_bytes().split_at(at);
@@ -158,6 +157,37 @@ mod tests {
         }
         let bytes: Vec<&[u8]> = stream.as_bytes().chunks(1).collect();
         assert_eq!(events(&bytes), expected);
+    }
+
+    proptest! {
+        /// Any bytes, cut anywhere, give the events of the same bytes in one piece.
+        #[test]
+        fn cuts_do_not_matter(
+            stream in prop::collection::vec(
+                prop_oneof![
+                    any::<Vec<u8>>().prop_map(|it| it.into_iter().take(6).collect::<Vec<u8>>()),
+                    prop::sample::select(vec![
+                        b"data:".to_vec(), b"data: x".to_vec(), b"event: error".to_vec(), b"\n".to_vec(), b"\r\n".to_vec(),
+                        b"\n\n".to_vec(), b":".to_vec(), b"\xef\xbb\xbf".to_vec(), "ü".into(),
+                    ]),
+                ],
+                0..40,
+            ),
+            sizes in prop::collection::vec(1_usize..9, 1..12),
+        ) {
+            let stream: Vec<u8> = stream.concat();
+            let mut pieces = Vec::new();
+            let mut rest = stream.as_slice();
+            for size in sizes.iter().cycle() {
+                if rest.is_empty() {
+                    break;
+                }
+                let (piece, tail) = rest.split_at((*size).min(rest.len()));
+                pieces.push(piece);
+                rest = tail;
+            }
+            prop_assert_eq!(events(&pieces), events(&[stream.as_slice()]));
+        }
     }
 
     #[test]
@@ -174,6 +204,19 @@ mod tests {
     }
 
     #[test]
+    fn an_event_without_end_is_refused() {
+        let mut parser = SseParser::default();
+        let line = [b"data: ".to_vec(), vec![b'x'; 1 << 10], b"\n".to_vec()].concat();
+        for _ in 0..1_100 {
+            parser.feed(&line);
+            if parser.next_event() == Err(LineTooLong) {
+                return;
+            }
+        }
+        panic!("the event was taken");
+    }
+
+    #[test]
     fn memory_does_not_grow_with_the_stream() {
         let mut parser = SseParser::default();
         for _ in 0..10_000 {
@@ -181,6 +224,6 @@ mod tests {
             assert!(parser.next_event().unwrap().is_some());
             assert!(parser.next_event().unwrap().is_none());
         }
-        assert!(parser.buffer.capacity() < 4_096 && parser.data.capacity() < 4_096);
+        assert!(parser.lines.capacity() < 4_096 && parser.joined.capacity() < 4_096);
     }
 }

@@ -24,7 +24,21 @@ const INSTRUCTIONS_MAX: u64 = 256 << 10;
 /// Characters a name may have.
 const NAME_MAX: usize = 64;
 /// Fields of the request that crewline itself must set.
-const RESERVED_PARAMS: [&str; 6] = ["model", "messages", "stream", "stream_options", "response_format", "n"];
+const RESERVED_PARAMS: [&str; 13] = [
+    "model",
+    "messages",
+    "input",
+    "system",
+    "stream",
+    "stream_options",
+    "response_format",
+    "format",
+    "text",
+    "tools",
+    "tool_choice",
+    "options",
+    "n",
+];
 
 pub(super) fn too_large(name: &str) -> Invalid {
     let message = format!("the file is larger than {} KiB", TEXT_MAX >> 10);

@@ -31,24 +31,21 @@ impl Check<'_> {
         is_used: bool,
         env_names: &Arc<[String]>,
     ) -> ProviderConfig {
-        match entry.kind {
-            ProviderType::OpenaiCompatible => {}
-        }
         let path = ["providers", name];
         let managed = entry.managed.as_ref().map(|managed| self.managed(name, managed, env_names));
         let base_url = match (&entry.base_url, &managed) {
             (Some(url), _) => url.trim_end_matches('/').to_owned(),
+            (None, Some(_)) if entry.kind == ProviderType::Ollama => "http://127.0.0.1:{port}".to_owned(),
             (None, Some(_)) => "http://127.0.0.1:{port}/v1".to_owned(),
             (None, None) => {
-                self.report_key(
-                    &path,
-                    format!("`providers.{name}` lacks `base_url`"),
-                    "as `base_url: http://127.0.0.1:8080/v1`",
-                );
-                String::new()
+                if entry.kind.home().is_none() {
+                    let help = format!("as `base_url: {}`", entry.kind.example());
+                    self.report_key(&path, format!("`providers.{name}` lacks `base_url`"), help);
+                }
+                entry.kind.home().unwrap_or_default().to_owned()
             }
         };
-        let url = if base_url.is_empty() { None } else { self.url(name, &base_url, managed.is_some()) };
+        let url = if base_url.is_empty() { None } else { self.url(name, &base_url, entry.kind, managed.is_some()) };
         let locality = url.as_ref().map_or(Locality::Remote, locality);
         let key = match &entry.api_key {
             None => Key::None,
@@ -62,20 +59,28 @@ impl Check<'_> {
             let message = format!("`providers.{name}` sends its key in clear over `http`");
             self.warnings.push(Problem::new(self.text, span, message, "use `https`"));
         }
-        let headers =
+        let headers: Vec<_> =
             entry.headers.iter().filter_map(|(header, value)| self.header(name, header, value, is_used)).collect();
+        let mut secrets: Vec<SecretString> = Vec::new();
+        if let Key::Known(key) = &key {
+            secrets.push(key.clone());
+        }
+        let hidden = headers.iter().filter(|(_, value)| value.is_sensitive());
+        secrets.extend(hidden.filter_map(|(_, value)| Some(SecretString::from(value.to_str().ok()?.to_owned()))));
         ProviderConfig {
             name: name.into(),
+            kind: entry.kind,
             base_url,
             locality,
             is_streaming: entry.stream.unwrap_or(managed.is_some()),
             managed,
             key,
             headers,
+            secrets,
         }
     }
 
-    fn url(&mut self, name: &str, base_url: &str, is_managed: bool) -> Option<Url> {
+    fn url(&mut self, name: &str, base_url: &str, kind: ProviderType, is_managed: bool) -> Option<Url> {
         let path = ["providers", name, "base_url"];
         let parsed = base_url.replace("{port}", "1").parse::<Url>();
         let problem: (Cow<'static, str>, &str) = match &parsed {
@@ -103,8 +108,9 @@ impl Check<'_> {
             Ok(url) if url.query().is_some() || url.fragment().is_some() => {
                 ("has a `?` or `#` part".into(), "keep the part up to and including `/v1`")
             }
-            Ok(url) if url.path().ends_with("/chat/completions") => {
-                ("is the address of one call".into(), "leave `/chat/completions` out; it is added")
+            Ok(url) if kind.call_paths().iter().any(|it| url.path().ends_with(it)) => {
+                let end = kind.call_paths().iter().find(|it| url.path().ends_with(*it)).copied().unwrap_or_default();
+                (format!("ends in `{end}`, which is added to it").into(), "leave that out")
             }
             Ok(url) if is_managed && locality(url) != Locality::Loopback => {
                 ("of a managed server must be on this machine".into(), "as `http://127.0.0.1:{port}/v1`")
@@ -215,6 +221,7 @@ impl Check<'_> {
         }
         let is_secret =
             ["authorization", "key", "token", "secret", "cookie"].iter().any(|it| header_name.as_str().contains(it));
+        let is_reference = value.starts_with("env:") || value.starts_with("file:");
         let value = match self.secret(value) {
             Secret::Known(value) => value,
             Secret::Clear if is_secret => {
@@ -245,7 +252,7 @@ impl Check<'_> {
             );
             return None;
         };
-        value.set_sensitive(true);
+        value.set_sensitive(is_secret || is_reference);
         Some((header_name, value))
     }
 

@@ -34,7 +34,8 @@ pub(crate) struct Provider {
     /// The protocol it speaks.
     #[serde(rename = "type")]
     pub(crate) kind: ProviderType,
-    /// Its address up to and including `/v1`. May be left out for a managed server.
+    /// Its address up to and including `/v1` (for `ollama`, without it). May be left out for a managed server, and for `anthropic`,
+    /// `openai_responses` and a local `ollama`.
     #[serde(default)]
     pub(crate) base_url: Option<String>,
     /// Where the key is: `env:NAME` or `file:PATH`. Local servers need none.
@@ -53,11 +54,44 @@ pub(crate) struct Provider {
 }
 
 /// The protocols.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ProviderType {
-    /// `POST /chat/completions` as OpenAI, OpenRouter, vLLM, Ollama, LM Studio and llama.cpp have it.
+    /// `POST /chat/completions` as OpenAI, OpenRouter, vLLM, TGI, LM Studio, llama.cpp and Ollama's OpenAI door have it.
     OpenaiCompatible,
+    /// `POST /responses` as OpenAI has it.
+    OpenaiResponses,
+    /// `POST /messages` as Anthropic has it.
+    Anthropic,
+    /// `POST /api/chat`, Ollama's own protocol: it sets the context window.
+    Ollama,
+}
+
+impl ProviderType {
+    /// Where a provider of this type is when the file does not say.
+    pub(crate) fn home(self) -> Option<&'static str> {
+        match self {
+            Self::OpenaiCompatible => None,
+            Self::OpenaiResponses => Some("https://api.openai.com/v1"),
+            Self::Anthropic => Some("https://api.anthropic.com/v1"),
+            Self::Ollama => Some("http://127.0.0.1:11434"),
+        }
+    }
+
+    /// An example of its address.
+    pub(crate) fn example(self) -> &'static str {
+        self.home().unwrap_or("http://127.0.0.1:8080/v1")
+    }
+
+    /// The ends of an address that are the address of one call.
+    pub(crate) fn call_paths(self) -> &'static [&'static str] {
+        match self {
+            Self::OpenaiCompatible => &["/chat/completions"],
+            Self::OpenaiResponses => &["/responses", "/chat/completions"],
+            Self::Anthropic => &["/messages"],
+            Self::Ollama => &["/api/chat", "/api", "/v1"],
+        }
+    }
 }
 
 /// How a local server is started.

@@ -9,9 +9,11 @@
 
 mod check;
 mod check_provider;
+mod diff;
 mod file;
 mod shape;
 mod spans;
+mod watch;
 
 use std::{collections::HashMap, fmt, fmt::Write as _, ops::Range, path::Path, sync::Arc, time::Duration};
 
@@ -20,8 +22,10 @@ use reqwest::{
     Url,
     header::{HeaderName, HeaderValue},
 };
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
+pub(crate) use self::file::ProviderType;
+pub use self::{diff::Difference, watch::RegistryFile};
 use crate::Error;
 
 /// Something wrong in a registry, and where.
@@ -122,6 +126,8 @@ impl std::error::Error for Invalid {}
 pub struct ProviderConfig {
     /// Its name.
     pub name: Arc<str>,
+    /// The protocol it speaks.
+    pub(crate) kind: ProviderType,
     /// Its address without a slash at the end; `{port}` stands for the port of a managed server.
     pub base_url: String,
     /// Where it is.
@@ -132,6 +138,8 @@ pub struct ProviderConfig {
     pub managed: Option<ManagedConfig>,
     pub(crate) key: Key,
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    /// The key, and what else came from `env:` or `file:`: to be blanked wherever a provider repeats it.
+    pub(crate) secrets: Vec<SecretString>,
 }
 
 impl ProviderConfig {
@@ -141,6 +149,18 @@ impl ProviderConfig {
             Key::Missing { reason, help } => Some((reason, help)),
             Key::None | Key::Known(_) => None,
         }
+    }
+
+    /// Whether another registry has the very same provider, keys included.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        (&self.name, self.kind, &self.base_url, self.is_streaming, &self.managed, &self.headers)
+            == (&other.name, other.kind, &other.base_url, other.is_streaming, &other.managed, &other.headers)
+            && self.key_problem() == other.key_problem()
+            && self
+                .secrets
+                .iter()
+                .map(ExposeSecret::expose_secret)
+                .eq(other.secrets.iter().map(ExposeSecret::expose_secret))
     }
 
     /// Whether it sends a key.
@@ -366,6 +386,11 @@ impl Registry {
     /// The hash of the text.
     pub fn hash(&self) -> TextHash {
         self.hash
+    }
+
+    /// What differs in `newer`, by meaning.
+    pub fn diff(&self, newer: &Self) -> Vec<Difference> {
+        diff::between(self, newer)
     }
 
     /// What is odd but allowed, such as the missing key of a provider that no chain uses.

@@ -168,7 +168,9 @@ fn wrong_types_say_what_is_wanted() {
     check(
         "openai_compatible",
         "openai",
-        &["3:16: `providers.stub.type` has the unknown value `openai` (allowed: `openai_compatible`)"],
+        &[
+            "3:16: `providers.stub.type` has the unknown value `openai` (allowed: `openai_compatible`, `openai_responses`, `anthropic`, `ollama`)",
+        ],
     );
     check(
         "price: {input_per_million: 1.0",
@@ -248,7 +250,10 @@ fn values_are_checked() {
         ("ftp://host/v1", "3:45: `providers.stub.base_url` must begin with `http://` or `https://`"),
         ("http://user:pw@host/v1", "3:45: `providers.stub.base_url` holds a user name or password"),
         ("http://host/v1?key=x", "3:45: `providers.stub.base_url` has a `?` or `#` part"),
-        ("http://host/v1/chat/completions", "3:45: `providers.stub.base_url` is the address of one call"),
+        (
+            "http://host/v1/chat/completions",
+            "3:45: `providers.stub.base_url` ends in `/chat/completions`, which is added to it",
+        ),
         ("http://host:{port}/v1", "3:45: `providers.stub.base_url` has `{port}`, but the server is not managed"),
     ] {
         check("http://127.0.0.1:9100/v1", url, &[expected]);
@@ -450,5 +455,35 @@ fn damaged_files_never_panic() {
                 assert!(!error.problems.is_empty() && error.source.len() == text.len(), "{text}");
             }
         }
+    }
+}
+
+#[test]
+fn every_type_has_its_address() {
+    for (kind, address, written) in [
+        ("anthropic", "https://api.anthropic.com/v1", ""),
+        ("openai_responses", "https://api.openai.com/v1", ""),
+        ("ollama", "http://127.0.0.1:11434", ""),
+        ("ollama", "http://gpu.lan:11434", "base_url: \"http://gpu.lan:11434/\""),
+    ] {
+        let text = format!(
+            "version: 1\nproviders:\n  p: {{type: {kind}, {written}}}\nmodels:\n  m: {{provider: p, model: m, context_window: 1000}}\n\
+             roles:\n  default: {{chain: [m]}}\n"
+        );
+        let registry = Registry::parse(&text, "test", &|_| None).unwrap();
+        assert_eq!(registry.providers().next().unwrap().base_url, address);
+    }
+    for (kind, address, end) in [
+        ("anthropic", "https://api.anthropic.com/v1/messages", "/messages"),
+        ("openai_responses", "https://api.openai.com/v1/responses", "/responses"),
+        ("ollama", "http://127.0.0.1:11434/v1", "/v1"),
+        ("ollama", "http://127.0.0.1:11434/api", "/api"),
+    ] {
+        let text = format!(
+            "version: 1\nproviders:\n  p: {{type: {kind}, base_url: \"{address}\"}}\nmodels:\n  \
+             m: {{provider: p, model: m, context_window: 1000}}\nroles:\n  default: {{chain: [m]}}\n"
+        );
+        let error = Registry::parse(&text, "test", &|_| None).unwrap_err().to_string();
+        assert!(error.contains(&format!("ends in `{end}`, which is added to it")), "{error}");
     }
 }

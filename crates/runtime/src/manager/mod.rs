@@ -4,7 +4,9 @@
 //! **Invariant:** every write carries the run's lease epoch; a stale manager stops and is loaded anew.
 //! **Invariant:** one report per attempt has an effect; late and repeated ones do nothing.
 
+mod queue;
 mod reports;
+mod reuse;
 mod run;
 
 use std::{
@@ -17,7 +19,7 @@ use crewline_engine::{
     schedule::{self, Action, Finish},
 };
 use crewline_models::OutputSchema;
-use crewline_store::{Change, RunEnd, Transition};
+use crewline_store::{Change, RunEnd, Transition, Withdraw};
 use crewline_types::{
     AttemptId, ErrorKind, IdSource, RunId, RunStatus, TaskCounts, TaskStatus,
     event::{ErrorNote, EventBody, NewEvent},
@@ -26,13 +28,18 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::{
     actor::{Outcome, WorkGuard, pipe_to_self, remind},
-    assignment::{Assignment, Obligation, Report, Spent, Work},
+    assignment::{Assignment, Obligation, Report, ReportTo, Spent, Work},
     attempt::Deps,
+    config::Dispatch,
     hub::Hub,
     journal::{self, Ack, Refusal},
     load::{self, Loaded},
     lock::RunLock,
-    memory, metrics, planning, router,
+    memory, metrics,
+    offer::Read,
+    planning,
+    replay::{self, Given},
+    router,
 };
 
 use self::run::{Running, Stop, limit_reached, steps_reached};
@@ -42,16 +49,25 @@ use self::run::{Running, Stop, limit_reached, steps_reached};
 pub struct Manager;
 
 /// What you can tell a manager.
-#[derive(Debug)]
 pub enum Message {
     /// An attempt ended.
     Reported(Box<Report>),
     /// Starts nothing more, lets what runs end, then ends the run as interrupted.
     Drain,
+    /// Leaves the run to whoever manages it next; what runs in this process ends first.
+    HandOver,
+    /// Internal: nobody manages the run now.
+    Released,
     /// Like [`Message::Drain`], but aborts what runs.
     Abort,
-    /// Aborts what runs and ends the run for good.
+    /// Starts nothing more, lets what runs end, then ends the run for good.
     Cancel,
+    /// Like [`Message::Cancel`], but aborts what runs.
+    Kill,
+    /// Workers may have reported.
+    Look,
+    /// Internal: reports of workers were read, or attempts withdrawn from them.
+    Looked(Outcome<Result<Vec<Read>, crate::Error>>),
     /// Internal: the run is loaded.
     Loaded(Outcome<Result<Box<Loaded>, crate::Error>>),
     /// Internal: a change is recorded, or not.
@@ -66,6 +82,19 @@ pub enum Message {
     Renew,
     /// Internal: the lease is renewed, or not.
     Renewed(Outcome<Result<(), crewline_store::Error>>),
+}
+
+/// How a run is told to stop; what comes later outweighs what comes before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Halt {
+    /// Starts nothing more, lets what runs end; the run is interrupted.
+    Drain,
+    /// Aborts what runs; the run is interrupted.
+    Abort,
+    /// Starts nothing more, lets what runs end; the run is cancelled.
+    Cancel,
+    /// Aborts what runs; the run is cancelled.
+    Kill,
 }
 
 /// Which change was recorded.
@@ -98,6 +127,8 @@ pub struct Args {
     pub lock: Option<Arc<RunLock>>,
     /// Gives out task ids.
     pub ids: Arc<Mutex<IdSource>>,
+    /// How the run is stopped as soon as it is loaded; for runs that are claimed to be stopped.
+    pub halt: Option<Halt>,
 }
 
 /// One run.
@@ -106,6 +137,12 @@ pub struct State {
     run: Option<Running>,
     guards: Vec<WorkGuard>,
     pauses: HashMap<u32, WorkGuard>,
+    /// Reads the reports of workers.
+    look: Option<WorkGuard>,
+    must_look_again: bool,
+    next_look: Option<WorkGuard>,
+    /// How the run was told to stop before it was loaded.
+    early_halt: Option<Halt>,
 }
 
 impl Actor for Manager {
@@ -119,7 +156,17 @@ impl Actor for Manager {
         let limit = args.deps.limits.commit;
         let work = load::load(args.clone());
         let guard = pipe_to_self(&myself, limit, work, Message::Loaded);
-        Ok(State { args, run: None, guards: vec![guard], pauses: HashMap::new() })
+        let early_halt = args.halt;
+        Ok(State {
+            args,
+            run: None,
+            guards: vec![guard],
+            pauses: HashMap::new(),
+            look: None,
+            must_look_again: false,
+            next_look: None,
+            early_halt,
+        })
     }
 
     async fn handle(
@@ -130,9 +177,14 @@ impl Actor for Manager {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Reported(report) => state.on_reported(&myself, *report)?,
-            Message::Drain => state.on_drain(&myself),
-            Message::Abort => state.on_abort(&myself, RunStatus::Interrupted),
-            Message::Cancel => state.on_abort(&myself, RunStatus::Cancelled),
+            Message::Drain => state.on_halt(&myself, Halt::Drain),
+            Message::HandOver => state.on_hand_over(&myself),
+            Message::Released => myself.stop(None),
+            Message::Abort => state.on_halt(&myself, Halt::Abort),
+            Message::Cancel => state.on_halt(&myself, Halt::Cancel),
+            Message::Kill => state.on_halt(&myself, Halt::Kill),
+            Message::Look => state.on_look(&myself),
+            Message::Looked(outcome) => state.on_looked(&myself, outcome)?,
             Message::Loaded(outcome) => state.on_loaded(&myself, outcome)?,
             Message::Recorded(what, result) => state.on_recorded(&myself, &what, result)?,
             Message::RetryDue(node) => state.on_retry_due(&myself, node),
@@ -186,6 +238,10 @@ impl State {
         }
         self.run = Some(running);
         if has_plan {
+            self.adopt_offers(myself, &loaded.offers);
+        }
+        self.halt_early(myself);
+        if has_plan {
             self.apply(myself, schedule::Event::Begin);
         } else {
             self.plan(myself);
@@ -196,6 +252,10 @@ impl State {
     /// Assigns the root task: planning.
     fn plan(&mut self, myself: &ActorRef<Message>) {
         let Some(run) = &mut self.run else { return };
+        if run.is_handing_over {
+            self.release(myself);
+            return;
+        }
         if run.settings.limits.steps_max.is_some_and(|max| run.steps >= max) {
             run.stop.get_or_insert_with(|| steps_reached(run.steps));
         }
@@ -209,14 +269,18 @@ impl State {
         let tasks_min = self.args.deps.registry.policies().plan_tasks_min as usize;
         let schema = OutputSchema { name: "plan".into(), schema: plan::schema(&rules, tasks_min) };
         let attempt = AttemptId { task: run.root.brief.id, number: run.root_attempt };
+        let given = Given { goal: &run.brief.goal, index: None, requires: Vec::new(), refers: Vec::new() };
+        let input_hash = replay::input_hash(&self.args.deps.registry, &run.root.brief, given);
         let assignment = Assignment {
             attempt,
             run: Arc::clone(&run.brief),
             task: Arc::clone(&run.root.brief),
             sources: Vec::new(),
+            input_hash: Some(input_hash),
             work: Work::Plan { rules: Arc::new(rules), schema: Arc::new(schema), is_strict: run.settings.strict_plan },
             rungs: Vec::new(),
-            obligation: Obligation::new(attempt, myself.clone()),
+            route: [].into(),
+            obligation: Obligation::new(attempt, ReportTo::Manager(myself.clone())),
         };
         self.args.deps.rooms.router.tell(router::Message::Assign(Box::new(assignment)));
     }
@@ -243,11 +307,16 @@ impl State {
                 Action::Finish(finish) => self.end(myself, finish),
             }
         }
+        self.flush_offers(myself);
     }
 
     fn dispatch(&mut self, myself: &ActorRef<Message>, node: u32, attempt: u32) {
         let now = self.args.deps.clock.now();
         let Some(run) = &mut self.run else { return };
+        if let Some(change) = run.reuse(node, attempt, &self.args.deps.registry, now) {
+            self.record(myself, change, Recorded::Result(node, attempt));
+            return;
+        }
         if run.settings.limits.steps_max.is_some_and(|max| run.steps >= max) {
             run.stop.get_or_insert_with(|| steps_reached(run.steps));
             if let Some(dag) = &mut run.dag {
@@ -261,14 +330,20 @@ impl State {
         entry.status = TaskStatus::InProgress;
         entry.started_at.get_or_insert(now);
         let id = AttemptId { task: entry.brief.id, number: attempt };
+        if self.args.deps.dispatch == Dispatch::Queue {
+            run.offer(node, id);
+            return;
+        }
         let assignment = Assignment {
             attempt: id,
             run: Arc::clone(&run.brief),
             task: Arc::clone(&run.tasks[node as usize].brief),
             sources: run.sources(node),
+            input_hash: Some(run.input_hash(node, &self.args.deps.registry)),
             work: Work::Text,
             rungs: Vec::new(),
-            obligation: Obligation::new(id, myself.clone()),
+            route: [].into(),
+            obligation: Obligation::new(id, ReportTo::Manager(myself.clone())),
         };
         self.args.deps.rooms.router.tell(router::Message::Assign(Box::new(assignment)));
     }
@@ -302,6 +377,10 @@ impl State {
         let at = self.args.deps.clock.now();
         let Some(run) = &mut self.run else { return };
         if run.is_ending {
+            return;
+        }
+        if run.is_handing_over && finish == Finish::Drained && run.stop.is_none() {
+            self.release(myself);
             return;
         }
         run.is_ending = true;
@@ -339,7 +418,9 @@ impl State {
         let mut tasks = TaskCounts::default();
         let mut spent = Spent { unpriced: run.unpriced, ..run.root.spent };
         for entry in &run.tasks {
-            tasks.add(entry.status);
+            // The store cancels what is left of a cancelled run.
+            let is_cancelled = status == RunStatus::Cancelled && !entry.status.is_final();
+            tasks.add(if is_cancelled { TaskStatus::Cancelled } else { entry.status });
             spent.usage += entry.spent.usage;
             spent.cost += entry.spent.cost;
         }
@@ -373,7 +454,9 @@ impl State {
     ) -> Result<(), ActorProcessingErr> {
         match result {
             Ok(()) => {}
-            Err(refusal @ (Refusal::Stale | Refusal::Unknown)) => return Err(Distrust(refusal.to_string()).into()),
+            Err(refusal @ (Refusal::Stale | Refusal::Unknown | Refusal::OverBudget)) => {
+                return Err(Distrust(refusal.to_string()).into());
+            }
             Err(Refusal::Failed { code, kind, message }) => {
                 self.give_up(myself, &ErrorNote { code: code.into(), kind, message: message.into() });
                 return Ok(());
@@ -410,7 +493,7 @@ impl State {
         if run.settings.stop_after_plan {
             run.stop.get_or_insert(Stop { status: RunStatus::Interrupted, error: None });
         }
-        if run.stop.is_some() {
+        if run.stop.is_some() || run.is_handing_over {
             self.apply(myself, schedule::Event::Drain);
         }
         self.apply(myself, schedule::Event::Begin);
@@ -431,12 +514,9 @@ impl State {
     }
 
     fn on_drain(&mut self, myself: &ActorRef<Message>) {
-        let Some(run) = &mut self.run else {
-            // Not loaded yet: nothing runs, and the run stays as it is for `resume`.
-            myself.stop(None);
-            return;
-        };
+        let Some(run) = &mut self.run else { return };
         run.stop.get_or_insert(Stop { status: RunStatus::Interrupted, error: None });
+        self.recall_attempts(myself, Withdraw::Free);
         let is_planning_paused = self.pauses.remove(&u32::MAX).is_some();
         if is_planning_paused {
             self.end(myself, Finish::Drained);
@@ -445,11 +525,35 @@ impl State {
         }
     }
 
+    fn on_halt(&mut self, myself: &ActorRef<Message>, halt: Halt) {
+        let Some(run) = &mut self.run else {
+            // Not loaded yet: it stops as soon as it is.
+            self.early_halt = self.early_halt.max(Some(halt));
+            return;
+        };
+        match halt {
+            Halt::Drain => self.on_drain(myself),
+            Halt::Abort => self.on_abort(myself, RunStatus::Interrupted),
+            Halt::Cancel => {
+                run.stop = Some(Stop { status: RunStatus::Cancelled, error: None });
+                self.on_drain(myself);
+            }
+            Halt::Kill => self.on_abort(myself, RunStatus::Cancelled),
+        }
+    }
+
+    /// Does what was asked before the run was loaded.
+    fn halt_early(&mut self, myself: &ActorRef<Message>) {
+        if let Some(halt) = self.early_halt {
+            self.on_halt(myself, halt);
+        }
+    }
+
     fn on_abort(&mut self, myself: &ActorRef<Message>, status: RunStatus) {
         if let Some(run) = &mut self.run {
             run.stop = Some(Stop { status, error: None });
-            self.args.deps.rooms.router.tell(router::Message::CancelRun(run.brief.run));
         }
+        self.recall_attempts(myself, Withdraw::Unreported);
         // Attempts that wait for a retry are not running; their pauses end here.
         let lost: Vec<u32> = self.pauses.keys().copied().filter(|node| *node != u32::MAX).collect();
         self.on_drain(myself);
@@ -467,14 +571,14 @@ impl State {
         let time_max = run.settings.limits.time_max.unwrap_or_default();
         let stop = limit_reached("max_time", format!("the run took longer than {time_max:?}"));
         run.stop.get_or_insert(stop);
-        self.args.deps.rooms.router.tell(router::Message::CancelRun(run.brief.run));
+        self.recall_attempts(myself, Withdraw::Unreported);
         self.on_drain(myself);
     }
 
     fn on_renew(&mut self, myself: &ActorRef<Message>) {
         let Some(run) = &self.run else { return };
         let (store, id, epoch, lease) =
-            (self.args.store.clone(), run.brief.run, run.brief.epoch, self.args.deps.limits.lease);
+            (self.args.store.clone(), run.brief.run, run.epoch, self.args.deps.limits.lease);
         let work = async move { store.renew_run(id, epoch, lease).await };
         self.guards.retain(|guard| !guard.is_finished());
         self.guards.push(pipe_to_self(myself, lease / 3, work, Message::Renewed));

@@ -22,7 +22,7 @@ use crate::{
 
 use super::{
     Distrust, Message, Recorded, State,
-    run::{AfterPlanning, LOSS_PAUSE, LOSSES_MAX, close_calls, limit_reached},
+    run::{AfterPlanning, LOSS_PAUSE, LOSSES_MAX, limit_reached},
 };
 
 impl State {
@@ -57,7 +57,7 @@ impl State {
         let Some(run) = &mut self.run else { return Ok(()) };
         let Report { attempt, progress, result } = report;
         let is_started = progress.is_started;
-        let (spent, ended) = close_calls(progress);
+        let (spent, ended) = progress.close();
         run.root.spent.usage += spent.usage;
         run.root.spent.cost += spent.cost;
         let role = run.root.brief.role.clone();
@@ -92,7 +92,7 @@ impl State {
                 change.texts.extend([text, rows.index.clone()]);
                 change.index = Some(rows.index.hash);
                 run.adopt(&rows.tasks, &rows.links, HashMap::new());
-                run.index = Some(rows.index);
+                run.set_index(Some(rows.index));
                 change
                     .events
                     .push(NewEvent::of_run(at, EventBody::PlanReady { tasks: rows.entries, repairs: made.repairs }));
@@ -109,7 +109,7 @@ impl State {
         end.error = Some(note.clone());
         let from = if is_started { TaskStatus::InProgress } else { TaskStatus::Pending };
         if !is_started {
-            change.attempts.push(NewAttempt { id: attempt, role, model: String::new() });
+            change.attempts.push(NewAttempt { id: attempt, role, model: String::new(), input_hash: None });
         }
         change.attempts_ended.push(end);
         let mut transition = Transition {
@@ -154,8 +154,8 @@ impl State {
         let at = self.args.deps.clock.now();
         let summary_tokens = self.args.deps.limits.summary_tokens;
         let Some(run) = &mut self.run else { return };
-        let (spent, ended) = close_calls(progress);
-        let mut change = run.change(at);
+        let (spent, ended) = progress.close();
+        let mut change = run.change_of(attempt, at);
         let entry = &mut run.tasks[node as usize];
         entry.spent.usage += spent.usage;
         entry.spent.cost += spent.cost;
@@ -191,6 +191,7 @@ impl State {
                 usage: entry.spent.usage,
                 cost_usd: entry.spent.cost,
                 elapsed_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+                copied_from: None,
             },
         ));
         entry.result = Some(output.text.clone());
@@ -238,15 +239,20 @@ impl State {
             }
         };
         let is_started = progress.is_started;
-        let (spent, ended) = close_calls(progress);
-        let mut change = run.change(at);
+        let (spent, ended) = progress.close();
+        let mut change = run.change_of(attempt, at);
         let entry = &mut run.tasks[node as usize];
         entry.spent.usage += spent.usage;
         entry.spent.cost += spent.cost;
         let brief = Arc::clone(&entry.brief);
         end_calls(&mut change, attempt, &brief.role, ended);
         if !is_started {
-            change.attempts.push(NewAttempt { id: attempt, role: brief.role.clone(), model: String::new() });
+            change.attempts.push(NewAttempt {
+                id: attempt,
+                role: brief.role.clone(),
+                model: String::new(),
+                input_hash: None,
+            });
         }
         change.attempts_ended.push(AttemptEnd {
             id: attempt,

@@ -3,7 +3,7 @@
 //! **Invariant:** the state only follows what is recorded, or what is on its way to the journal in the same order.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -14,17 +14,19 @@ use crewline_engine::{
     wallet::Wallet,
 };
 use crewline_models::Policies;
-use crewline_store::{AttemptEnd, CallEnd, Change, Transition};
+use crewline_store::{AttemptEnd, Change, NewOffer, Transition};
 use crewline_types::{
-    AttemptId, ErrorKind, MemoryId, MemoryRecord, MemoryType, MicroUsd, ModelAlias, Priority, ProjectScope, Role,
-    RunStatus, Task, TaskId, TaskKind, TaskStatus, Text, Timestamp, Usage,
-    event::{CallOutcome, ErrorNote},
+    AttemptId, ErrorKind, MemoryId, MemoryRecord, MemoryType, Priority, ProjectScope, Role, RunStatus, Task, TaskId,
+    TaskStatus, Text, TextHash, Timestamp, event::ErrorNote,
 };
 
 use crate::{
-    assignment::{EndedCall, Failure, OpenCall, Progress, RunBrief, Spent, TaskBrief},
+    assignment::{Failure, Post, RunBrief, Spent, TaskBrief},
     attempt::end_calls,
     load::Loaded,
+    offer,
+    replay::Reusable,
+    sources,
 };
 
 /// Times an attempt of a task may be lost (panic, killed specialist) before that counts as its failure.
@@ -46,6 +48,7 @@ pub(super) struct Entry {
     /// `task:<id>`, as contexts name it.
     pub(super) source: Arc<str>,
     pub(super) priority: Priority,
+    pub(super) duration: Option<Duration>,
     /// What its result leaves in memory, until that is committed.
     pub(super) memories: Vec<MemoryRecord>,
 }
@@ -60,6 +63,7 @@ pub(super) struct Stop {
 /// A run that is loaded.
 pub(super) struct Running {
     pub(super) brief: Arc<RunBrief>,
+    pub(super) epoch: u64,
     pub(super) settings: crate::settings::Settings,
     pub(super) root: Entry,
     pub(super) root_attempt: u32,
@@ -67,6 +71,10 @@ pub(super) struct Running {
     pub(super) by_id: HashMap<TaskId, u32>,
     pub(super) dag: Option<Dag>,
     pub(super) index: Option<Text>,
+    /// The same whatever ids its tasks have.
+    pub(super) index_name: Option<TextHash>,
+    /// Results of the run that this one replays, by key.
+    pub(super) reusable: HashMap<Arc<str>, Reusable>,
     pub(super) stop: Option<Stop>,
     pub(super) first_failure: Option<ErrorNote>,
     pub(super) has_answer: bool,
@@ -74,10 +82,16 @@ pub(super) struct Running {
     pub(super) unpriced: u64,
     pub(super) started_at: Timestamp,
     pub(super) is_ending: bool,
+    /// Another process shall manage the run.
+    pub(super) is_handing_over: bool,
     pub(super) pending_actions: VecDeque<Action>,
     /// Attempts of each task when it was loaded.
     pub(super) attempts: Vec<u32>,
     pub(super) policies: Policies,
+    /// Offers that were decided on and are not yet on their way to the journal.
+    pub(super) offers: Vec<NewOffer>,
+    /// Attempts of workers whose report was handled.
+    pub(super) handled: HashSet<AttemptId>,
 }
 
 /// What follows a planning attempt that made nothing.
@@ -90,25 +104,29 @@ pub(super) enum AfterPlanning {
 impl Running {
     pub(super) fn new(loaded: &Loaded, policies: Policies, now: Timestamp) -> Self {
         let row = &loaded.row;
-        let spent: MicroUsd = loaded.tasks.iter().map(|task| task.cost).sum();
-        let wallet = Wallet::new(loaded.settings.limits.cost_max, spent + loaded.lost_cost());
+        let wallet = Wallet::new(loaded.settings.limits.cost_max, loaded.spent);
         let brief = RunBrief {
             run: row.id,
-            epoch: loaded.epoch,
+            post: Post::Manager { epoch: loaded.epoch },
             goal: Arc::clone(&row.goal),
             scope: ProjectScope::of(&row.project),
             mode: loaded.settings.mode(),
+            models: loaded.settings.models.clone(),
+            keys: HashMap::new(),
             wallet: Arc::new(Mutex::new(wallet)),
         };
         let mut run = Self {
             brief: Arc::new(brief),
+            epoch: loaded.epoch,
             settings: loaded.settings.clone(),
             root: Entry::of(&loaded.root),
             root_attempt: loaded.root.attempts,
             tasks: Vec::new(),
             by_id: HashMap::new(),
             dag: None,
-            index: loaded.index.clone(),
+            index: None,
+            index_name: None,
+            reusable: loaded.reusable.clone(),
             stop: None,
             first_failure: None,
             has_answer: loaded.has_answer,
@@ -116,11 +134,15 @@ impl Running {
             unpriced: loaded.unpriced,
             started_at: now,
             is_ending: false,
+            is_handing_over: false,
             pending_actions: VecDeque::new(),
             attempts: Vec::new(),
             policies,
+            offers: Vec::new(),
+            handled: HashSet::new(),
         };
         run.adopt(&loaded.tasks, &loaded.links, loaded.results.clone());
+        run.set_index(loaded.index.clone());
         run
     }
 
@@ -156,37 +178,10 @@ impl Running {
     /// Closes what a crash left open: attempts that run nowhere and calls whose answer is lost.
     pub(super) fn recover(&mut self, loaded: &Loaded, at: Timestamp) -> Option<Change> {
         let mut change = self.change(at);
-        for task in std::iter::once(&loaded.root).chain(&loaded.tasks) {
-            let is_planned_root = task.kind == TaskKind::Root && !loaded.tasks.is_empty();
-            if task.status != TaskStatus::InProgress || is_planned_root {
-                continue;
-            }
-            let id = AttemptId { task: task.id, number: task.attempts };
-            let mut spent = Spent::default();
-            let mut ended = Vec::new();
-            for lost in loaded.open_calls.iter().filter(|it| it.id.attempt == id) {
-                let note = ErrorNote {
-                    code: "model.lost".into(),
-                    kind: ErrorKind::Unavailable,
-                    message: "the answer was lost when the process ended".into(),
-                };
-                let end = CallEnd {
-                    id: lost.id,
-                    outcome: CallOutcome::Lost,
-                    usage: Usage { estimated: true, ..Usage::default() },
-                    cost: lost.reserved,
-                    elapsed: Duration::ZERO,
-                    reply: None,
-                    error: Some(note),
-                };
-                spent.add(&end);
-                ended.push(EndedCall {
-                    end,
-                    model: ModelAlias::from(lost.model.as_str()),
-                    provider: lost.provider.as_str().into(),
-                });
-            }
-            end_calls(&mut change, id, &task.role, ended);
+        for lost in &loaded.lost {
+            let id = lost.id;
+            let (spent, ended) = offer::progress_of_lost(true, &lost.calls).close();
+            end_calls(&mut change, id, &lost.role, ended);
             change.attempts_ended.push(AttemptEnd {
                 id,
                 ok: false,
@@ -196,14 +191,13 @@ impl Running {
                 error: Some(Failure::Lost.note()),
             });
             change.transitions.push(Transition {
-                attempts_from: task.attempts,
-                attempts_to: task.attempts,
+                attempts_from: id.number,
+                attempts_to: id.number,
                 usage: spent.usage,
                 cost: spent.cost,
-                ..Transition::new(task.id, TaskStatus::InProgress, TaskStatus::Pending)
+                ..Transition::new(id.task, TaskStatus::InProgress, TaskStatus::Pending)
             });
-            self.unpriced += spent.unpriced;
-            let entry = match self.by_id.get(&task.id) {
+            let entry = match self.by_id.get(&id.task) {
                 Some(node) => &mut self.tasks[*node as usize],
                 None => &mut self.root,
             };
@@ -215,11 +209,19 @@ impl Running {
     }
 
     pub(super) fn build_dag(&mut self) -> Result<(), schedule::Cycle> {
+        let jobs = self.tasks.iter().map(|it| schedule::Job {
+            needs: it.needs.clone(),
+            priority: it.priority,
+            duration: it.duration.map(|it| it.as_secs_f64()),
+        });
+        let urgencies = schedule::Graph::new(jobs.collect())?.urgencies(self.settings.strategy);
         let nodes = self
             .tasks
             .iter()
             .zip(&self.attempts)
-            .map(|(entry, attempts)| Node {
+            .zip(urgencies)
+            .map(|((entry, attempts), urgency)| Node {
+                urgency,
                 priority: entry.priority,
                 needs: entry.needs.clone(),
                 stage: match entry.status {
@@ -243,35 +245,36 @@ impl Running {
     }
 
     pub(super) fn change(&self, at: Timestamp) -> Change {
-        Change::new(self.brief.run, self.brief.epoch, at)
+        Change::new(self.brief.run, self.epoch, at)
+    }
+
+    /// The change that records what became of `attempt`; with it goes its offer, if it was one.
+    pub(super) fn change_of(&self, attempt: AttemptId, at: Timestamp) -> Change {
+        let mut change = self.change(at);
+        if self.handled.contains(&attempt) {
+            change.offers_settled.push(attempt);
+        }
+        change
+    }
+
+    /// Offers an attempt to workers: the higher priority first, then whoever became ready first.
+    pub(super) fn offer(&mut self, node: u32, id: AttemptId) {
+        let entry = &self.tasks[node as usize];
+        let rank = -i64::from(entry.priority.get());
+        self.offers.push(NewOffer { id, role: entry.brief.role.clone(), rank });
     }
 
     /// What the plan gives to a task's context.
     pub(super) fn sources(&self, node: u32) -> Vec<Item> {
         let entry = &self.tasks[node as usize];
         let mut items = Vec::with_capacity(1 + entry.needs.len() + entry.refers.len());
-        if let Some(index) = &self.index {
-            items.push(Item {
-                tier: Tier::Index,
-                source: "index".into(),
-                kind: "index".into(),
-                title: "INDEX.md".into(),
-                text: index.clone(),
-                score: 1.0,
-            });
-        }
+        items.extend(self.index.clone().map(sources::index));
         for (tier, nodes) in [(Tier::Requires, &entry.needs), (Tier::Refers, &entry.refers)] {
             for node in nodes {
                 let made = &self.tasks[*node as usize];
                 if let Some(text) = &made.result {
-                    items.push(Item {
-                        tier,
-                        source: Arc::clone(&made.source),
-                        kind: "task_output".into(),
-                        title: Arc::clone(&made.brief.title),
-                        text: text.clone(),
-                        score: 1.0,
-                    });
+                    let (source, title) = (Arc::clone(&made.source), Arc::clone(&made.brief.title));
+                    items.push(sources::output(tier, source, title, text.clone()));
                 }
             }
         }
@@ -294,6 +297,7 @@ impl Running {
             created_at: at,
             text: text.into(),
             source_ids,
+            marks: crewline_types::MemoryMarks::default(),
         };
         let task_summary = record(MemoryType::TaskSummary, format!("{}\n\n{summary}", brief.title), Vec::new());
         let source = task_summary.id;
@@ -361,17 +365,10 @@ impl Running {
 impl Entry {
     pub(super) fn of(task: &Task) -> Self {
         Self {
-            brief: Arc::new(TaskBrief {
-                id: task.id,
-                key: Arc::clone(&task.key),
-                title: Arc::clone(&task.title),
-                description: Arc::clone(&task.description),
-                role: task.role.clone(),
-                kind: task.kind,
-                success_criteria: task.success_criteria.clone(),
-            }),
+            brief: Arc::new(TaskBrief::of(task)),
             source: format!("task:{}", task.id).into(),
             priority: task.priority,
+            duration: task.duration,
             needs: Vec::new(),
             refers: Vec::new(),
             dependents: Vec::new(),
@@ -383,26 +380,6 @@ impl Entry {
             memories: Vec::new(),
         }
     }
-}
-
-/// What an attempt consumed, and its calls that are not recorded as ended; a call that is still open is lost.
-pub(super) fn close_calls(progress: Progress) -> (Spent, Vec<EndedCall>) {
-    let Progress { open, mut ended, mut spent, .. } = progress;
-    if let Some(OpenCall { id, model, provider, worst, input_tokens }) = open {
-        let end = CallEnd {
-            id,
-            outcome: CallOutcome::Cancelled,
-            usage: Usage { input_tokens, estimated: true, ..Usage::default() },
-            // What the provider bills for an aborted call is unknown: the worst case is never too little.
-            cost: worst,
-            elapsed: Duration::ZERO,
-            reply: None,
-            error: None,
-        };
-        spent.add(&end);
-        ended.push(EndedCall { end, model, provider });
-    }
-    (spent, ended)
 }
 
 pub(super) fn limit_reached(limit: &str, message: String) -> Stop {

@@ -3,7 +3,7 @@
 use crewline_types::{AttemptId, MicroUsd, TaskId, Timestamp};
 use sea_orm::entity::prelude::*;
 
-use super::{note, parse, small, unsigned, usage};
+use super::{note, opt_hash, parse, small, unsigned, usage};
 use crate::{AttemptRow, AttemptStatus, Error};
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -25,6 +25,7 @@ pub struct Model {
     pub error: Option<String>,
     pub started_at: i64,
     pub finished_at: Option<i64>,
+    pub input_hash: Option<Vec<u8>>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -50,6 +51,7 @@ impl Model {
             error: note("attempts.error", self.error.as_deref())?,
             started_at: Timestamp(self.started_at),
             finished_at: self.finished_at.map(Timestamp),
+            input_hash: opt_hash("attempts.input_hash", self.input_hash.as_deref())?,
         })
     }
 }

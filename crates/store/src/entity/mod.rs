@@ -10,6 +10,8 @@
 pub(crate) mod attempt;
 pub(crate) mod call;
 pub(crate) mod event;
+pub(crate) mod node;
+pub(crate) mod offer;
 pub(crate) mod run;
 pub(crate) mod task;
 pub(crate) mod task_context;

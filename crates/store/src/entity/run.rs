@@ -4,7 +4,7 @@ use crewline_types::{RunStatus, Timestamp};
 use sea_orm::entity::prelude::*;
 
 use super::{hash, opt_hash, parse, unsigned};
-use crate::{Error, RunRow, commit::run_id};
+use crate::{Error, Lineage, Origin, RunRow, commit::run_id};
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "runs")]
@@ -24,6 +24,9 @@ pub struct Model {
     pub created_at: i64,
     pub finished_at: Option<i64>,
     pub error: Option<String>,
+    pub wish: Option<String>,
+    pub parent_run: Option<String>,
+    pub origin: Option<String>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -50,6 +53,12 @@ impl TryFrom<Model> for RunRow {
             created_at: Timestamp(row.created_at),
             finished_at: row.finished_at.map(Timestamp),
             error: row.error,
+            lineage: match (row.parent_run, row.origin) {
+                (Some(parent), Some(origin)) => {
+                    Some(Lineage { parent: run_id(&parent)?, origin: parse("runs.origin", &origin, Origin::parse)? })
+                }
+                (_, _) => None,
+            },
         })
     }
 }

@@ -1,5 +1,7 @@
 //! A task.
 
+use std::time::Duration;
+
 use crewline_types::{MicroUsd, Priority, Task, TaskKind, Timestamp};
 use sea_orm::entity::prelude::*;
 
@@ -39,6 +41,8 @@ pub struct Model {
     pub created_at: i64,
     pub started_at: Option<i64>,
     pub finished_at: Option<i64>,
+    pub copied_from: Option<String>,
+    pub duration_ms: Option<i64>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -62,6 +66,7 @@ impl TryFrom<Model> for Task {
             role: row.role.into(),
             priority: Priority::new(small("tasks.priority", row.priority)?)
                 .ok_or_else(|| Error::corrupt("tasks.priority", &row.priority.to_string()))?,
+            duration: row.duration_ms.map(|it| Duration::from_millis(unsigned(it))),
             status: parse("tasks.status", &row.status, |it| it.parse().ok())?,
             success_criteria: serde_json::from_str(&row.success_criteria)
                 .map_err(|_| Error::corrupt("tasks.success_criteria", &row.success_criteria))?,

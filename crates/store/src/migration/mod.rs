@@ -3,8 +3,13 @@
 //! **Invariant:** one text for both databases: `{…}` marks the few words in which they differ.
 
 mod m001_initial;
+mod m002_queue;
+mod m002_texts;
+mod m003_lineage;
+mod m004_memory_marks;
+mod m005_task_duration;
 
-use sea_orm_migration::{MigrationTrait, MigratorTrait, async_trait};
+use sea_orm_migration::{MigrationTrait, MigratorTrait, SchemaManager, async_trait};
 
 use crate::Backend;
 
@@ -14,7 +19,22 @@ pub(crate) struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m001_initial::Migration)]
+        vec![
+            Box::new(m001_initial::Migration),
+            Box::new(m002_queue::Migration),
+            Box::new(m002_texts::Migration),
+            Box::new(m003_lineage::Migration),
+            Box::new(m004_memory_marks::Migration),
+            Box::new(m005_task_duration::Migration),
+        ]
+    }
+}
+
+/// Which database the migration is for; the store opens no other.
+fn backend_of(manager: &SchemaManager<'_>) -> Backend {
+    match manager.get_database_backend() {
+        sea_orm::DbBackend::Postgres => Backend::Postgres,
+        _ => Backend::Sqlite,
     }
 }
 

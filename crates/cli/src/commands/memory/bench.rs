@@ -1,0 +1,189 @@
+//! A data set in a scratch library: written the way memories are written, asked the way crews ask.
+//!
+//! **Invariant:** a scratch project never meets a project of the user: its database is its own, and in a shared vector
+//! store its name is.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crewline_memory::{Embedded, Embedder, Filter, Hit, Hybrid, Qdrant, Query, VectorStore, Weights, estimate_tokens};
+use crewline_runtime::{Library, Recalled};
+use crewline_store::Store;
+use crewline_types::{
+    Clock, IdSource, MemoryId, MemoryMarks, MemoryRecord, MemoryType, ProjectScope, SystemClock, TaskId,
+};
+use tempfile::TempDir;
+
+use super::dataset::{Memory, Question, read_lines};
+use crate::{console::Console, error::Error};
+
+/// Memories that are written at once.
+const WRITE_BATCH: usize = 512;
+
+/// Where a scratch library lives, and what it is made of.
+pub(super) struct Parts<'a> {
+    pub(super) embedder: Option<Embedder>,
+    pub(super) qdrant: Option<Qdrant>,
+    pub(super) weights: Weights,
+    /// A folder that is kept; a temporary one otherwise.
+    pub(super) scratch: Option<&'a Path>,
+}
+
+/// A data set that is loaded.
+pub(super) struct Bench {
+    pub(super) library: Library,
+    pub(super) questions: Vec<Question>,
+    /// Tokens of each memory of the data set.
+    pub(super) tokens: HashMap<String, u64>,
+    /// Which memories of the data set are one record.
+    names: HashMap<MemoryId, Vec<String>>,
+    scopes: BTreeMap<String, ProjectScope>,
+    _dir: Option<TempDir>,
+}
+
+impl Bench {
+    /// Reads both files, writes all memories and waits until every vector is made.
+    pub(super) async fn load(
+        memories: &Path,
+        questions: &Path,
+        parts: Parts<'_>,
+        console: &Console,
+    ) -> Result<Self, Error> {
+        let mut memories: Vec<Memory> = read_lines(memories)?;
+        let questions: Vec<Question> = read_lines(questions)?;
+        // Stable: memories without a number keep their place in the file.
+        memories.sort_by_key(|memory| memory.seq.unwrap_or(u64::MAX));
+        let (dir, path) = folder(parts.scratch)?;
+        let store = Store::open(&format!("sqlite:{}", path.join("eval.db").display())).await?;
+        let index = Hybrid::new(Embedded::with_weights(parts.weights), parts.qdrant);
+        let is_shared = index.remote().is_some();
+        let library = Library::new(store, index, parts.embedder, Arc::new(SystemClock));
+        let mut bench = Self {
+            library,
+            questions,
+            tokens: HashMap::new(),
+            names: HashMap::new(),
+            scopes: BTreeMap::new(),
+            _dir: dir,
+        };
+        let records = bench.records(&memories, is_shared)?;
+        console.note(&format!("{} memories of {} projects", records.len(), bench.scopes.len()));
+        for batch in records.chunks(WRITE_BATCH) {
+            bench.library.add(batch.to_vec()).await?;
+        }
+        let mut carried = 0;
+        loop {
+            let drained = bench.library.drain().await?;
+            let before = carried / 1_024;
+            carried += drained.carried;
+            if carried / 1_024 > before {
+                console.note(&format!("{carried} vectors"));
+            }
+            if !drained.has_more {
+                break;
+            }
+        }
+        for scope in bench.scopes.values() {
+            bench.library.load(scope).await?;
+        }
+        Ok(bench)
+    }
+
+    fn records(&mut self, memories: &[Memory], is_shared: bool) -> Result<Vec<MemoryRecord>, Error> {
+        // The same names in the same order get the same ids, so a kept scratch folder is met again.
+        let mut ids = IdSource::seeded(1);
+        let mut tasks: HashMap<(&str, &str), TaskId> = HashMap::new();
+        let mut seen = HashSet::new();
+        let now = SystemClock.now();
+        let mut records = Vec::with_capacity(memories.len());
+        for (at, memory) in (0_i64..).zip(memories) {
+            if !seen.insert(&memory.id) {
+                return Err(Error::Usage {
+                    message: format!("memory `{}` is there twice", memory.id),
+                    hint: "give every memory an id of its own",
+                });
+            }
+            let scope = self.scopes.entry(memory.project.clone()).or_insert_with(|| {
+                let unique = if is_shared { format!("eval-{}-", std::process::id()) } else { String::new() };
+                ProjectScope::of(&format!("{unique}{}", memory.project))
+            });
+            let task = memory
+                .task
+                .as_deref()
+                .map(|task| *tasks.entry((&memory.project, task)).or_insert_with(|| TaskId::new(&mut ids)));
+            let kind = MemoryType::from(memory.kind.as_deref().unwrap_or("raw_interaction"));
+            let created_at = memory.created_at.as_deref().and_then(|text| text.parse().ok());
+            let id = MemoryId::of(scope.project(), task, kind.as_str(), &memory.text);
+            self.names.entry(id).or_default().push(memory.id.clone());
+            let tokens = memory.tokens.unwrap_or_else(|| estimate_tokens(&memory.text) as u64);
+            self.tokens.insert(memory.id.clone(), tokens);
+            records.push(MemoryRecord {
+                id,
+                project: scope.project().into(),
+                run: None,
+                task,
+                kind,
+                agent: memory.agent.as_deref().unwrap_or("user").into(),
+                // Without a time, the order of the file is the order of time.
+                created_at: created_at.unwrap_or(crewline_types::Timestamp(now.0.saturating_add(at))),
+                text: memory.text.as_str().into(),
+                source_ids: Vec::new(),
+                marks: MemoryMarks::default(),
+            });
+        }
+        Ok(records)
+    }
+
+    /// Asks one question; an unknown project has no memories.
+    pub(super) async fn ask(&self, question: &Question, limit: usize) -> Result<Recalled, Error> {
+        let Some(scope) = self.scopes.get(&question.project) else { return Ok(Recalled::default()) };
+        Ok(self.library.recall(scope, query(question, None, limit)).await?)
+    }
+
+    /// Asks with a vector that was made before, and other weights.
+    pub(super) fn rank(
+        &self,
+        question: &Question,
+        vector: Option<&[f32]>,
+        weights: Weights,
+        limit: usize,
+    ) -> Vec<String> {
+        let Some(scope) = self.scopes.get(&question.project) else { return Vec::new() };
+        let index = self.library.index().local().weighed(weights);
+        self.ids(&index.search(scope, &query(question, vector, limit)), limit)
+    }
+
+    /// The data set's ids of hits, best first.
+    pub(super) fn ids(&self, hits: &[Hit], limit: usize) -> Vec<String> {
+        let names = hits.iter().filter_map(|hit| self.names.get(&hit.record.id)).flatten();
+        names.take(limit).cloned().collect()
+    }
+
+    /// Takes what was written out of a shared vector store.
+    pub(super) async fn clean_up(&self) -> Result<(), Error> {
+        if let Some(remote) = self.library.index().remote() {
+            for scope in self.scopes.values() {
+                remote.reset(scope).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn query(question: &Question, vector: Option<&[f32]>, limit: usize) -> Query {
+    Query { text: question.text.clone(), vector: vector.map(<[f32]>::to_vec), filter: Filter::default(), limit }
+}
+
+fn folder(scratch: Option<&Path>) -> Result<(Option<TempDir>, PathBuf), Error> {
+    let failed = |path: &Path, source| Error::Write { path: path.to_owned(), source };
+    if let Some(path) = scratch {
+        std::fs::create_dir_all(path).map_err(|source| failed(path, source))?;
+        return Ok((None, path.to_owned()));
+    }
+    let dir = tempfile::tempdir().map_err(|source| failed(&std::env::temp_dir(), source))?;
+    let path = dir.path().to_owned();
+    Ok((Some(dir), path))
+}

@@ -1,0 +1,112 @@
+//! A vector store that is ill: what a caller sees, and that nothing is lost or shown that should not be.
+#![allow(clippy::unwrap_used, reason = "a test's helpers are tests, too")]
+
+use std::time::Duration;
+
+use crewline_memory::{Embedded, Hybrid, Point, Qdrant, QdrantOptions, Query, VectorStore};
+use crewline_testkit::{Illness, QdrantServer};
+use crewline_types::{MemoryId, MemoryMarks, MemoryRecord, MemoryType, ProjectScope, Timestamp};
+
+const PATIENCE: Duration = Duration::from_secs(2);
+
+fn qdrant(server: &QdrantServer, dimensions: usize) -> Qdrant {
+    let options = QdrantOptions { url: server.url(), api_key: None, model: "test".to_owned(), dimensions };
+    Qdrant::new(options).unwrap().patient_for(PATIENCE)
+}
+
+fn point(project: &str, text: &str, vector: Vec<f32>) -> Point {
+    let kind = MemoryType::TaskSummary;
+    let record = MemoryRecord {
+        id: MemoryId::of(project, None, kind.as_str(), text),
+        project: project.into(),
+        run: None,
+        task: None,
+        kind,
+        agent: "coder".into(),
+        created_at: Timestamp(1),
+        text: text.into(),
+        source_ids: Vec::new(),
+        marks: MemoryMarks::default(),
+    };
+    Point { id: record.id, record, vector: Some(vector) }
+}
+
+fn question() -> Query {
+    Query { text: "fox".to_owned(), vector: Some(vec![1.0, 0.0]), limit: 5, ..Query::default() }
+}
+
+#[tokio::test]
+async fn every_illness_has_its_error_and_passes() {
+    let server = QdrantServer::start().await.unwrap();
+    let (qdrant, scope) = (qdrant(&server, 2), ProjectScope::of("p"));
+    qdrant.upsert(&scope, vec![point("p", "red fox", vec![1.0, 0.0])]).await.unwrap();
+    for (illness, code, retryable) in [
+        (Illness::Down, "memory.unavailable", true),
+        (Illness::Slow, "memory.timeout", true),
+        (Illness::Failing, "memory.rejected", false),
+        (Illness::Locked, "memory.refused", false),
+    ] {
+        server.set(illness);
+        for error in [
+            qdrant.search(&scope, &question()).await.unwrap_err(),
+            qdrant.upsert(&scope, vec![point("p", "blue whale", vec![0.0, 1.0])]).await.unwrap_err(),
+            qdrant.check().await.unwrap_err(),
+        ] {
+            assert_eq!((error.code(), error.is_retryable()), (code, retryable), "{illness:?}: {error}");
+        }
+        server.set(Illness::None);
+        assert_eq!(qdrant.search(&scope, &question()).await.unwrap().len(), 1, "well again after {illness:?}");
+    }
+}
+
+#[tokio::test]
+async fn words_answer_through_every_illness() {
+    let server = QdrantServer::start().await.unwrap();
+    let scope = ProjectScope::of("p");
+    for illness in [Illness::Down, Illness::Slow, Illness::Failing] {
+        server.set(Illness::None);
+        let hybrid = Hybrid::new(Embedded::new(), Some(qdrant(&server, 2)));
+        let points = vec![point("p", "red fox", vec![1.0, 0.0]), point("p", "red dog", vec![0.9, 0.1])];
+        hybrid.upsert(&scope, points).await.unwrap();
+        assert_eq!(hybrid.search(&scope, &question()).await.unwrap().len(), 2);
+        server.set(illness);
+        for _ in 0..2 {
+            let hits = hybrid.search(&scope, &question()).await.unwrap();
+            assert_eq!(hits.iter().map(|hit| &*hit.record.text).collect::<Vec<_>>(), ["red fox"], "{illness:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_collection_of_another_model_is_refused_with_the_fix() {
+    let server = QdrantServer::start().await.unwrap();
+    let (qdrant, scope) = (qdrant(&server, 2), ProjectScope::of("p"));
+    server.make_collection(qdrant.collection(), 3);
+    let error = qdrant.check().await.unwrap_err();
+    assert_eq!(error.code(), "memory.mismatch");
+    assert!(error.to_string().contains("3 dimensions") && error.hint().unwrap().contains("delete"), "{error}");
+    let error = qdrant.upsert(&scope, vec![point("p", "red fox", vec![1.0, 0.0])]).await.unwrap_err();
+    assert_eq!(error.code(), "memory.mismatch");
+    assert!(server.points().is_empty());
+    // Of the right name, asked with vectors of another length.
+    let other = QdrantServer::start().await.unwrap();
+    let error = self::qdrant(&other, 2).upsert(&scope, vec![point("p", "red fox", vec![1.0])]).await.unwrap_err();
+    assert_eq!(error.code(), "memory.mismatch");
+}
+
+#[tokio::test]
+async fn a_lost_collection_is_made_again_and_says_that_it_is_empty() {
+    let server = QdrantServer::start().await.unwrap();
+    let (qdrant, scope) = (qdrant(&server, 2), ProjectScope::of("p"));
+    qdrant.prepare().await.unwrap();
+    assert!(qdrant.is_new());
+    qdrant.accept_new();
+    qdrant.upsert(&scope, vec![point("p", "red fox", vec![1.0, 0.0])]).await.unwrap();
+    server.lose_collection();
+    assert_eq!(qdrant.search(&scope, &question()).await.unwrap_err().code(), "memory.unavailable");
+    assert!(qdrant.search(&scope, &question()).await.unwrap().is_empty());
+    assert!(qdrant.is_new(), "whoever fills it must know");
+    let again = self::qdrant(&server, 2);
+    again.prepare().await.unwrap();
+    assert!(!again.is_new(), "it was there");
+}

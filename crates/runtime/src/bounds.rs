@@ -1,0 +1,94 @@
+//! The bounds of the runtime, each reached: who comes too late is told so, and nothing is lost.
+
+use std::time::Duration;
+
+use crewline_store::{Change, Claim, NewRun, Store};
+use crewline_testkit::Script;
+use crewline_types::{EventBody, IdSource, RunId, RunStatus, TaskId, TextHash, Timestamp, event::NewEvent};
+
+use crate::{
+    Error, Limits,
+    hub::Hub,
+    survival::{chain_and_fan, request, world_with},
+    watch::Watch,
+};
+
+/// More events than a subscriber may be behind.
+const MANY: u64 = 3_000;
+
+#[tokio::test]
+async fn more_runs_than_admitted_are_refused_and_leave_nothing() {
+    let limits = Limits { runs_max: 1, ..Limits::default() };
+    let world = world_with(Script::default().latency(Duration::from_millis(100)), limits, |registry| registry).await;
+    let first = world.handle.launch(request(chain_and_fan(2))).await.unwrap();
+    let refused = world.handle.launch(request(chain_and_fan(2))).await.unwrap_err();
+    assert!(matches!(refused, Error::Busy { active: 1 }), "{refused}");
+    assert!(refused.is_retryable());
+    assert_eq!(world.handle.runs(None, 9).await.unwrap().len(), 1, "nothing is recorded of it");
+    world.events(first).await;
+    while world.handle.drain(first).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    let second = world.handle.launch(request(chain_and_fan(2))).await.unwrap();
+    world.events(second).await;
+}
+
+#[tokio::test]
+async fn a_role_without_a_place_answers_busy_and_is_asked_again() {
+    let limits = Limits { queue_max: 1, ..Limits::default() };
+    let change = |registry: String| {
+        let roles = "roles:\n  coder: {chain: [cheap], slots: 1}\n";
+        let policies = "policies: {attempts_max: 20, retry: {delay: 20ms, delay_max: 50ms}}\n";
+        registry.replace("roles:\n", roles) + policies
+    };
+    let world = world_with(Script::default().latency(Duration::from_millis(30)), limits, change).await;
+    // Three at once: one works, one waits, one is told to come back.
+    let run = world.handle.launch(request(chain_and_fan(12))).await.unwrap();
+    let events = world.events(run).await;
+    let busy = events.iter().filter(|event| {
+        matches!(&event.body, EventBody::TaskFailed { error, will_retry: true, .. } if &*error.code == "attempt.busy")
+    });
+    assert!(busy.count() > 0, "the bound was reached: {events:?}");
+    let Some(EventBody::RunFinished { status, tasks, .. }) = events.last().map(|event| &event.body) else { panic!() };
+    assert_eq!(*status, RunStatus::Completed);
+    assert_eq!(world.server.calls(), u64::from(tasks.total), "who was told to come back had made no call");
+    assert_eq!(world.server.peak_in_flight(), 1);
+}
+
+#[tokio::test]
+async fn a_watcher_that_falls_behind_reads_what_it_missed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&format!("sqlite:{}", folder.path().join("crewline.db").display())).await.unwrap();
+    let (hub, mut ids) = (Hub::default(), IdSource::seeded(1));
+    let (run, root) = (RunId::new(&mut ids), TaskId::new(&mut ids));
+    let new = NewRun {
+        id: run,
+        project: "p".into(),
+        goal: "g".into(),
+        settings: "{}".into(),
+        registry: TextHash::of(""),
+        at: Timestamp(0),
+    };
+    store.create_run(&new, &crate::handle::root_task(run, root, "g", Timestamp(0))).await.unwrap();
+    let epoch = store.claim_run(run, "me", Duration::from_mins(1), Claim::IfFree).await.unwrap();
+    let mut watch = Watch::new(store.clone(), hub.subscribe(run), run, 0);
+    let mut seen = Vec::new();
+    for part in 0..MANY / 500 {
+        let mut change = Change::new(run, epoch, Timestamp(1));
+        let note = || NewEvent::of_run(Timestamp(1), EventBody::SummaryReady { kind: "x".into() });
+        change.events = std::iter::repeat_with(note).take(500).collect();
+        if part == MANY / 500 - 1 {
+            change.run_status =
+                Some(crewline_store::RunEnd { status: RunStatus::Interrupted, finished_at: Timestamp(2), error: None });
+        }
+        let committed = store.commit(&[change]).await.unwrap().remove(0);
+        let crewline_store::Committed::Done { events } = committed else { panic!("{committed:?}") };
+        hub.publish(events);
+        // It looks now and then, and far too seldom.
+        seen.push(watch.next().await.unwrap().unwrap().seq);
+    }
+    while let Some(event) = watch.next().await {
+        seen.push(event.unwrap().seq);
+    }
+    assert_eq!(seen, (1..=MANY).collect::<Vec<_>>(), "each once, in order");
+}

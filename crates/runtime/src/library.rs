@@ -1,0 +1,322 @@
+//! The memory of all projects without an actor around it: what the memory actor does, and what commands do that need
+//! no run.
+//!
+//! **Invariant:** the database holds every memory; the index and the vectors are rebuilt from it.
+//! **Invariant:** a memory leaves the outbox only after the vector store has it, so a crash in between writes it twice
+//! under one id, which is once.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use crewline_memory::{Embedder, Hit, Hybrid, Point, Purpose, Query, VectorStore};
+use crewline_store::Store;
+use crewline_types::{Clock, MemoryId, MemoryMarks, MemoryRecord, ProjectScope};
+
+use crate::{Error, metrics};
+
+/// Memories that one step of the drain carries.
+pub(crate) const DRAIN_BATCH: u32 = 64;
+/// Rows of one page when a project is loaded.
+const LOAD_PAGE: u32 = 4_096;
+/// Records that are indexed without leaving the async thread.
+const INLINE_MAX: usize = 128;
+
+/// The memory of all projects. Cloning shares it.
+#[derive(Clone)]
+pub struct Library {
+    store: Store,
+    index: Hybrid,
+    embedder: Option<Embedder>,
+    clock: Arc<dyn Clock>,
+    /// Whether the database knows where the vectors are.
+    is_aimed: Arc<AtomicBool>,
+}
+
+impl fmt::Debug for Library {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Library").field("store", &self.store).field("index", &self.index).finish_non_exhaustive()
+    }
+}
+
+/// What a recall found, and how long each part of it took.
+#[derive(Debug, Clone, Default)]
+pub struct Recalled {
+    /// Best first.
+    pub hits: Vec<Hit>,
+    /// Making the question's vector; zero without an embedding model.
+    pub embedding: Duration,
+    /// Finding and ranking.
+    pub search: Duration,
+}
+
+/// What one step of the drain did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Drained {
+    /// Memories that the vector store has now.
+    pub carried: usize,
+    /// Whether there may be more.
+    pub has_more: bool,
+}
+
+/// What became of memories that were offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Kept {
+    /// New ones.
+    pub added: usize,
+    /// Word for word there already.
+    pub known: usize,
+    /// Said before in nearly the same words: counted there.
+    pub repeated: usize,
+}
+
+impl Library {
+    /// Puts the parts together: the database, the index of the words with the place of the vectors, and what makes
+    /// vectors.
+    pub fn new(store: Store, index: Hybrid, embedder: Option<Embedder>, clock: Arc<dyn Clock>) -> Self {
+        Self { store, index, embedder, clock, is_aimed: Arc::default() }
+    }
+
+    /// The database.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The index.
+    pub fn index(&self) -> &Hybrid {
+        &self.index
+    }
+
+    /// What makes vectors.
+    pub fn embedder(&self) -> Option<&Embedder> {
+        self.embedder.as_ref()
+    }
+
+    /// Where the vectors are, as the database remembers it; none without an embedding model.
+    pub fn target(&self) -> Option<String> {
+        let embedder = self.embedder.as_ref()?;
+        Some(match self.index.remote() {
+            Some(remote) => format!("qdrant:{}", remote.place()),
+            None => format!("database:{}", embedder.model()),
+        })
+    }
+
+    /// Reads a project's memories and vectors into the index, unless that was done.
+    pub async fn load(&self, scope: &ProjectScope) -> Result<(), Error> {
+        if self.index.local().is_loaded(scope) {
+            return Ok(());
+        }
+        let mut vectors: HashMap<MemoryId, Vec<f32>> = match (&self.embedder, self.index.remote()) {
+            (Some(embedder), None) => self.store.vectors(scope, embedder.model()).await?.into_iter().collect(),
+            (Some(_), Some(_)) | (None, _) => HashMap::new(),
+        };
+        let all = self.all(scope).await?;
+        let records: Vec<_> = all
+            .into_iter()
+            .map(|(_, record)| {
+                let vector = vectors.remove(&record.id);
+                (record, vector)
+            })
+            .collect();
+        let (index, scope) = (self.index.local().clone(), scope.clone());
+        if records.len() <= INLINE_MAX {
+            index.load(&scope, records)?;
+            return Ok(());
+        }
+        tokio::task::spawn_blocking(move || index.load(&scope, records))
+            .await
+            .map_err(|_| Error::Actor(crate::actor::AskError::Gone))??;
+        Ok(())
+    }
+
+    /// The answer to a question in a loaded project. Without a vector of the question it is found by words.
+    pub async fn recall(&self, scope: &ProjectScope, mut query: Query) -> Result<Recalled, Error> {
+        let begun = Instant::now();
+        if let Some(embedder) = &self.embedder {
+            match embedder.embed(vec![query.text.as_str().into()], Purpose::Query).await {
+                Ok(vectors) => query.vector = vectors.into_iter().next(),
+                Err(error) => tracing::warn!(error.code = error.code(), %error, "recall by words alone"),
+            }
+        }
+        let embedding = begun.elapsed();
+        let hits = self.index.search(scope, &query).await?;
+        Ok(Recalled { hits, embedding, search: begun.elapsed().saturating_sub(embedding) })
+    }
+
+    /// Adds memories: into the database first, then into the index if their project is loaded. Says which were new.
+    pub async fn add(&self, records: Vec<MemoryRecord>) -> Result<Vec<bool>, Error> {
+        let is_new = self.store.add_memories(&records).await?;
+        for (record, is_new) in records.into_iter().zip(&is_new) {
+            let scope = ProjectScope::of(&record.project);
+            if *is_new && self.index.local().is_loaded(&scope) {
+                self.index.local().insert(&scope, record)?;
+            }
+        }
+        Ok(is_new)
+    }
+
+    /// Adds memories like [`Self::add`], but counts what was said before in nearly the same words instead of keeping it
+    /// twice. Loads the projects.
+    pub async fn remember(&self, records: Vec<MemoryRecord>) -> Result<Kept, Error> {
+        let mut kept = Kept::default();
+        for record in records {
+            let scope = ProjectScope::of(&record.project);
+            self.load(&scope).await?;
+            if let Some(twin) = self.index.local().twin(&record) {
+                let mut marks = twin.marks.clone();
+                marks.repeats = marks.repeats.saturating_add(1);
+                self.mark(&scope, vec![(twin.id, marks)]).await?;
+                kept.repeated += 1;
+            } else if self.add(vec![record]).await? == [true] {
+                kept.added += 1;
+            } else {
+                kept.known += 1;
+            }
+        }
+        Ok(kept)
+    }
+
+    /// Sets marks of memories, and says how many were there.
+    pub async fn mark(&self, scope: &ProjectScope, marks: Vec<(MemoryId, MemoryMarks)>) -> Result<u64, Error> {
+        let count = self.store.mark_memories(scope, &marks).await?;
+        for (id, marks) in marks {
+            self.index.local().mark(scope, id, marks);
+        }
+        Ok(count)
+    }
+
+    /// Says that `new` takes the place of `old`. Nothing is deleted: the old one ranks lower, and what was made from it
+    /// becomes stale.
+    pub async fn supersede(&self, scope: &ProjectScope, old: MemoryId, new: MemoryId) -> Result<(), Error> {
+        let all = self.all(scope).await?;
+        let marks = all.iter().filter_map(|(_, record)| {
+            let mut marks = record.marks.clone();
+            if record.id == old {
+                marks.superseded_by = Some(new);
+            } else if record.source_ids.contains(&old) {
+                marks.stale = true;
+            } else {
+                return None;
+            }
+            Some((record.id, marks))
+        });
+        let marks = marks.collect();
+        self.mark(scope, marks).await.map(|_| ())
+    }
+
+    /// All memories of a project with their places, oldest first.
+    pub async fn all(&self, scope: &ProjectScope) -> Result<Vec<(u64, MemoryRecord)>, Error> {
+        let mut all = Vec::new();
+        loop {
+            let after = all.last().map_or(0, |(seq, _)| *seq);
+            let page = self.store.memories(scope, after, LOAD_PAGE).await?;
+            let is_last = page.len() < LOAD_PAGE as usize;
+            all.extend(page);
+            if is_last {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Takes memories out for good, and says how many were there. The vector store forgets with the next drain.
+    pub async fn forget(&self, scope: &ProjectScope, ids: &[MemoryId]) -> Result<u64, Error> {
+        let count = self.store.forget_memories(scope, ids).await?;
+        self.index.local().remove(scope, ids);
+        Ok(count)
+    }
+
+    /// Whether the vector store has lost its vectors since the last drain.
+    pub(crate) fn is_bereft(&self) -> bool {
+        self.index.remote().is_some_and(crewline_memory::Qdrant::is_new)
+    }
+
+    /// Carries the oldest memories of the outbox into the vector store, and takes out of it what was forgotten.
+    pub async fn drain(&self) -> Result<Drained, Error> {
+        let Some(embedder) = &self.embedder else { return Ok(Drained::default()) };
+        self.aim().await?;
+        let forgot = self.forget_remotely().await?;
+        let rows = self.store.memory_outbox(DRAIN_BATCH).await?;
+        self.measure().await?;
+        let carried = rows.len();
+        if carried == 0 {
+            return Ok(Drained { carried, has_more: forgot });
+        }
+        let ids: Vec<MemoryId> = rows.iter().map(|(_, record)| record.id).collect();
+        // What another place has kept in the database need not be made again.
+        let mut known = self.store.vectors_by_id(embedder.model(), &ids).await?;
+        let missing: Vec<_> =
+            rows.iter().filter(|(_, it)| !known.contains_key(&it.id)).map(|(_, it)| (it.id, it.text.clone())).collect();
+        let texts = missing.iter().map(|(_, text)| Arc::clone(text)).collect();
+        let made = embedder.embed(texts, Purpose::Document).await?;
+        known.extend(missing.into_iter().map(|(id, _)| id).zip(made));
+        let mut vectors = Vec::with_capacity(carried);
+        let mut by_project: HashMap<ProjectScope, Vec<Point>> = HashMap::new();
+        for (_, record) in rows {
+            let vector = known.get(&record.id).cloned().unwrap_or_default();
+            vectors.push(vector.clone());
+            let scope = ProjectScope::of(&record.project);
+            by_project.entry(scope).or_default().push(Point { id: record.id, record, vector: Some(vector) });
+        }
+        for (scope, points) in by_project {
+            match self.index.remote() {
+                Some(remote) => remote.upsert(&scope, points).await?,
+                // A project nobody has asked for is loaded with its vectors when somebody does.
+                None if self.index.local().is_loaded(&scope) => self.index.local().upsert(&scope, points).await?,
+                None => {}
+            }
+        }
+        let kept = self.index.remote().is_none().then_some(vectors.as_slice());
+        self.store.memory_done(embedder.model(), &ids, kept).await?;
+        Ok(Drained { carried, has_more: forgot || carried == DRAIN_BATCH as usize })
+    }
+
+    /// Fills the outbox again when the vectors are to be at another place than before, or were lost where they were.
+    async fn aim(&self) -> Result<(), Error> {
+        if let Some(target) = self.target().filter(|_| !self.is_aimed.load(Ordering::Acquire)) {
+            if self.store.memory_target(&target).await? {
+                tracing::info!("the vectors have a new place; every memory is carried there");
+            }
+            self.is_aimed.store(true, Ordering::Release);
+        }
+        if let Some(remote) = self.index.remote() {
+            remote.prepare().await?;
+            if remote.is_new() {
+                self.store.redrain_all().await?;
+                remote.accept_new();
+            }
+        }
+        Ok(())
+    }
+
+    /// True when there may be more to forget.
+    async fn forget_remotely(&self) -> Result<bool, Error> {
+        let forgotten = self.store.memory_forgotten(DRAIN_BATCH).await?;
+        if forgotten.is_empty() {
+            return Ok(false);
+        }
+        if let Some(remote) = self.index.remote() {
+            let mut by_project: HashMap<&ProjectScope, Vec<MemoryId>> = HashMap::new();
+            for (scope, id) in &forgotten {
+                by_project.entry(scope).or_default().push(*id);
+            }
+            for (scope, ids) in by_project {
+                remote.forget(scope, &ids).await?;
+            }
+        }
+        self.store.memory_forgotten_done(&forgotten).await?;
+        Ok(forgotten.len() == DRAIN_BATCH as usize)
+    }
+
+    async fn measure(&self) -> Result<(), Error> {
+        metrics::outbox_depth(self.store.memory_outbox_depth().await?);
+        let oldest = self.store.memory_outbox_oldest().await?;
+        metrics::outbox_oldest(oldest.map_or(Duration::ZERO, |at| self.clock.now().since(at)));
+        Ok(())
+    }
+}

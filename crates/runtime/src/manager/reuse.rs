@@ -1,0 +1,97 @@
+//! Results that a replay takes over when a task's turn comes: its inputs depended on what ran anew, and are the same after all.
+//!
+//! **Invariant:** a result is taken over only for the same key and the same inputs, and shows where it is from.
+
+use std::sync::Arc;
+
+use crewline_engine::replay::index_hash;
+use crewline_models::Registry;
+use crewline_store::{Change, NewAttempt, NewContext, Transition};
+use crewline_types::{AttemptId, EventBody, MicroUsd, TaskStatus, Text, TextHash, Timestamp, Usage, event::NewEvent};
+
+use crate::{
+    metrics,
+    replay::{self, Given},
+};
+
+use super::run::Running;
+
+impl Running {
+    /// Names everything that an attempt of a task depends on but what memory recalls.
+    pub(super) fn input_hash(&self, node: u32, registry: &Registry) -> TextHash {
+        let entry = &self.tasks[node as usize];
+        let results = |nodes: &[u32]| {
+            let made = nodes.iter().map(|node| &self.tasks[*node as usize]);
+            made.filter_map(|made| Some((&*made.brief.key, made.result.as_ref()?.hash))).collect::<Vec<_>>()
+        };
+        let given = Given {
+            goal: &self.brief.goal,
+            index: self.index_name,
+            requires: results(&entry.needs),
+            refers: results(&entry.refers),
+        };
+        replay::input_hash(registry, &entry.brief, given)
+    }
+
+    /// Takes a new INDEX.md, once its tasks are known.
+    pub(super) fn set_index(&mut self, index: Option<Text>) {
+        let key = |id| self.by_id.get(&id).map(|node| &*self.tasks[*node as usize].brief.key);
+        self.index_name = index.as_ref().map(|text| index_hash(&text.body, key));
+        self.index = index;
+    }
+
+    /// The change that takes a recorded result over for `attempt`, when there is one that was made from the same.
+    pub(super) fn reuse(&mut self, node: u32, attempt: u32, registry: &Registry, at: Timestamp) -> Option<Change> {
+        let key = &self.tasks[node as usize].brief.key;
+        let found = self.reusable.get(key).filter(|_| !self.settings.models.contains_key(&**key))?;
+        if found.input != self.input_hash(node, registry) {
+            return None;
+        }
+        let found = self.reusable.remove(&*Arc::clone(key))?;
+        let mut change = self.change(at);
+        let entry = &mut self.tasks[node as usize];
+        let brief = Arc::clone(&entry.brief);
+        let id = AttemptId { task: brief.id, number: attempt };
+        change.transitions.push(Transition {
+            attempts_from: attempt - 1,
+            attempts_to: attempt,
+            result: Some(found.text.hash),
+            model: Some(found.model.clone()),
+            ..Transition::new(brief.id, TaskStatus::Pending, TaskStatus::Completed)
+        });
+        change.attempts.push(NewAttempt {
+            id,
+            role: brief.role.clone(),
+            model: found.model.clone(),
+            input_hash: Some(found.input),
+        });
+        change.attempts_ended.push(replay::end_of_copy(id, found.model.clone()));
+        if let Some(context) = found.context {
+            change.contexts.push(NewContext {
+                id,
+                tokens: context.tokens,
+                budget: context.budget,
+                items: context.items,
+            });
+        }
+        change.copied.push((brief.id, found.from));
+        change.events.push(NewEvent::of_task(
+            at,
+            brief.id,
+            Some(attempt),
+            EventBody::TaskCompleted {
+                key: Arc::clone(&brief.key),
+                role: brief.role.clone(),
+                model: found.model.into(),
+                usage: Usage::default(),
+                cost_usd: MicroUsd::ZERO,
+                elapsed_ms: 0,
+                copied_from: Some(found.from),
+            },
+        ));
+        entry.started_at.get_or_insert(at);
+        entry.result = Some(found.text);
+        metrics::task_reused();
+        Some(change)
+    }
+}

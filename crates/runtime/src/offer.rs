@@ -1,0 +1,194 @@
+//! What passes between a manager and workers through the database: the report of a claimed attempt, and back.
+//!
+//! **Invariant:** a worker records texts, calls and their events with its report, in one transaction; a manager only reads
+//! them. What is in the report is what the manager must decide on.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crewline_store::{CallEnd, CallRow, Change, OfferState, OpenAttempt, OpenOffer, Store};
+use crewline_types::{
+    AttemptId, ErrorKind, MicroUsd, ModelAlias, Role, RunId, Text, TextHash, Usage,
+    event::{CallOutcome, ErrorNote},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Error,
+    assignment::{EndedCall, Failure, Output, Progress, Report, Spent},
+    attempt::end_calls,
+};
+
+/// The report of a claimed attempt, as its offer's row keeps it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Wire {
+    is_started: bool,
+    usage: Usage,
+    cost: MicroUsd,
+    unpriced: u64,
+    has_answer: bool,
+    result: WireResult,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum WireResult {
+    Made { text: TextHash, model: ModelAlias },
+    Models { error: ErrorNote, may_retry: bool },
+    OverBudget { message: String },
+    Busy,
+    TimedOut,
+    Lost,
+}
+
+/// Adds the end of a claimed attempt to `change`: its calls, the text it made and the report for its manager.
+pub fn write_report(change: &mut Change, role: &Role, report: Report) -> Result<(), serde_json::Error> {
+    let Report { attempt, progress, result } = report;
+    let is_started = progress.is_started;
+    let (spent, ended) = progress.close();
+    let has_answer = ended.iter().any(|it| it.end.outcome == CallOutcome::Ok);
+    end_calls(change, attempt, role, ended);
+    let result = match result {
+        Ok(Output { text, model, plan: _ }) => {
+            let hash = text.hash;
+            change.texts.push(text);
+            WireResult::Made { text: hash, model }
+        }
+        Err(Failure::Models { error, may_retry }) => WireResult::Models { error, may_retry },
+        Err(Failure::OverBudget { message }) => WireResult::OverBudget { message },
+        Err(Failure::Busy) => WireResult::Busy,
+        Err(Failure::TimedOut) => WireResult::TimedOut,
+        // Whoever refused the attempt's own changes will refuse this one, or was out of reach for a moment.
+        Err(Failure::Lost | Failure::Stale | Failure::Store { .. }) => WireResult::Lost,
+    };
+    let Spent { usage, cost, unpriced } = spent;
+    change.report = Some(serde_json::to_string(&Wire { is_started, usage, cost, unpriced, has_answer, result })?);
+    Ok(())
+}
+
+/// A report as a manager reads it.
+pub struct Read {
+    /// Like that of a specialist in this process.
+    pub report: Report,
+    /// Whether a model answered.
+    pub has_answer: bool,
+}
+
+/// The reports of the run that are not settled, as its manager expects them of specialists.
+pub async fn read_reports(store: &Store, run: RunId) -> Result<Vec<Read>, Error> {
+    let mut lost = Vec::new();
+    let mut wires = Vec::new();
+    for OpenOffer { id, state } in store.offer_reports(run).await? {
+        match state {
+            OfferState::Lost => lost.push(id),
+            OfferState::Reported(text) => match serde_json::from_str::<Wire>(&text) {
+                Ok(wire) => wires.push((id, wire)),
+                Err(error) => {
+                    tracing::error!(task_id = %id.task, attempt = id.number, %error, "a worker's report is unreadable");
+                    lost.push(id);
+                }
+            },
+            OfferState::Free | OfferState::Claimed { .. } => {}
+        }
+    }
+    // An attempt that was aborted while its beginning was on its way can not know whether that was recorded.
+    let unsure = wires.iter().filter(|(_, wire)| !wire.is_started).map(|(id, _)| *id);
+    let asked: Vec<AttemptId> = lost.iter().copied().chain(unsure).collect();
+    let known = known_of(store, &asked).await?;
+    let hashes: Vec<TextHash> = wires.iter().filter_map(|(_, wire)| wire.result.text()).collect();
+    let texts = if hashes.is_empty() { HashMap::new() } else { store.texts(&hashes).await? };
+    let mut read: Vec<Read> = lost.iter().map(|id| lost_report(*id, known.get(id))).collect();
+    for (id, wire) in wires {
+        let mut one = wire.read(id, &texts);
+        if let Some(known) = known.get(&id) {
+            let found = lost_report(id, Some(known));
+            one.has_answer |= found.has_answer;
+            one.report.progress = found.report.progress;
+        }
+        read.push(one);
+    }
+    Ok(read)
+}
+
+async fn known_of(store: &Store, ids: &[AttemptId]) -> Result<HashMap<AttemptId, OpenAttempt>, Error> {
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    Ok(store.open_attempts(ids).await?.into_iter().map(|it| (it.id, it)).collect())
+}
+
+/// Reports of attempts that nobody will report any more, from what is recorded of them.
+pub async fn read_lost(store: &Store, lost: &[AttemptId]) -> Result<Vec<Read>, Error> {
+    let known = known_of(store, lost).await?;
+    Ok(lost.iter().map(|id| lost_report(*id, known.get(id))).collect())
+}
+
+fn lost_report(attempt: AttemptId, known: Option<&OpenAttempt>) -> Read {
+    let (is_started, calls) = known.map_or((false, [].as_slice()), |it| (it.is_started, &it.calls));
+    Read {
+        has_answer: calls.iter().any(|it| it.outcome == Some(CallOutcome::Ok)),
+        report: Report { attempt, progress: progress_of_lost(is_started, calls), result: Err(Failure::Lost) },
+    }
+}
+
+/// How far an attempt came that was lost: ended calls count as they are recorded, open ones at their worst case.
+pub fn progress_of_lost(is_started: bool, calls: &[CallRow]) -> Progress {
+    let mut progress = Progress { is_started, ..Progress::default() };
+    for call in calls {
+        let is_open = call.outcome.is_none();
+        let end = CallEnd {
+            id: call.id,
+            outcome: call.outcome.unwrap_or(CallOutcome::Lost),
+            usage: if is_open { Usage { estimated: true, ..Usage::default() } } else { call.usage },
+            cost: if is_open { call.reserved } else { call.cost },
+            elapsed: call.elapsed,
+            reply: None,
+            error: is_open.then(|| ErrorNote {
+                code: "model.lost".into(),
+                kind: ErrorKind::Unavailable,
+                message: "the answer was lost with the process that waited for it".into(),
+            }),
+        };
+        progress.spent.add(&end);
+        if is_open {
+            progress.ended.push(EndedCall {
+                end,
+                model: ModelAlias::from(call.model.as_str()),
+                provider: call.provider.as_str().into(),
+                reply: None,
+            });
+        }
+    }
+    progress
+}
+
+impl WireResult {
+    fn text(&self) -> Option<TextHash> {
+        match self {
+            Self::Made { text, .. } => Some(*text),
+            Self::Models { .. } | Self::OverBudget { .. } | Self::Busy | Self::TimedOut | Self::Lost => None,
+        }
+    }
+}
+
+impl Wire {
+    fn read(self, attempt: AttemptId, texts: &HashMap<TextHash, Arc<str>>) -> Read {
+        let Self { is_started, usage, cost, unpriced, has_answer, result } = self;
+        let result = match result {
+            WireResult::Made { text, model } => match texts.get(&text) {
+                Some(body) => Ok(Output { text: Text { hash: text, body: Arc::clone(body) }, plan: None, model }),
+                // It was recorded with the report; a database that lost it lost the result.
+                None => Err(Failure::Lost),
+            },
+            WireResult::Models { error, may_retry } => Err(Failure::Models { error, may_retry }),
+            WireResult::OverBudget { message } => Err(Failure::OverBudget { message }),
+            WireResult::Busy => Err(Failure::Busy),
+            WireResult::TimedOut => Err(Failure::TimedOut),
+            WireResult::Lost => Err(Failure::Lost),
+        };
+        let spent = Spent { usage, cost, unpriced };
+        Read {
+            report: Report { attempt, progress: Progress { is_started, open: None, ended: Vec::new(), spent }, result },
+            has_answer,
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! Making a new run from a recorded one: what is taken over, what is made anew.
+//!
+//! A replay takes over every result that was made from the same inputs; a fork takes what came before a task as it is.
+//! What is taken over is in the new run from its first transaction. A task whose inputs depend on what runs anew is looked
+//! at again when its turn comes (see `manager::reuse`).
+//!
+//! **Invariant:** the recorded run is only read.
+//! **Invariant:** tasks are matched by their key; ids are new, and INDEX.md names the new ones.
+//! **Invariant:** the name of an attempt's inputs is made in one place, for the attempt that runs and for the one that is
+//! compared with it.
+
+mod edit;
+mod rows;
+
+use std::{collections::HashMap, sync::Arc};
+
+use crewline_engine::replay::{self, Inputs, Node, Record, Rule, Verdict};
+use crewline_models::Registry;
+use crewline_store::{AttemptRow, AttemptStatus, ContextRow, Lineage, Origin, RunRow, Store};
+use crewline_types::{LinkKind, ModelAlias, RunId, Task, TaskId, TaskKind, TaskStatus, Text, TextHash};
+
+use crate::{Error, Handle, Overrides, assignment::TaskBrief, find::pick, settings::Settings};
+
+pub use edit::Edit;
+pub use rows::end_of_copy;
+
+/// What tasks are given besides their own fields.
+#[derive(Debug, Clone)]
+pub struct Given<'a> {
+    /// The run's goal.
+    pub goal: &'a str,
+    /// INDEX.md, named by [`replay::index_hash`].
+    pub index: Option<TextHash>,
+    /// Keys and results of the tasks it requires.
+    pub requires: Vec<(&'a str, TextHash)>,
+    /// Keys and results of the tasks it refers to, as far as they are there.
+    pub refers: Vec<(&'a str, TextHash)>,
+}
+
+/// Names everything an attempt of `task` depends on but what memory recalls.
+pub fn input_hash(registry: &Registry, task: &TaskBrief, given: Given<'_>) -> TextHash {
+    replay::input_hash(&Inputs {
+        key: &task.key,
+        kind: task.kind,
+        role: &task.role,
+        instructions: crate::attempt::instructions(registry, &task.role),
+        title: &task.title,
+        description: &task.description,
+        criteria: &task.success_criteria,
+        goal: given.goal,
+        index: given.index,
+        requires: given.requires,
+        refers: given.refers,
+    })
+}
+
+/// What a new run takes over of a recorded one.
+#[derive(Debug, Clone)]
+pub struct ReplayRequest {
+    /// Whether it is verified, or taken as it is.
+    pub origin: Origin,
+    /// The tasks from which on it may differ: keys, or the beginnings of ids.
+    pub from: Vec<String>,
+    /// What is changed of the one task of `from`.
+    pub edits: Vec<Edit>,
+    /// The only model that is asked for the tasks of `from`; they run anew in any case.
+    pub model: Option<ModelAlias>,
+    /// What else differs from the recorded run.
+    pub overrides: Overrides,
+}
+
+/// A new run that was made from a recorded one.
+#[derive(Debug, Clone, Copy)]
+pub struct Replayed {
+    /// The new run.
+    pub run: RunId,
+    /// Tasks whose results were taken over.
+    pub reused: usize,
+    /// Tasks that run, unless their inputs turn out to be the same.
+    pub open: usize,
+}
+
+/// A task whose recorded inputs are others than it would be given now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mismatch {
+    /// Its name inside the plan.
+    pub key: String,
+    /// What differs.
+    pub why: String,
+}
+
+impl Handle {
+    /// Makes a new run from `parent` and starts it.
+    pub async fn replay(&self, parent: RunId, request: &ReplayRequest) -> Result<Replayed, Error> {
+        self.admit().await?;
+        self.check_model(request.model.as_ref())?;
+        let recorded = Recorded::read(self.store(), parent).await?;
+        let settings = settings_of(&recorded, request)?;
+        self.refuse_unpriced(&settings.limits)?;
+        let from = recorded.places(&request.from)?;
+        let mut tasks = recorded.tasks.clone();
+        edit::apply(&request.edits, &from, &mut tasks)?;
+        let deps = self.deps();
+        let verdicts = recorded.decide(&deps.registry, &tasks, &from, request)?;
+        let made = rows::make(
+            &recorded,
+            &tasks,
+            &verdicts,
+            rows::New {
+                settings: &settings,
+                registry: deps.registry.hash(),
+                at: deps.clock.now(),
+                ids: &mut self.ids(),
+            },
+        );
+        let lock = self.lock(made.run.id)?;
+        let lineage = Lineage { parent, origin: request.origin };
+        let owner = Some((&*self.node(), deps.limits.lease));
+        let events = self.store().create_run_with(&made.run, &made.root, Some(lineage), owner, &made.change).await?;
+        self.publish(events);
+        self.start_manager(made.run.id, lock, None).await?;
+        let reused = verdicts.iter().filter(|it| **it == Verdict::Reuse).count();
+        Ok(Replayed { run: made.run.id, reused, open: verdicts.len() - reused })
+    }
+}
+
+fn settings_of(recorded: &Recorded, request: &ReplayRequest) -> Result<Settings, Error> {
+    let mut settings = Settings::of(&recorded.row)?;
+    settings.stop_after_plan = false;
+    settings.change(&request.overrides);
+    if let Some(model) = &request.model {
+        let places = recorded.places(&request.from)?;
+        settings.models.extend(places.iter().map(|place| (recorded.tasks[*place].key.to_string(), model.clone())));
+    }
+    Ok(settings)
+}
+
+/// What is recorded of a run.
+struct Recorded {
+    row: RunRow,
+    root: Task,
+    /// All others, by position.
+    tasks: Vec<Task>,
+    links: Vec<(TaskId, TaskId, LinkKind)>,
+    index: Option<Text>,
+    /// The results themselves: the new run writes them again, so that no pruning of this one takes them away.
+    texts: Vec<Text>,
+    /// The attempts that made results.
+    attempts: HashMap<TaskId, AttemptRow>,
+    /// What they were told.
+    contexts: HashMap<TaskId, ContextRow>,
+}
+
+impl Recorded {
+    async fn read(store: &Store, run: RunId) -> Result<Self, Error> {
+        let row = store.run(run).await?.ok_or_else(|| Error::NotFound { what: "run", id: run.to_string() })?;
+        let mut tasks = store.tasks(run).await?;
+        let root = tasks.iter().position(|task| task.kind == TaskKind::Root).map(|place| tasks.remove(place));
+        let Some(root) = root.filter(|_| !tasks.is_empty()) else { return Err(Error::NoPlan { run }) };
+        let links = store.links(run).await?;
+        let index = match row.index {
+            Some(hash) => store.texts(&[hash]).await?.remove(&hash).map(|body| Text { hash, body }),
+            None => None,
+        };
+        let (attempts, contexts) = results(store, run).await?;
+        let hashes: Vec<TextHash> = tasks.iter().filter_map(|task| task.result).collect();
+        let texts = store.texts(&hashes).await?.into_iter().map(|(hash, body)| Text { hash, body }).collect();
+        Ok(Self { row, root, tasks, links, index, texts, attempts, contexts })
+    }
+
+    /// The places of the tasks that are named.
+    fn places(&self, names: &[String]) -> Result<Vec<usize>, Error> {
+        let mut places = Vec::with_capacity(names.len());
+        for name in names {
+            let text = name.trim();
+            if text == &*self.root.key || (text.len() > 2 && self.root.id.as_str().starts_with(text)) {
+                return Err(Error::NotReplayable { run: self.row.id });
+            }
+            let id = pick(&self.tasks, text)?;
+            places.extend(self.tasks.iter().position(|task| task.id == id));
+        }
+        places.sort_unstable();
+        places.dedup();
+        Ok(places)
+    }
+
+    /// What becomes of each task; `tasks` are the recorded ones with what was edited.
+    fn decide(
+        &self,
+        registry: &Registry,
+        tasks: &[Task],
+        from: &[usize],
+        request: &ReplayRequest,
+    ) -> Result<Vec<Verdict>, Error> {
+        let places: HashMap<TaskId, usize> = tasks.iter().enumerate().map(|(place, task)| (task.id, place)).collect();
+        let mut requires = vec![Vec::new(); tasks.len()];
+        let mut refers = vec![Vec::new(); tasks.len()];
+        for (from, to, kind) in &self.links {
+            let (Some(from), Some(to)) = (places.get(from), places.get(to)) else { continue };
+            match kind {
+                LinkKind::Requires => requires[*from].push(*to),
+                LinkKind::Refers => refers[*from].push(*to),
+                LinkKind::Duplicates | LinkKind::RelatesTo => {}
+            }
+        }
+        let index = self
+            .index
+            .as_ref()
+            .map(|text| replay::index_hash(&text.body, |id| places.get(&id).map(|place| &*self.tasks[*place].key)));
+        let result = |place: usize| Some((&*self.tasks[place].key, self.tasks[place].result?));
+        let mut nodes = Vec::with_capacity(tasks.len());
+        for (place, task) in tasks.iter().enumerate() {
+            let told = self.contexts.get(&task.id).map(|context| TextsOf::read(&context.items)).unwrap_or_default();
+            let given = Given {
+                goal: &self.row.goal,
+                index,
+                requires: requires[place].iter().filter_map(|need| result(*need)).collect(),
+                // One that had no result yet when the task ran was not told of.
+                refers: refers[place]
+                    .iter()
+                    .filter_map(|need| result(*need))
+                    .filter(|(_, text)| told.has(*text))
+                    .collect(),
+            };
+            let is_made = task.status == TaskStatus::Completed && task.result.is_some();
+            let record = match self.attempts.get(&task.id).filter(|_| is_made) {
+                None => Record::None,
+                Some(attempt) if attempt.input_hash == Some(input_hash(registry, &TaskBrief::of(task), given)) => {
+                    Record::Same
+                }
+                Some(_) => Record::Other,
+            };
+            let needs = requires[place].iter().chain(&refers[place]).filter_map(|need| u32::try_from(*need).ok());
+            let is_forced = request.model.is_some() && from.contains(&place);
+            nodes.push(Node { needs: needs.collect(), record, is_forced });
+        }
+        let from: Vec<u32> = from.iter().filter_map(|place| u32::try_from(*place).ok()).collect();
+        let rule = match request.origin {
+            Origin::Replay => Rule::Verify,
+            Origin::Fork => Rule::Trust,
+        };
+        replay::decide(&nodes, &from, rule).map_err(|others| Error::Mismatch {
+            run: self.row.id,
+            tasks: others.iter().map(|place| self.mismatch(*place as usize, registry)).collect(),
+        })
+    }
+
+    fn mismatch(&self, place: usize, registry: &Registry) -> Mismatch {
+        let task = &self.tasks[place];
+        let has_hash = self.attempts.get(&task.id).is_some_and(|attempt| attempt.input_hash.is_some());
+        let why = if !has_hash {
+            "the version that made it did not record its inputs".to_owned()
+        } else if self.row.registry == registry.hash() {
+            "INDEX.md or a result that it was given has changed since".to_owned()
+        } else {
+            format!("the instructions of role `{}` in the registry have changed", task.role)
+        };
+        Mismatch { key: task.key.to_string(), why }
+    }
+}
+
+/// The attempts of `run` that made results, and what they were told.
+async fn results(
+    store: &Store,
+    run: RunId,
+) -> Result<(HashMap<TaskId, AttemptRow>, HashMap<TaskId, ContextRow>), Error> {
+    // In the order of their numbers: the last one counts.
+    let attempts: HashMap<TaskId, AttemptRow> = store
+        .attempts(run)
+        .await?
+        .into_iter()
+        .filter(|attempt| attempt.status == AttemptStatus::Succeeded)
+        .map(|attempt| (attempt.id.task, attempt))
+        .collect();
+    let contexts = store.contexts_of_run(run).await?.into_iter();
+    let contexts = contexts
+        .filter(|context| attempts.get(&context.id.task).is_some_and(|attempt| attempt.id == context.id))
+        .map(|context| (context.id.task, context))
+        .collect();
+    Ok((attempts, contexts))
+}
+
+/// A recorded result that a task of a replay may take over when its inputs are the same.
+#[derive(Debug, Clone)]
+pub struct Reusable {
+    /// The task that made it.
+    pub from: TaskId,
+    /// Names what it was made from.
+    pub input: TextHash,
+    /// The result.
+    pub text: Text,
+    /// The model that made it.
+    pub model: String,
+    /// What its attempt was told.
+    pub context: Option<ContextRow>,
+}
+
+/// The results of the run that a replay was made from, by key: only of tasks that are open in the replay.
+pub async fn reusable(store: &Store, parent: RunId, open: &[&Task]) -> Result<HashMap<Arc<str>, Reusable>, Error> {
+    let (attempts, mut contexts) = results(store, parent).await?;
+    let made: HashMap<Arc<str>, Task> =
+        store.tasks(parent).await?.into_iter().map(|task| (Arc::clone(&task.key), task)).collect();
+    let made: Vec<&Task> = open.iter().filter_map(|task| made.get(&task.key)).collect();
+    let hashes: Vec<TextHash> = made.iter().filter_map(|task| task.result).collect();
+    let texts = store.texts(&hashes).await?;
+    let found = made.into_iter().filter_map(|task| {
+        let attempt = attempts.get(&task.id)?;
+        let hash = task.result.filter(|_| task.status == TaskStatus::Completed)?;
+        let found = Reusable {
+            from: task.id,
+            input: attempt.input_hash?,
+            text: Text { hash, body: Arc::clone(texts.get(&hash)?) },
+            model: attempt.model.clone(),
+            context: contexts.remove(&task.id),
+        };
+        Some((Arc::clone(&task.key), found))
+    });
+    Ok(found.collect())
+}
+
+/// The texts that a context names.
+#[derive(Debug, Default)]
+struct TextsOf(Vec<String>);
+
+impl TextsOf {
+    fn read(items: &str) -> Self {
+        #[derive(serde::Deserialize)]
+        struct Item {
+            text: String,
+        }
+        // A context that can not be read names nothing; the inputs then do not match.
+        let items: Vec<Item> = serde_json::from_str(items).unwrap_or_default();
+        Self(items.into_iter().map(|item| item.text).collect())
+    }
+
+    fn has(&self, text: TextHash) -> bool {
+        let text = text.to_string();
+        self.0.contains(&text)
+    }
+}

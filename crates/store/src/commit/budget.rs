@@ -1,0 +1,144 @@
+//! What a run may cost, checked in the transaction that records its calls: several machines spend the same money.
+//!
+//! The first change with a limit adds up the calls of its run; from then on the run's row keeps the sum.
+//!
+//! **Invariant:** whatever is begun under a limit, the run's calls (ended: their cost, open: their reservation) do not
+//! exceed it.
+//! **Invariant:** an end is never refused: what was spent is recorded.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crewline_types::{CallId, MicroUsd, RunId};
+
+use super::{Batch, Fate, Numbers, Stop, run_id};
+use crate::{
+    Error,
+    change::Change,
+    sql::{Args, clamp},
+    statements as sql,
+    tx::Tx,
+};
+
+/// What is reserved for calls that are open.
+type Reserved = HashMap<CallId, i64>;
+
+impl Batch<'_> {
+    pub(super) async fn check_budgets(
+        &mut self,
+        tx: &mut Tx,
+        numbers: &Numbers,
+        charged: &BTreeMap<RunId, Option<i64>>,
+    ) -> Result<(), Stop> {
+        let (mut sums, unknown) = self.capped(charged);
+        if sums.is_empty() && unknown.is_empty() {
+            return Ok(());
+        }
+        for run in &unknown {
+            sums.insert(*run, 0);
+        }
+        let add = |args: &mut Args, run: &RunId| args.text(run.as_str());
+        tx.ask(&sql::SUM_CALLS, &unknown, add, |row| {
+            sums.insert(run_id(row.text(0)?)?, row.int(1)?);
+            Ok(())
+        })
+        .await?;
+        let mut reserved = self.reserved(tx, numbers, &sums).await?;
+        let mut is_refused = false;
+        for (change, fate) in self.changes.iter().zip(&mut self.fates).filter(|(_, fate)| **fate == Fate::Live) {
+            let Some(sum) = sums.get_mut(&change.run) else { continue };
+            let after = sum.saturating_add(difference(change, &reserved));
+            let begins = change.calls.iter().any(|call| call.reserved.is_some_and(|it| it > MicroUsd::ZERO));
+            if begins && change.cost_max.is_some_and(|max| after > clamp(max.0)) {
+                *fate = Fate::OverBudget;
+                is_refused = true;
+                continue;
+            }
+            *sum = after;
+            for call in &change.calls {
+                reserved.insert(call.id, reserved_of(call.reserved));
+            }
+            for end in &change.calls_ended {
+                reserved.remove(&end.id);
+            }
+        }
+        if is_refused {
+            return Err(Stop::Again);
+        }
+        let sums: Vec<(RunId, i64)> = sums.into_iter().collect();
+        tx.write(&sql::CHARGE_RUNS, &sums, |args, (run, sum)| {
+            args.text(run.as_str());
+            args.int(*sum);
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// The runs whose sum is kept, and those where it has to be from now on.
+    fn capped(&self, charged: &BTreeMap<RunId, Option<i64>>) -> (BTreeMap<RunId, i64>, Vec<RunId>) {
+        let mut sums = BTreeMap::new();
+        let mut unknown = Vec::new();
+        for (_, change) in self.live() {
+            if change.calls.is_empty() && change.calls_ended.is_empty() {
+                continue;
+            }
+            match charged.get(&change.run) {
+                Some(Some(sum)) => drop(sums.insert(change.run, *sum)),
+                Some(None) if change.cost_max.is_some() => unknown.push(change.run),
+                Some(None) | None => {}
+            }
+        }
+        unknown.sort_unstable();
+        unknown.dedup();
+        (sums, unknown)
+    }
+
+    /// What is reserved for the calls that this batch ends and an earlier one began.
+    async fn reserved(&self, tx: &mut Tx, numbers: &Numbers, sums: &BTreeMap<RunId, i64>) -> Result<Reserved, Error> {
+        let mut ended = HashMap::<(i64, i64, i64), CallId>::new();
+        for (_, change) in self.live().filter(|(_, change)| sums.contains_key(&change.run)) {
+            for CallId { attempt, number } in change.calls_ended.iter().map(|end| end.id) {
+                if let Some(task) = numbers.get(&attempt.task) {
+                    ended.insert((*task, attempt.number.into(), number.into()), CallId { attempt, number });
+                }
+            }
+        }
+        let rows: Vec<(i64, i64, i64)> = ended.keys().copied().collect();
+        let add = |args: &mut Args, (task, attempt, number): &(i64, i64, i64)| {
+            args.int(*task);
+            args.int(*attempt);
+            args.int(*number);
+        };
+        let mut reserved = Reserved::new();
+        tx.ask(&sql::OPEN_CALLS, &rows, add, |row| {
+            if let Some(call) = ended.get(&(row.int(0)?, row.int(1)?, row.int(2)?)) {
+                reserved.insert(*call, reserved_of(row.int_or_null(3)?.map(|it| MicroUsd(it.unsigned_abs()))));
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(reserved)
+    }
+}
+
+/// A call counts with a million dollars at most, so that a sum fits; the statement does the same.
+const CALL_MAX: i64 = 1_000_000_000_000;
+
+fn reserved_of(cost: Option<MicroUsd>) -> i64 {
+    cost.map_or(0, |cost| clamp(cost.0).min(CALL_MAX))
+}
+
+/// How much a change adds to what its run has cost.
+fn difference(change: &Change, reserved: &Reserved) -> i64 {
+    let begun: HashMap<CallId, i64> = change.calls.iter().map(|call| (call.id, reserved_of(call.reserved))).collect();
+    let mut sum = begun.values().copied().fold(0, i64::saturating_add);
+    let mut seen = Vec::new();
+    for end in &change.calls_ended {
+        // One that has ended already stays as it is.
+        let open = begun.get(&end.id).or_else(|| reserved.get(&end.id));
+        if let (Some(open), false) = (open, seen.contains(&end.id)) {
+            seen.push(end.id);
+            sum = sum.saturating_add(reserved_of(end.cost)).saturating_sub(*open);
+        }
+    }
+    sum
+}

@@ -1,0 +1,156 @@
+//! The rows of a batch that neither guard nor are counted, and its events.
+
+use std::collections::BTreeMap;
+
+use crewline_types::{Event, RunId, TaskId, Text, TextHash, Timestamp};
+
+use super::{Batch, Fate, Numbers, Seqs};
+use crate::{
+    Backend, Error, Fence,
+    rows::{
+        EventOf, add_attempt, add_attempt_end, add_call, add_call_end, add_context, add_memory, add_offer, add_text,
+        same_text,
+    },
+    sql::{Args, Part},
+    statements as sql,
+    tx::Tx,
+};
+
+impl<'a> Batch<'a> {
+    /// Everything that neither guards nor is counted.
+    pub(super) async fn insert_rows(&self, tx: &mut Tx, numbers: &Numbers) -> Result<(), Error> {
+        let number = |task: &TaskId| numbers.get(task).copied();
+        let mut links = Vec::new();
+        let (mut attempts, mut attempts_ended) = (Vec::new(), Vec::new());
+        let (mut calls, mut calls_ended) = (Vec::new(), Vec::new());
+        let mut contexts = Vec::new();
+        let mut texts = BTreeMap::<TextHash, (&Text, Timestamp)>::new();
+        let mut memories = Vec::new();
+        let mut indexes = BTreeMap::<RunId, TextHash>::new();
+        let mut copied = Vec::new();
+        for (_, change) in self.live() {
+            // `find_numbers` has seen to it that every number is there.
+            let at = change.at;
+            let links_of = change.links.iter();
+            links.extend(links_of.filter_map(|(from, to, kind)| Some((number(from)?, number(to)?, *kind))));
+            attempts.extend(change.attempts.iter().filter_map(|it| Some((number(&it.id.task)?, it, at))));
+            attempts_ended.extend(change.attempts_ended.iter().filter_map(|it| Some((number(&it.id.task)?, it, at))));
+            calls.extend(change.calls.iter().filter_map(|it| Some((number(&it.id.attempt.task)?, it, at))));
+            calls_ended.extend(change.calls_ended.iter().filter_map(|it| Some((number(&it.id.attempt.task)?, it))));
+            contexts.extend(change.contexts.iter().filter_map(|it| Some((number(&it.id.task)?, it, at))));
+            copied.extend(change.copied.iter().filter_map(|(task, from)| Some((number(task)?, *from))));
+            texts.extend(change.texts.iter().map(|text| (text.hash, (text, at))));
+            memories.extend(change.memories.iter().map(|record| (record, same_text(change, record))));
+            indexes.extend(change.index.map(|hash| (change.run, hash)));
+        }
+        tx.write(&sql::INSERT_LINKS, &links, |args, (from, to, kind)| {
+            args.int(*from);
+            args.int(*to);
+            args.word(kind.as_str());
+        })
+        .await?;
+        let beginnings = [
+            Part {
+                bulk: &sql::INSERT_ATTEMPTS,
+                rows: attempts.len(),
+                add: &|args, row| add_attempt(args, &attempts[row]),
+            },
+            Part { bulk: &sql::INSERT_CALLS, rows: calls.len(), add: &|args, row| add_call(args, &calls[row]) },
+            Part {
+                bulk: &sql::INSERT_CONTEXTS,
+                rows: contexts.len(),
+                add: &|args, row| add_context(args, &contexts[row]),
+            },
+        ];
+        tx.write_group(&sql::BEGINNINGS, &beginnings).await?;
+        // In the order of their hashes, so that two transactions never wait for each other.
+        let texts: Vec<(&Text, Timestamp)> = texts.into_values().collect();
+        let ends = [
+            Part {
+                bulk: &sql::END_ATTEMPTS,
+                rows: attempts_ended.len(),
+                add: &|args, row| add_attempt_end(args, &attempts_ended[row]),
+            },
+            Part {
+                bulk: &sql::END_CALLS,
+                rows: calls_ended.len(),
+                add: &|args, row| add_call_end(args, &calls_ended[row]),
+            },
+            Part { bulk: &sql::INSERT_TEXTS, rows: texts.len(), add: &|args, row| add_text(args, &texts[row]) },
+            Part {
+                bulk: &sql::INSERT_MEMORIES,
+                rows: memories.len(),
+                add: &|args, row| add_memory(args, &memories[row]),
+            },
+        ];
+        tx.write_group(&sql::ENDS, &ends).await?;
+        let indexes: Vec<(RunId, TextHash)> = indexes.into_iter().collect();
+        tx.write(&sql::MARK_COPIED, &copied, |args, (task, from)| {
+            args.int(*task);
+            args.text(from.as_str());
+        })
+        .await?;
+        tx.write(&sql::INDEX_RUNS, &indexes, |args, (run, hash)| {
+            args.text(run.as_str());
+            args.bytes(&hash.0);
+        })
+        .await?;
+        self.write_offers(tx, numbers).await
+    }
+
+    /// Offers that are settled, made and reported.
+    async fn write_offers(&self, tx: &mut Tx, numbers: &Numbers) -> Result<(), Error> {
+        let number = |task: &TaskId| numbers.get(task).copied();
+        let (mut settled, mut offers, mut reports) = (Vec::new(), Vec::new(), Vec::new());
+        for (_, change) in self.live() {
+            settled.extend(change.offers_settled.iter().filter_map(|it| Some((number(&it.task)?, it.number))));
+            offers
+                .extend(change.offers.iter().filter_map(|it| Some((number(&it.id.task)?, it, change.run, change.at))));
+            if let (Fence::Claim { attempt, .. }, Some(report)) = (&change.fence, &change.report) {
+                reports.extend(number(&attempt.task).map(|task| (task, attempt.number, report)));
+            }
+        }
+        let add = |args: &mut Args, (task, attempt): &(i64, u32)| {
+            args.int(*task);
+            args.int((*attempt).into());
+        };
+        if tx.backend() == Backend::Postgres {
+            tx.ask(&sql::LOCK_OFFERS, &settled, add, |_| Ok(())).await?;
+        }
+        tx.write(&sql::DELETE_OFFERS, &settled, add).await?;
+        tx.write(&sql::INSERT_OFFERS, &offers, add_offer).await?;
+        let add = |args: &mut Args, (task, attempt, report): &(i64, u32, &String)| {
+            args.int(*task);
+            args.int((*attempt).into());
+            args.text(report);
+        };
+        tx.write(&sql::REPORT_CLAIMS, &reports, add).await?;
+        Ok(())
+    }
+
+    /// The rows of all events, and the events of each change.
+    pub(super) fn number_events(&self, mut seqs: Seqs) -> (Vec<EventOf<'a>>, Vec<Vec<Event>>) {
+        let mut rows = Vec::new();
+        let mut answers = Vec::with_capacity(self.changes.len());
+        for (index, change) in self.changes.iter().enumerate() {
+            let mut answer = Vec::new();
+            if let (Fate::Live, Some(seq)) = (self.fates[index], seqs.get_mut(&change.run)) {
+                answer.reserve(change.events.len());
+                for event in &change.events {
+                    *seq += 1;
+                    rows.push(EventOf { run: change.run, seq: *seq, event });
+                    answer.push(Event {
+                        seq: seq.unsigned_abs(),
+                        at: event.at,
+                        run: change.run,
+                        task: event.task,
+                        attempt: event.attempt,
+                        body: event.body.clone(),
+                    });
+                }
+            }
+            answers.push(answer);
+        }
+        (rows, answers)
+    }
+}

@@ -1,0 +1,121 @@
+//! What is tried again by the store itself: a transaction that lost a deadlock, and one whose server went away.
+//!
+//! **Invariant:** only what is known not to be recorded is tried again, or what does no harm when it is done twice.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    Backend, Error, Store,
+    sql::{Args, Bulk},
+    tx::{By, Row},
+};
+
+/// Deadlocks in a row that are answered by doing it again.
+const DEADLOCKS_MAX: u32 = 3;
+
+/// How long a commit waits for a server that is being restarted.
+pub(crate) const RETURN_LIMIT: Duration = Duration::from_secs(30);
+
+/// The same for a single statement: who asks for a lease can not wait long.
+const RETURN_LIMIT_ALONE: Duration = Duration::from_secs(2);
+
+/// Pauses between tries to reach a server.
+const PAUSE_FIRST: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Counts tries.
+pub(crate) struct Retry {
+    deadlocks: u32,
+    pause: Duration,
+    begun: Instant,
+    limit: Duration,
+}
+
+impl Retry {
+    pub(crate) fn new(limit: Duration) -> Self {
+        Self { deadlocks: 0, pause: PAUSE_FIRST, begun: Instant::now(), limit }
+    }
+
+    /// Returns when it is to be tried again, or with the error when it is not.
+    pub(crate) async fn after(&mut self, backend: Backend, error: Error) -> Result<(), Error> {
+        if error.is_deadlock() && self.deadlocks < DEADLOCKS_MAX {
+            self.deadlocks += 1;
+            return Ok(());
+        }
+        let may_return = backend == Backend::Postgres && matches!(error, Error::Unavailable { .. });
+        if !may_return || self.begun.elapsed() + self.pause > self.limit {
+            return Err(error);
+        }
+        tracing::debug!(error.code = error.code(), %error, "the database went away, trying again");
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Runs one writing statement, which is a transaction by itself, and reads its answer. It may be run twice.
+    pub(crate) async fn ask_alone<T: Sync, R: Send>(
+        &self,
+        bulk: &'static Bulk,
+        rows: &[T],
+        add: impl Fn(&mut Args, &T) + Sync,
+        read: impl Fn(&Row) -> Result<R, Error> + Send + Sync,
+    ) -> Result<Vec<R>, Error> {
+        let mut retry = Retry::new(RETURN_LIMIT_ALONE);
+        loop {
+            let mut answer = Vec::new();
+            let asked = async {
+                let mut tx = self.inner.writer.begin_by(By::Nothing).await?;
+                let take = |row: &Row| {
+                    answer.push(read(row)?);
+                    Ok(())
+                };
+                match tx.ask(bulk, rows, &add, take).await {
+                    Ok(()) => {
+                        tx.finished();
+                        Ok(())
+                    }
+                    Err(error) => {
+                        tx.rollback(&error).await;
+                        Err(error)
+                    }
+                }
+            };
+            match asked.await {
+                Ok(()) => return Ok(answer),
+                Err(error) => retry.after(self.backend(), error).await?,
+            }
+        }
+    }
+
+    /// Runs one writing statement, which is a transaction by itself, and says how many rows it touched. It may be run
+    /// twice.
+    pub(crate) async fn write_alone<T: Sync>(
+        &self,
+        bulk: &'static Bulk,
+        rows: &[T],
+        add: impl Fn(&mut Args, &T) + Sync,
+    ) -> Result<u64, Error> {
+        let mut retry = Retry::new(RETURN_LIMIT_ALONE);
+        loop {
+            let written = async {
+                let mut tx = self.inner.writer.begin_by(By::Nothing).await?;
+                match tx.write(bulk, rows, &add).await {
+                    Ok(touched) => {
+                        tx.finished();
+                        Ok(touched)
+                    }
+                    Err(error) => {
+                        tx.rollback(&error).await;
+                        Err(error)
+                    }
+                }
+            };
+            match written.await {
+                Ok(touched) => return Ok(touched),
+                Err(error) => retry.after(self.backend(), error).await?,
+            }
+        }
+    }
+}

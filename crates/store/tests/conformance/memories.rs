@@ -1,0 +1,180 @@
+//! Memories, their vectors, and the outbox.
+
+use crewline_types::{ErrorKind, MemoryId, MemoryMarks, MemoryRecord, MemoryType, ProjectScope, RunId, TaskId};
+
+use crate::common::{Crew, Place, at};
+
+on_both! {
+    a_repeated_memory_is_one_record
+    memories_are_drained
+    memories_are_added_marked_and_forgotten
+    another_target_fills_the_outbox
+    vectors_round_trip
+    projects_are_isolated
+}
+
+pub(crate) fn memory(project: &str, run: Option<RunId>, task: Option<TaskId>, text: &str) -> MemoryRecord {
+    MemoryRecord {
+        id: MemoryId::of(project, task, "task_summary", text),
+        project: project.into(),
+        run,
+        task,
+        kind: MemoryType::TaskSummary,
+        agent: "coder".into(),
+        created_at: at(7),
+        text: text.into(),
+        source_ids: Vec::new(),
+        marks: MemoryMarks::default(),
+    }
+}
+
+async fn a_repeated_memory_is_one_record(place: &Place) {
+    let crew = Crew::new(place, "p", 1).await;
+    let mut change = crew.change();
+    change.memories = vec![memory("p", None, None, "one"), memory("p", None, None, "one")];
+    crew.done(change.clone()).await;
+    change.memories.push(MemoryRecord {
+        kind: MemoryType::Other("sonnet".into()),
+        source_ids: vec![MemoryId(1), MemoryId(u128::MAX)],
+        run: Some(crew.run),
+        task: Some(crew.root),
+        ..memory("p", None, Some(crew.root), "two")
+    });
+    crew.done(change.clone()).await;
+    let scope = ProjectScope::of("p");
+    let found = crew.store.memories(&scope, 0, 10).await.unwrap();
+    let records: Vec<_> = found.iter().map(|(_, record)| record.clone()).collect();
+    assert_eq!(records, [change.memories[0].clone(), change.memories[2].clone()]);
+    assert!(found[0].0 < found[1].0);
+    let later = crew.store.memories(&scope, found[0].0, 10).await.unwrap();
+    assert_eq!(later, found[1..]);
+    assert_eq!(crew.store.memories(&scope, 0, 1).await.unwrap(), found[..1]);
+}
+
+async fn memories_are_drained(place: &Place) {
+    let crew = Crew::new(place, "p", 1).await;
+    let mut change = crew.change();
+    change.memories = (0..5).map(|n| memory("p", None, None, &format!("text {n}"))).collect();
+    crew.done(change.clone()).await;
+    assert_eq!(crew.store.memory_outbox_depth().await.unwrap(), 5);
+    let first: Vec<MemoryId> = crew.store.memory_outbox(2).await.unwrap().iter().map(|(_, record)| record.id).collect();
+    assert_eq!(first, [change.memories[0].id, change.memories[1].id]);
+    crew.store.memory_done("m", &first, None).await.unwrap();
+    crew.store.memory_done("m", &[MemoryId(7), first[0]], None).await.unwrap();
+    crew.store.memory_done("m", &[], None).await.unwrap();
+    assert_eq!(crew.store.memory_outbox_depth().await.unwrap(), 3);
+    let rest = crew.store.memory_outbox(10).await.unwrap();
+    assert_eq!(rest.iter().map(|(_, it)| it.id).collect::<Vec<_>>(), [2, 3, 4].map(|n| change.memories[n].id));
+    // A repeated write does not come back to the outbox.
+    crew.done(change).await;
+    assert_eq!(crew.store.memory_outbox_depth().await.unwrap(), 3);
+    assert_eq!(crew.store.memories(&ProjectScope::of("p"), 0, 10).await.unwrap().len(), 5);
+}
+
+async fn vectors_round_trip(place: &Place) {
+    let crew = Crew::new(place, "p", 1).await;
+    let mut change = crew.change();
+    change.memories = (0..3).map(|n| memory("p", None, None, &format!("text {n}"))).collect();
+    change.memories.push(memory("q", None, None, "text 0"));
+    crew.done(change.clone()).await;
+    let ids: Vec<MemoryId> = change.memories.iter().map(|it| it.id).collect();
+    let vectors = vec![vec![0.0, -1.5, f32::MIN_POSITIVE], vec![f32::MAX], vec![], vec![3.0]];
+    crew.store.memory_done("mini", &ids, Some(&vectors)).await.unwrap();
+    let found = crew.store.vectors(&ProjectScope::of("p"), "mini").await.unwrap();
+    assert_eq!(found, [0, 1, 2].map(|n| (ids[n], vectors[n].clone())));
+    assert_eq!(crew.store.vectors(&ProjectScope::of("p"), "other").await.unwrap(), []);
+    assert_eq!(crew.store.vectors(&ProjectScope::of("q"), "mini").await.unwrap(), [(ids[3], vec![3.0])]);
+    // Replaced, also when an id is named twice or is not there.
+    let new = [vec![1.0], vec![2.0], vec![2.0]];
+    crew.store.memory_done("mini", &[ids[0], MemoryId(7), ids[0]], Some(&new)).await.unwrap();
+    assert_eq!(crew.store.vectors(&ProjectScope::of("p"), "mini").await.unwrap()[0], (ids[0], vec![2.0]));
+    assert_eq!(crew.store.memory_outbox_depth().await.unwrap(), 0);
+    let error = crew.store.memory_done("mini", &ids, Some(&new)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+}
+
+async fn projects_are_isolated(place: &Place) {
+    let crew = Crew::new(place, "p", 1).await;
+    let mut change = crew.change();
+    let mut twin = memory("q", None, None, "the same text");
+    // Even with the same id.
+    twin.id = memory("p", None, None, "the same text").id;
+    change.memories = vec![memory("p", None, None, "the same text"), twin.clone()];
+    crew.done(change.clone()).await;
+    for (project, record) in [("p", &change.memories[0]), ("q", &twin)] {
+        let found = crew.store.memories(&ProjectScope::of(project), 0, 10).await.unwrap();
+        assert_eq!(found.iter().map(|(_, it)| it).collect::<Vec<_>>(), [record]);
+    }
+    assert_eq!(crew.store.memories(&ProjectScope::of("P"), 0, 10).await.unwrap(), []);
+    assert_eq!(crew.store.memories(&ProjectScope::of("p%"), 0, 10).await.unwrap(), []);
+}
+
+async fn memories_are_added_marked_and_forgotten(place: &Place) {
+    let crew = Crew::new(place, "p", 1).await;
+    let scope = ProjectScope::of("p");
+    let marks = MemoryMarks {
+        importance: 900,
+        pinned: true,
+        superseded_by: Some(MemoryId(u128::MAX)),
+        repeats: 3,
+        stale: true,
+        metadata: [("path".to_owned(), "a/b \"c\"".to_owned())].into(),
+    };
+    let one = MemoryRecord { marks: marks.clone(), ..memory("p", None, None, "one") };
+    let two = memory("p", None, None, "two");
+    let twin = memory("q", None, None, "one");
+    let added = crew.store.add_memories(&[one.clone(), two.clone(), one.clone(), twin.clone()]).await.unwrap();
+    assert_eq!(added, [true, true, false, true]);
+    let again = MemoryRecord { marks: MemoryMarks::default(), ..one.clone() };
+    assert_eq!(crew.store.add_memories(&[again]).await.unwrap(), [false], "what is there keeps its marks");
+    let found = |scope: ProjectScope| {
+        let store = crew.store.clone();
+        async move { store.memories(&scope, 0, 10).await.unwrap().into_iter().map(|it| it.1).collect::<Vec<_>>() }
+    };
+    assert_eq!(found(scope.clone()).await, [one.clone(), two.clone()]);
+    assert_eq!(
+        crew.store.mark_memories(&scope, &[(two.id, marks.clone()), (twin.id, marks.clone())]).await.unwrap(),
+        1
+    );
+    let marked = MemoryRecord { marks, ..two.clone() };
+    assert_eq!(found(scope.clone()).await, [one.clone(), marked.clone()]);
+    assert_eq!(found(ProjectScope::of("q")).await, std::slice::from_ref(&twin), "another project is not marked");
+    let by_id = crew.store.memories_by_id(&scope, &[two.id, twin.id, MemoryId(7)]).await.unwrap();
+    assert_eq!(by_id.iter().map(|it| &it.1).collect::<Vec<_>>(), [&marked]);
+    assert_eq!(crew.store.memory_projects().await.unwrap(), [("p".to_owned(), 2), ("q".to_owned(), 1)]);
+
+    crew.store.memory_done("m", &[one.id], Some(&[vec![1.0]])).await.unwrap();
+    assert_eq!(crew.store.vectors_by_id("m", &[one.id, two.id]).await.unwrap(), [(one.id, vec![1.0])].into());
+    assert_eq!(crew.store.forget_memories(&scope, &[one.id, twin.id, one.id]).await.unwrap(), 1);
+    assert_eq!(found(scope.clone()).await, [marked]);
+    assert_eq!(found(ProjectScope::of("q")).await.len(), 1, "another project forgets nothing");
+    assert_eq!(crew.store.vectors(&scope, "m").await.unwrap(), [], "a vector goes with its memory");
+    let forgotten = crew.store.memory_forgotten(10).await.unwrap();
+    assert!(forgotten.contains(&(scope.clone(), one.id)), "{forgotten:?}");
+    crew.store.memory_forgotten_done(&forgotten).await.unwrap();
+    assert_eq!(crew.store.memory_forgotten(10).await.unwrap(), []);
+    assert!(crew.store.add_memories(&[]).await.unwrap().is_empty());
+}
+
+async fn another_target_fills_the_outbox(place: &Place) {
+    let crew = Crew::new(place, "p", 1).await;
+    let records = [memory("p", None, None, "one"), memory("q", None, None, "two")];
+    crew.store.add_memories(&records).await.unwrap();
+    assert!(crew.store.memory_target("database:m").await.unwrap(), "the first target is a new one");
+    let drain = || async {
+        let rows = crew.store.memory_outbox(10).await.unwrap();
+        let ids: Vec<MemoryId> = rows.iter().map(|(_, record)| record.id).collect();
+        crew.store.memory_done("m", &ids, None).await.unwrap();
+        ids.len()
+    };
+    assert_eq!(drain().await, 2);
+    assert!(!crew.store.memory_target("database:m").await.unwrap());
+    assert_eq!(crew.store.memory_outbox_depth().await.unwrap(), 0);
+    assert_eq!(crew.store.memory_outbox_oldest().await.unwrap(), None);
+    assert!(crew.store.memory_target("qdrant:host/c").await.unwrap());
+    assert_eq!(crew.store.memory_outbox_oldest().await.unwrap(), Some(at(7)));
+    assert_eq!(drain().await, 2);
+    assert_eq!(crew.store.redrain_memories(&ProjectScope::of("q")).await.unwrap(), 1);
+    assert_eq!(drain().await, 1);
+    assert_eq!(crew.store.redrain_all().await.unwrap(), 2);
+}

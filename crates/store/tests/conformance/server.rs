@@ -1,0 +1,307 @@
+//! What a PostgreSQL server does to a store: it goes away and comes back, loses answers, ends deadlocks.
+
+use std::{cell::Cell, collections::HashSet, time::Duration};
+
+use crewline_store::{Change, Error, NewOffer, OfferState, Store, Withdraw};
+use crewline_types::{AttemptId, Role, TaskId};
+use futures::FutureExt as _;
+use sea_orm::{ConnectionTrait as _, Database};
+
+use crate::{
+    common::{Crew, Place, at, first, is_done, on_postgres, on_postgres_alone},
+    proxy::{Cut, Proxy},
+};
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+#[tokio::test]
+async fn a_lost_answer_to_commit_is_asked_for() {
+    on_postgres(|place| lost_answers(place).boxed_local()).await;
+}
+
+async fn lost_answers(place: &Place) {
+    let mut crew = Crew::new(place, "p", 1).await;
+    let tasks = crew.tasks(30).await;
+    crew.offer(&tasks, &["coder"]).await;
+    let proxy = Proxy::to(&place.url).await;
+    let far = Store::open(&proxy.url).await.unwrap();
+    let mut events = 0;
+    for (n, (task, cut)) in tasks.iter().zip([Cut::Before, Cut::During, Cut::After].iter().cycle()).enumerate() {
+        let attempt = far.claim_offers("w", None, 1, MINUTE).await.unwrap()[0].id;
+        assert_eq!(attempt, first(*task));
+        // A worker's intent, its report, or a manager's change.
+        let changes: Vec<Change> = match n % 5 {
+            0 | 1 => vec![crew.intent("w", attempt)],
+            2 => vec![crew.intent("w", attempt), crew.report("w", attempt, "{}")],
+            _ => vec![crew.start(*task, 1), crew.finish(*task, 1)],
+        };
+        proxy.cut(*cut);
+        let answer = far.commit(&changes).await.unwrap();
+        assert!(answer.iter().all(is_done), "{cut:?}: {answer:?}");
+        events += changes.iter().map(|change| change.events.len()).sum::<usize>();
+        assert_eq!(proxy.cuts(), n + 1);
+    }
+    let found = crew.store.events(crew.run, 0, 1_000).await.unwrap();
+    assert_eq!(found.iter().map(|it| it.seq).collect::<Vec<_>>(), (1..=events as u64).collect::<Vec<_>>());
+    // These tasks have no results, and nothing else is missing.
+    assert!(crew.store.integrity().await.unwrap().iter().all(|it| it.rule == "task.result"));
+    // What is refused is refused once more, whatever is lost.
+    proxy.cut(Cut::After);
+    let answer = far.commit(&[crew.intent("w", first(tasks[0])), crew.change()]).await.unwrap();
+    assert_eq!(answer.iter().map(is_done).collect::<Vec<_>>(), [false, true]);
+}
+
+#[tokio::test]
+async fn a_withdrawal_whose_answer_is_lost_is_known() {
+    on_postgres(|place| lost_withdrawals(place).boxed_local()).await;
+}
+
+async fn lost_withdrawals(place: &Place) {
+    let mut crew = Crew::new(place, "p", 1).await;
+    let proxy = Proxy::to(&place.url).await;
+    let far = Store::open(&proxy.url).await.unwrap();
+    for cut in [Cut::Before, Cut::During, Cut::After] {
+        let tasks = crew.tasks(2).await;
+        crew.offer(&tasks, &["coder"]).await;
+        proxy.cut(cut);
+        let mut withdrawn = far.withdraw_offers(crew.run, crew.epoch, Withdraw::Free).await.unwrap();
+        withdrawn.sort_unstable();
+        let mut expected = tasks.iter().map(|task| first(*task)).collect::<Vec<_>>();
+        expected.sort_unstable();
+        assert_eq!(withdrawn, expected, "{cut:?}");
+    }
+    assert_eq!(proxy.cuts(), 3);
+}
+
+#[tokio::test]
+async fn a_server_that_comes_back_is_waited_for() {
+    on_postgres(|place| coming_back(place).boxed_local()).await;
+}
+
+async fn coming_back(place: &Place) {
+    let mut crew = Crew::new(place, "p", 1).await;
+    let tasks = crew.tasks(2).await;
+    let proxy = Proxy::to(&place.url).await;
+    let far = Store::open(&proxy.url).await.unwrap();
+    assert!(is_done(&far.commit(&[crew.start(tasks[0], 1)]).await.unwrap()[0]));
+    proxy.close(true);
+    // Short questions are answered soon, also when the answer is that nobody is there.
+    let error = far.renew_claims("w", MINUTE).await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }) && error.is_retryable(), "{error:?}");
+    let change = [crew.start(tasks[1], 1)];
+    let mut commit = std::pin::pin!(far.commit(&change));
+    let early = tokio::time::timeout(Duration::from_millis(300), commit.as_mut()).await;
+    assert!(early.is_err(), "{early:?}");
+    proxy.close(false);
+    assert!(is_done(&commit.await.unwrap()[0]));
+}
+
+#[tokio::test]
+async fn connections_that_are_ended_lose_nothing() {
+    on_postgres_alone(|place| ended_connections(place).boxed_local()).await;
+}
+
+async fn ended_connections(place: &Place) {
+    let mut crew = Crew::new(place, "p", 1).await;
+    let tasks = crew.tasks(200).await;
+    crew.offer(&tasks, &["coder"]).await;
+    let stores = futures::future::join_all((0..3).map(|_| place.open())).await;
+    let done = Cell::new(0_u32);
+    let worker = async |n: usize, store: &Store| {
+        let name = format!("w{n}");
+        loop {
+            let claimed = retried(async || store.claim_offers(&name, None, 3, MINUTE).await).await;
+            if claimed.is_empty() {
+                // A claim whose answer was lost is held without being known.
+                let held = retried(async || store.renew_claims(&name, MINUTE).await).await;
+                if held.is_empty() {
+                    return;
+                }
+                retried(async || store.release_claims(&name, &held).await).await;
+            }
+            for offer in claimed {
+                let changes = [crew.intent(&name, offer.id), crew.report(&name, offer.id, &name)];
+                assert!(store.commit(&changes).await.unwrap().iter().all(is_done));
+                done.update(|it| it + 1);
+            }
+        }
+    };
+    let admin = Database::connect(&place.url).await.unwrap();
+    let killer = async {
+        loop {
+            // In the middle of something: after some more attempts are done, and a while that differs.
+            let (seen, pause) = (done.get(), u64::from(done.get() % 7));
+            while done.get() < seen + 8 {
+                tokio::time::sleep(Duration::from_millis(1 + pause)).await;
+            }
+            admin
+                .execute_unprepared(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                     WHERE application_name = 'crewline' AND datname = current_database() AND pid <> pg_backend_pid()",
+                )
+                .await
+                .unwrap();
+        }
+    };
+    let workers = futures::future::join_all(stores.iter().enumerate().map(|(n, store)| worker(n, store)));
+    tokio::select! {
+        _ = workers => {}
+        () = killer => {}
+    }
+    assert_eq!(done.get(), 200);
+    let again = place.open().await;
+    assert_eq!(again.events(crew.run, 0, 1_000).await.unwrap().len(), 200);
+    let offers = again.open_offers(crew.run).await.unwrap();
+    assert_eq!(offers.iter().filter(|it| matches!(it.state, OfferState::Reported(_))).count(), 200);
+}
+
+/// Does what its caller would do after an error that may pass.
+async fn retried<T>(ask: impl AsyncFn() -> Result<T, Error>) -> T {
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(error) => assert!(error.is_retryable(), "{error:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_deadlock_is_answered_by_doing_it_again() {
+    on_postgres_alone(|place| deadlock(place).boxed_local()).await;
+}
+
+async fn deadlock(place: &Place) {
+    let (mut one, mut two) = (Crew::new(place, "p", 1).await, Crew::new(place, "p", 2).await);
+    if one.run > two.run {
+        std::mem::swap(&mut one, &mut two);
+    }
+    // A stranger locks the runs the other way round, and never looks for deadlocks itself.
+    let stranger = Database::connect(&place.url).await.unwrap();
+    let lock = |run| format!("SELECT 1 FROM runs WHERE id = '{run}' FOR UPDATE");
+    let tx = sea_orm::TransactionTrait::begin(&stranger).await.unwrap();
+    tx.execute_unprepared("SET LOCAL deadlock_timeout = '10min'").await.unwrap();
+    tx.execute_unprepared(&lock(two.run)).await.unwrap();
+    let stranger = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        tx.execute_unprepared(&lock(one.run)).await.unwrap();
+        tx.commit().await.unwrap();
+    };
+    let changes = [one.change(), two.change()];
+    let (answer, ()) = tokio::join!(one.store.commit(&changes), stranger);
+    assert!(answer.unwrap().iter().all(is_done));
+    assert_eq!(deadlocks(place).await, 1);
+}
+
+async fn deadlocks(place: &Place) -> i64 {
+    // The counters reach the view a moment after the transaction.
+    place.execute("SELECT pg_stat_clear_snapshot()").await;
+    for _ in 0..100 {
+        let count = place.number("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()").await;
+        if count > 0 {
+            return count;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    0
+}
+
+#[tokio::test]
+async fn heartbeats_and_completions_do_not_wait_in_a_circle() {
+    on_postgres_alone(|place| circles(place).boxed_local()).await;
+}
+
+async fn circles(place: &Place) {
+    const TASKS: u32 = 400;
+    let mut crew = Crew::new(place, "p", 1).await;
+    let tasks = crew.tasks(TASKS).await;
+    let mut shuffled = tasks.clone();
+    shuffled.sort_unstable();
+    crew.offer(&shuffled, &["a", "b"]).await;
+    let stores = futures::future::join_all((0..6).map(|_| place.open())).await;
+    let is_over = Cell::new(false);
+    let worker = async |name: &str, store: &Store| {
+        while !is_over.get() {
+            let claimed = store.claim_offers(name, None, 20, MINUTE).await.unwrap();
+            let mut changes: Vec<Change> = claimed.iter().rev().map(|offer| crew.intent(name, offer.id)).collect();
+            changes.extend(claimed.iter().map(|offer| crew.report(name, offer.id, "{}")));
+            assert!(store.commit(&changes).await.unwrap().iter().all(is_done));
+            if claimed.is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    };
+    let beat = async |store: &Store| {
+        while !is_over.get() {
+            for name in ["w0", "w1"] {
+                store.renew_claims(name, MINUTE).await.unwrap();
+            }
+            store.reap_claims().await.unwrap();
+        }
+    };
+    let manager = async |store: &Store| {
+        let mut settled = HashSet::<TaskId>::new();
+        while settled.len() < TASKS as usize {
+            let reports = store.offer_reports(crew.run).await.unwrap();
+            let mut changes = Vec::new();
+            for offer in reports.into_iter().rev() {
+                assert!(matches!(offer.state, OfferState::Reported(_)), "{offer:?}");
+                assert!(settled.insert(offer.id.task), "a task is completed once");
+                let mut change = crew.finish(offer.id.task, offer.id.number);
+                change.offers_settled.push(offer.id);
+                changes.push(change);
+            }
+            assert!(store.commit(&changes).await.unwrap().iter().all(is_done));
+        }
+        is_over.set(true);
+    };
+    tokio::join!(
+        worker("w0", &stores[0]),
+        worker("w1", &stores[1]),
+        beat(&stores[2]),
+        beat(&stores[3]),
+        beat(&stores[4]),
+        manager(&stores[5]),
+    );
+    assert_eq!(place.number("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()").await, 0);
+    assert_eq!(crew.store.open_offers(crew.run).await.unwrap(), []);
+    assert_eq!(crew.store.run(crew.run).await.unwrap().unwrap().last_seq, u64::from(2 * TASKS));
+}
+
+#[tokio::test]
+async fn a_claim_reads_the_offers_it_claims() {
+    on_postgres_alone(|place| claim_costs(place).boxed_local()).await;
+}
+
+/// A claim must not read the queue: with twenty thousand offers, it reads about as many rows as it claims.
+async fn claim_costs(place: &Place) {
+    let mut crew = Crew::new(place, "p", 1).await;
+    let tasks = crew.tasks(500).await;
+    for number in 1..=40 {
+        let mut change = crew.change();
+        change.at = at(number.into());
+        change.offers = tasks
+            .iter()
+            .map(|task| NewOffer { id: AttemptId { task: *task, number }, role: Role::from("coder"), rank: 0 })
+            .collect();
+        crew.done(change).await;
+    }
+    // The statistics reach the view when the session ends.
+    let reads = "SELECT COALESCE(SUM(seq_tup_read + idx_tup_fetch), 0)::BIGINT FROM pg_stat_user_tables \
+                 WHERE relname = 'offers'";
+    let before = place.number(reads).await;
+    for roles in [None, Some([Role::from("tester"), Role::from("coder")])] {
+        let store = place.open().await;
+        let claimed = store.claim_offers("w", roles.as_ref().map(<[Role; 2]>::as_slice), 4, MINUTE).await.unwrap();
+        assert_eq!(claimed.len(), 4);
+        drop(store);
+    }
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while place.number(reads).await == before {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .unwrap();
+    let read = place.number(reads).await - before;
+    assert!(read < 100, "{read} rows were read for 8 claims");
+}

@@ -1,0 +1,41 @@
+//! Just enough of an HTTP client for a server on this machine: one request, one answer, the connection is closed.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    time::Duration,
+};
+
+/// How long a server may take to answer.
+const LIMIT: Duration = Duration::from_secs(30);
+/// How long it may take to be reached.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+
+/// Gets a page; the answer is its status and body.
+pub fn get(port: u16, path: &str) -> io::Result<(u16, String)> {
+    ask(port, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"))
+}
+
+/// Posts a JSON body; the answer is a status and a body.
+pub fn post(port: u16, path: &str, json: &str) -> io::Result<(u16, String)> {
+    let length = json.len();
+    let head = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
+    ask(port, &format!("{head}content-type: application/json\r\ncontent-length: {length}\r\n\r\n{json}"))
+}
+
+fn ask(port: u16, request: &str) -> io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), CONNECT_LIMIT)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let status = answer.split(' ').nth(1).and_then(|word| word.parse().ok());
+    let status = status.ok_or_else(|| io::Error::other("the answer has no status"))?;
+    Ok((status, answer.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned()))
+}
+
+/// A port that nobody listens on at the moment.
+pub fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}

@@ -1,0 +1,172 @@
+//! Pausing, cancelling and killing a run from another process.
+
+use std::{process::Child, time::Duration};
+
+use crewline_testkit::{Script, StubServer, TestApp, app::finish};
+use serde_json::Value;
+
+use crate::{
+    app, fan,
+    resume::{only_run, wait_for_calls},
+    run_args, signal,
+};
+
+/// A fan whose calls take so long, running; its first tasks are being worked on.
+fn running(app: &TestApp, server: &StubServer, calls: u64) -> (Child, String) {
+    app.registry(server);
+    app.write("plan.json", &fan(8).to_string());
+    let child = app.spawn(run_args(&["--plan", "plan.json", "--concurrency", "2"]));
+    wait_for_calls(server, calls);
+    (child, only_run(app))
+}
+
+fn report(app: &TestApp, run: &str) -> Value {
+    serde_json::from_str(&app.run(["show", run, "-o", "json"]).expect_code(0).stdout).unwrap()
+}
+
+#[test]
+fn pause_lets_what_runs_end_and_resume_goes_on() {
+    let server = StubServer::start(Script::default().latency(Duration::from_millis(400)));
+    let app = app();
+    let (child, id) = running(&app, &server, 2);
+    let paused = app.run(["pause", &id[..5]]).expect_code(0);
+    assert_eq!(paused.stdout.trim(), format!("{id} interrupted"));
+    let run = finish(child, TestApp::LIMIT).expect_code(130);
+    assert_eq!(run.events().last().unwrap()["status"], "interrupted");
+    assert_eq!(run.events().last().unwrap()["tasks"]["in_progress"], 0);
+    assert!(run.stderr.contains(&format!("crewline resume {id}")), "{}", run.stderr);
+    app.run(["pause", &id]).expect_code(0);
+
+    let calls = server.calls();
+    let resumed = app.run(["resume", &id, "-o", "jsonl", "--out", "out"]).expect_code(0);
+    assert_eq!(resumed.events().last().unwrap()["tasks"]["completed"], 10);
+    assert_eq!(server.calls(), 10, "no task ran twice; {calls} before the pause");
+}
+
+#[test]
+fn cancel_lets_what_runs_end_and_ends_the_run() {
+    let server = StubServer::start(Script::default().latency(Duration::from_millis(400)));
+    let app = app();
+    let (child, id) = running(&app, &server, 2);
+    let cancelled = app.run(["cancel", &id, "-o", "json"]).expect_code(0);
+    let stopped: Value = serde_json::from_str(&cancelled.stdout).unwrap();
+    assert_eq!(stopped[0]["status"], "cancelled");
+    let run = finish(child, TestApp::LIMIT).expect_code(130);
+    let last = run.events().pop().unwrap();
+    assert_eq!(last["status"], "cancelled");
+    assert_eq!(last["tasks"]["pending"], 0, "{last}");
+    let calls = server.calls();
+    let completed = last["tasks"]["completed"].as_u64().unwrap();
+    assert_eq!(calls, completed, "what ran was let to its end, and nothing more was started");
+    let report = report(&app, &id);
+    assert_eq!(report["counts"]["completed"], completed);
+    assert_eq!(report["counts"]["cancelled"], 10 - completed);
+    assert_eq!(server.hung_up(), 0, "no call was broken off");
+
+    for command in ["resume", "cancel", "kill", "pause", "retry"] {
+        let refused = app.run([command, &id]).expect_code(9);
+        assert!(refused.stderr.contains("cancelled"), "{command}: {}", refused.stderr);
+    }
+}
+
+#[test]
+fn kill_aborts_what_runs() {
+    let server = StubServer::start(Script::default().latency(Duration::from_mins(1)));
+    let app = app();
+    let (child, id) = running(&app, &server, 1);
+    let killed = app.run(["kill", &id]).expect_code(0);
+    assert_eq!(killed.stdout.trim(), format!("{id} cancelled"));
+    let run = finish(child, TestApp::LIMIT).expect_code(130);
+    assert!(run.elapsed < Duration::from_secs(50), "the call was not waited for");
+    let last = run.events().pop().unwrap();
+    assert_eq!((&last["status"], &last["tasks"]["cancelled"]), (&"cancelled".into(), &10.into()));
+    assert!(last["cost_usd"].as_f64().unwrap() > 0.0, "the call that was aborted is charged: {last}");
+}
+
+#[test]
+fn a_run_that_lost_its_process_is_stopped_by_who_asks() {
+    for (command, status, code) in [("kill", "cancelled", 9), ("cancel", "cancelled", 9), ("pause", "interrupted", 0)] {
+        let server = StubServer::start(Script::default().latency(Duration::from_millis(300)));
+        let app = app();
+        let (child, id) = running(&app, &server, 3);
+        signal(child.id(), "KILL");
+        finish(child, TestApp::LIMIT);
+        let calls = server.calls();
+        let stopped = app.run([command, &id]).expect_code(0);
+        assert_eq!(stopped.stdout.trim(), format!("{id} {status}"), "{}", stopped.stderr);
+        assert_eq!(server.calls(), calls, "{command}: no model is called");
+        let report = report(&app, &id);
+        assert_eq!(report["status"], status);
+        assert_eq!(report["counts"]["in_progress"], 0, "{command}");
+        let open = report["tasks"].as_array().unwrap().iter().flat_map(|task| task["attempts"].as_array().unwrap());
+        let open = open.flat_map(|attempt| attempt["calls"].as_array().unwrap());
+        assert!(open.clone().all(|call| call["outcome"].is_string()), "{command}: every call has an end");
+        app.run(["resume", &id, "--out", "out"]).expect_code(code);
+    }
+}
+
+#[test]
+fn what_was_stopped_before_is_ended_for_good() {
+    let server = StubServer::start(Script::default().latency(Duration::from_millis(300)));
+    let app = app();
+    let (child, id) = running(&app, &server, 2);
+    signal(child.id(), "INT");
+    finish(child, TestApp::LIMIT).expect_code(130);
+    assert_eq!(app.run(["cancel", &id]).expect_code(0).stdout.trim(), format!("{id} cancelled"));
+    assert_eq!(report(&app, &id)["counts"]["pending"], 0);
+}
+
+#[test]
+fn a_run_without_a_plan_is_stopped_before_it_is_planned() {
+    let server = StubServer::start(Script::default().latency(Duration::from_secs(30)));
+    let app = app();
+    app.registry(&server);
+    let child = app.spawn(run_args(&["Describe the tide"]));
+    wait_for_calls(&server, 1);
+    signal(child.id(), "KILL");
+    finish(child, TestApp::LIMIT);
+    let id = only_run(&app);
+    assert_eq!(app.run(["cancel", &id]).expect_code(0).stdout.trim(), format!("{id} cancelled"));
+    assert_eq!(server.calls(), 1, "nobody is asked for a plan again");
+}
+
+#[test]
+fn nobody_is_stopped_by_a_misspelt_id() {
+    let server = StubServer::start(Script::default().latency(Duration::from_millis(300)));
+    let app = app();
+    let (child, id) = running(&app, &server, 1);
+    app.run(["kill", &id, "zzzzzzzz"]).expect_code(5);
+    finish(child, TestApp::LIMIT).expect_code(0);
+    let late = app.run(["cancel", &id]).expect_code(9);
+    assert!(late.stderr.contains("run.finished"), "{}", late.stderr);
+}
+
+#[test]
+fn without_waiting_the_wish_is_done_all_the_same() {
+    let server = StubServer::start(Script::default().latency(Duration::from_millis(300)));
+    let app = app();
+    let (child, id) = running(&app, &server, 1);
+    assert_eq!(app.run(["cancel", "--no-wait", &id]).expect_code(0).stdout.trim(), format!("{id} running"));
+    let run = finish(child, TestApp::LIMIT).expect_code(130);
+    assert_eq!(run.events().last().unwrap()["status"], "cancelled");
+}
+
+#[test]
+fn one_signal_right_at_the_start_stops_a_run() {
+    let server = StubServer::start(Script::default().latency(Duration::from_mins(1)));
+    let app = app();
+    app.registry(&server);
+    app.write("plan.json", &fan(300).to_string());
+    // Before, while and after the run is loaded.
+    for pause in [5, 20, 40, 80] {
+        let child = app.spawn(run_args(&["--plan", "plan.json", "--max-time", "30s"]));
+        std::thread::sleep(Duration::from_millis(pause));
+        signal(child.id(), "TERM");
+        std::thread::sleep(Duration::from_millis(300));
+        // A second one aborts the call that may have begun; without it, only that is waited for.
+        signal(child.id(), "TERM");
+        let run = finish(child, Duration::from_secs(30));
+        assert!(matches!(run.code, None | Some(130)), "{pause}: {:?} {}", run.code, run.stderr);
+        assert!(run.elapsed < Duration::from_secs(20), "{pause}: it had to be killed: {}", run.stderr);
+    }
+}

@@ -1,0 +1,88 @@
+//! Controlling and repeating runs that servers and workers share.
+
+use std::time::Duration;
+
+use crewline_testkit::{Script, StubReply};
+use serde_json::Value;
+
+use crate::{
+    fan,
+    workers::{LONG, World, wait_until},
+};
+
+impl World {
+    /// Runs a command on the shared database, and answers what it prints as JSON.
+    fn json(&self, args: &[&str], code: i32) -> Value {
+        let mut all = args.to_vec();
+        all.extend(["--database", &self.database.url, "-o", "json", "-q"]);
+        let run = self.app.run(all).expect_code(code);
+        serde_json::from_str(&run.stdout).unwrap_or_else(|error| panic!("{error}: {}", run.stdout))
+    }
+}
+
+#[test]
+fn a_shared_run_is_paused_resumed_and_cancelled() {
+    let Some(mut world) = World::new("stop", Script::default().latency(Duration::from_millis(300))) else { return };
+    world.serve("0");
+    world.start(&["worker", "--slots", "2"], LONG);
+    let run = world.submit(&fan(8));
+    wait_until("some calls", || world.server.calls() >= 2);
+    assert_eq!(world.json(&["pause", &run], 0)[0]["status"], "interrupted");
+    let paused = world.show(&run);
+    assert_eq!(paused["counts"]["in_progress"], 0, "{paused:#}");
+    let calls = world.server.calls();
+    assert_eq!(paused["counts"]["completed"], calls, "what ran was let to its end");
+
+    // Whoever resumes it works on it alone.
+    let end = world.json(&["resume", &run, "--out", "out", "--max-steps", "4"], 7);
+    assert_eq!(end["status"], "limit_reached");
+    assert_eq!(world.json(&["cancel", &run], 0)[0]["status"], "cancelled");
+    let end = world.show(&run);
+    assert_eq!((&end["counts"]["pending"], &end["counts"]["in_progress"]), (&0.into(), &0.into()), "{end:#}");
+}
+
+#[test]
+fn a_shared_run_is_killed_at_its_workers() {
+    let Some(mut world) = World::new("kill", Script::default().latency(Duration::from_mins(1))) else { return };
+    world.serve("0");
+    world.start(&["worker", "--slots", "2"], LONG);
+    let run = world.submit(&fan(3));
+    wait_until("a call", || world.server.calls() >= 1);
+    assert_eq!(world.json(&["kill", &run], 0)[0]["status"], "cancelled");
+    wait_until("the end of the call", || world.server.hung_up() >= 1);
+    let end = world.show(&run);
+    assert_eq!(end["counts"]["cancelled"], 5, "{end:#}");
+    assert!(end["cost_usd"].as_f64().unwrap() > 0.0, "the call that was broken off is charged: {end:#}");
+    // The worker is free for others.
+    assert!(world.app.run(["db", "check", "--database", &world.database.url]).code == Some(0));
+}
+
+#[test]
+fn what_workers_made_is_replayed_without_a_call() {
+    let Some(mut world) = World::new("replay", Script::default()) else { return };
+    world.serve("0");
+    world.start(&["worker", "--slots", "3"], LONG);
+    let run = world.submit(&fan(6));
+    assert_eq!(world.end_of(&run)["status"], "completed");
+    let calls = world.server.calls();
+    let replayed = world.json(&["replay", &run, "--out", "out"], 0);
+    assert_eq!((&replayed["status"], &replayed["calls"]), (&"completed".into(), &0.into()));
+    assert_eq!(world.server.calls(), calls, "worker and manager name the same inputs");
+    world.json(&["fork", &run, "--from", "m3", "--out", "out"], 0);
+    assert_eq!(world.server.calls(), calls + 2);
+    assert!(world.app.run(["db", "check", "--database", &world.database.url]).code == Some(0));
+}
+
+#[test]
+fn a_shared_run_is_tried_again() {
+    let script = Script::default().on_text("Put it together", StubReply::status(500));
+    let Some(mut world) = World::new("retry", script) else { return };
+    world.serve("0");
+    world.start(&["worker", "--slots", "3"], LONG);
+    let run = world.submit(&fan(3));
+    assert_eq!(world.end_of(&run)["status"], "failed");
+    let mended = crewline_testkit::StubServer::start(Script::default());
+    world.app.registry(&mended);
+    let end = world.json(&["retry", &format!("{run}/last"), "--model", "strong", "--out", "out"], 0);
+    assert_eq!((&end["status"], mended.calls()), (&"completed".into(), 1));
+}

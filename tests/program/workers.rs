@@ -1,0 +1,204 @@
+//! Servers and workers on one PostgreSQL database: many processes, one run, nothing lost and nothing made twice.
+
+use std::{
+    process::Child,
+    time::{Duration, Instant},
+};
+
+use crewline_testkit::{Script, StubServer, TestApp, app::finish};
+use serde_json::Value;
+
+use crate::{app, fan, postgres::Database, signal};
+
+/// A lease short enough that a test sees one end.
+const SHORT: &str = "3s";
+/// A lease that does not end in a test, however busy the machine is.
+pub(crate) const LONG: &str = "5m";
+/// The longest any of this may take.
+const LIMIT: Duration = Duration::from_mins(1);
+
+/// A database, a model server, and the processes that share them.
+pub(crate) struct World {
+    pub(crate) database: Database,
+    pub(crate) server: StubServer,
+    pub(crate) app: TestApp,
+    children: Vec<Child>,
+}
+
+impl World {
+    /// `None` where there is no PostgreSQL.
+    pub(crate) fn new(name: &str, script: Script) -> Option<Self> {
+        let database = Database::create(name)?;
+        let server = StubServer::start(script);
+        let app = app();
+        app.registry(&server);
+        Some(Self { database, server, app, children: Vec::new() })
+    }
+
+    pub(crate) fn start(&mut self, args: &[&str], lease: &str) -> u32 {
+        let mut all = args.to_vec();
+        all.extend(["--database", &self.database.url, "--lease", lease]);
+        let child = self.app.spawn(all);
+        let pid = child.id();
+        self.children.push(child);
+        pid
+    }
+
+    pub(crate) fn serve(&mut self, slots: &str) -> u32 {
+        self.start(&["serve", "--addr", "127.0.0.1:0", "--slots", slots], SHORT)
+    }
+
+    pub(crate) fn submit(&self, plan: &Value) -> String {
+        self.app.write("plan.json", &plan.to_string());
+        let args = ["run", "--plan", "plan.json", "--detach", "-q", "--database", &self.database.url];
+        self.app.run(args).expect_code(0).stdout.trim().to_owned()
+    }
+
+    pub(crate) fn show(&self, run: &str) -> Value {
+        let shown = self.app.run(["show", run, "-o", "json", "--database", &self.database.url]).expect_code(0);
+        serde_json::from_str(&shown.stdout).unwrap()
+    }
+
+    pub(crate) fn end_of(&self, run: &str) -> Value {
+        wait_until("the end of the run", || self.show(run)["status"] != "running");
+        self.show(run)
+    }
+}
+
+pub(crate) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < LIMIT, "{what} does not happen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for mut child in std::mem::take(&mut self.children) {
+            let _ = child.kill();
+            let ended = finish(child, Duration::from_secs(5));
+            if std::thread::panicking() {
+                println!("--- a process wrote\n{}{}", ended.stdout, ended.stderr);
+            }
+        }
+    }
+}
+
+#[test]
+fn workers_share_a_run() {
+    let Some(mut world) = World::new("share", Script::default().latency(Duration::from_millis(20))) else { return };
+    world.serve("0");
+    world.start(&["worker", "--slots", "3"], LONG);
+    world.start(&["worker", "--slots", "3"], LONG);
+    let run = world.submit(&fan(20));
+    let end = world.end_of(&run);
+    assert_eq!(end["status"], "completed", "{end:#}");
+    assert_eq!(world.server.calls(), 22, "each task is one call");
+    let nodes = world.app.run(["nodes", "-o", "json", "--database", &world.database.url]).expect_code(0);
+    let nodes: Value = serde_json::from_str(&nodes.stdout).unwrap();
+    let kinds: Vec<&str> = nodes.as_array().unwrap().iter().map(|node| node["kind"].as_str().unwrap()).collect();
+    assert_eq!((kinds.len(), kinds.iter().filter(|kind| **kind == "worker").count()), (3, 2), "{nodes:#}");
+}
+
+#[test]
+fn a_worker_serves_its_roles_only() {
+    let Some(mut world) = World::new("roles", Script::default()) else { return };
+    world.serve("0");
+    world.start(&["worker", "--roles", "researcher"], LONG);
+    let run = world.submit(&fan(3));
+    wait_until("the researcher's task", || world.server.calls() == 1);
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(world.server.calls(), 1, "nobody works for writers");
+    assert_eq!(world.show(&run)["status"], "running");
+    world.start(&["worker", "--roles", "writer,tester"], LONG);
+    assert_eq!(world.end_of(&run)["status"], "completed");
+}
+
+#[test]
+fn a_killed_worker_loses_only_its_claims() {
+    let Some(mut world) = World::new("killed", Script::default().latency(Duration::from_millis(300))) else { return };
+    world.serve("0");
+    let victim = world.start(&["worker", "--slots", "2"], SHORT);
+    world.start(&["worker", "--slots", "2"], LONG);
+    let run = world.submit(&fan(12));
+    wait_until("some calls", || world.server.calls() >= 4);
+    signal(victim, "KILL");
+    let end = world.end_of(&run);
+    assert_eq!(end["status"], "completed", "{end:#}");
+    assert!(world.server.calls() <= 14 + 2, "only what the killed worker had is repeated: {}", world.server.calls());
+}
+
+#[test]
+fn a_frozen_worker_comes_too_late() {
+    let Some(mut world) = World::new("frozen", Script::default().latency(Duration::from_millis(400))) else { return };
+    world.serve("0");
+    let frozen = world.start(&["worker", "--slots", "2"], SHORT);
+    let run = world.submit(&fan(4));
+    wait_until("a call", || world.server.calls() >= 1);
+    signal(frozen, "STOP");
+    world.start(&["worker", "--slots", "4"], LONG);
+    wait_until("the repeated call", || world.server.calls() >= 2);
+    signal(frozen, "CONT");
+    let end = world.end_of(&run);
+    assert_eq!(end["status"], "completed", "{end:#}");
+    let completed: Vec<&Value> =
+        end["tasks"].as_array().unwrap().iter().filter(|task| task["status"] == "completed").collect();
+    assert_eq!(completed.len(), 7, "root and six tasks, each with one result: {end:#}");
+}
+
+#[test]
+fn a_run_outlives_its_server() {
+    let Some(mut world) = World::new("server", Script::default().latency(Duration::from_millis(200))) else { return };
+    let first = world.serve("0");
+    world.start(&["worker", "--slots", "2"], LONG);
+    let run = world.submit(&fan(12));
+    wait_until("some calls", || world.server.calls() >= 3);
+    signal(first, "KILL");
+    world.serve("0");
+    let end = world.end_of(&run);
+    assert_eq!(end["status"], "completed", "{end:#}");
+    assert_eq!(world.server.calls(), 14, "the worker's claims outlive the manager: nothing is repeated");
+}
+
+#[test]
+fn a_server_hands_its_runs_over() {
+    let Some(mut world) = World::new("handover", Script::default().latency(Duration::from_millis(200))) else { return };
+    let first = world.serve("2");
+    let run = world.submit(&fan(6));
+    wait_until("some calls", || world.server.calls() >= 3);
+    signal(first, "TERM");
+    world.serve("2");
+    let end = world.end_of(&run);
+    assert_eq!(end["status"], "completed", "{end:#}");
+    assert_eq!(world.server.calls(), 8, "what ran was let to its end");
+}
+
+#[test]
+fn a_cap_holds_across_workers() {
+    let Some(mut world) = World::new("cap", Script::default().latency(Duration::from_millis(50))) else { return };
+    world.serve("0");
+    world.start(&["worker", "--slots", "4"], LONG);
+    world.start(&["worker", "--slots", "4"], LONG);
+    world.app.write("plan.json", &fan(30).to_string());
+    let args =
+        ["run", "--plan", "plan.json", "--detach", "-q", "--max-cost", "0.03", "--database", &world.database.url];
+    let run = world.app.run(args).expect_code(0).stdout.trim().to_owned();
+    let end = world.end_of(&run);
+    assert_eq!(end["status"], "limit_reached", "{end:#}");
+    assert!(end["cost_usd"].as_f64().unwrap() <= 0.03, "{end:#}");
+}
+
+#[test]
+fn a_file_has_no_workers() {
+    let server = StubServer::start(Script::default());
+    let app = app();
+    app.registry(&server);
+    let refused = app.run(["worker"]).expect_code(3);
+    assert!(
+        refused.stderr.contains("worker.not_shared") && refused.stderr.contains("--database"),
+        "{}",
+        refused.stderr
+    );
+    app.run(["run", "goal", "--detach"]).expect_code(3);
+}
