@@ -84,6 +84,17 @@ fn plan_files_are_refused_with_all_their_problems() {
 }
 
 #[test]
+fn a_plan_file_has_a_limit() {
+    let server = StubServer::start(Script::default());
+    let app = app();
+    app.registry(&server);
+    app.write("plan.json", &" ".repeat(16 * 1024 * 1024 + 1));
+    let run = app.run(run_args(&["--plan", "plan.json"]));
+    assert!(matches!(run.code, Some(3)) && run.stderr.contains("16 MiB"), "{:?} {}", run.code, run.stderr);
+    assert_eq!(server.calls(), 0);
+}
+
+#[test]
 fn usage_mistakes_exit_with_2() {
     let app = app();
     for args in [

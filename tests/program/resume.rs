@@ -66,6 +66,26 @@ fn kill_loses_nothing_and_repeats_only_what_was_in_flight() {
 }
 
 #[test]
+fn a_server_continues_what_was_killed() {
+    let server = StubServer::start(Script::default().latency(Duration::from_millis(200)));
+    let app = app();
+    app.registry(&server);
+    app.write("plan.json", &fan(12).to_string());
+    let child = app.spawn(run_args(&["--plan", "plan.json", "--concurrency", "2"]));
+    wait_for_calls(&server, 5);
+    signal(child.id(), "KILL");
+    finish(child, TestApp::LIMIT);
+    let id = only_run(&app);
+    let child = app.spawn(["serve", "--addr", "127.0.0.1:0"]);
+    let logged = app.run(["logs", &id, "-f", "-o", "jsonl"]).expect_code(0);
+    signal(child.id(), "TERM");
+    finish(child, TestApp::LIMIT).expect_code(0);
+    let last = logged.events().pop().unwrap();
+    assert_eq!((&last["status"], &last["tasks"]["completed"]), (&"completed".into(), &14.into()));
+    assert!(server.calls() <= 14 + 2, "at most the calls in flight are repeated: {}", server.calls());
+}
+
+#[test]
 fn a_completed_run_gets_the_documents_it_lost() {
     let server = StubServer::start(Script::default());
     let app = app();

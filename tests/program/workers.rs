@@ -102,6 +102,35 @@ fn workers_share_a_run() {
 }
 
 #[test]
+fn a_worker_has_so_many_attempts_at_once() {
+    let Some(mut world) = World::new("slots", Script::default().latency(Duration::from_millis(50))) else { return };
+    world.serve("0");
+    world.start(&["worker", "--slots", "2"], LONG);
+    let run = world.submit(&fan(12));
+    assert_eq!(world.end_of(&run)["status"], "completed");
+    assert_eq!(world.server.peak_in_flight(), 2);
+}
+
+#[test]
+fn a_killed_worker_is_shown_as_lost_and_then_forgotten() {
+    let Some(mut world) = World::new("lost", Script::default()) else { return };
+    world.serve("0");
+    let victim = world.start(&["worker", "--slots", "2"], SHORT);
+    let workers = || -> Vec<Value> {
+        let nodes = world.app.run(["nodes", "-o", "json", "--database", &world.database.url]).expect_code(0);
+        let nodes: Vec<Value> = serde_json::from_str(&nodes.stdout).unwrap();
+        nodes.into_iter().filter(|node| node["kind"] == "worker").collect()
+    };
+    wait_until("the worker", || workers().iter().any(|node| node["state"] == "alive"));
+    signal(victim, "KILL");
+    // Whoever looks has another lease; the worker's own counts.
+    wait_until("the loss", || workers().iter().any(|node| node["state"] == "lost"));
+    wait_until("the end of it", || workers().is_empty());
+    let nodes = world.app.run(["nodes", "-o", "json", "--database", &world.database.url]).expect_code(0);
+    assert!(nodes.stdout.contains("\"server\""), "who lives is shown: {}", nodes.stdout);
+}
+
+#[test]
 fn a_worker_serves_its_roles_only() {
     let Some(mut world) = World::new("roles", Script::default()) else { return };
     world.serve("0");

@@ -64,12 +64,13 @@ impl Input {
     }
 }
 
-fn read(path: &Path) -> Result<String, Failure> {
+/// The text of a file.
+pub(crate) fn read(path: &Path) -> Result<String, Failure> {
     fs::read_to_string(path).map_err(|error| Failure::File { path: path.to_owned(), error })
 }
 
 /// The files below a folder.
-fn list(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
+pub(crate) fn list(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
     let failed = |error| Failure::File { path: dir.to_owned(), error };
     let mut files = Vec::new();
     for entry in fs::read_dir(dir).map_err(failed)? {
@@ -203,7 +204,7 @@ struct Literal {
 }
 
 /// A source file taken apart as far as the check needs it.
-struct Source {
+pub(crate) struct Source {
     /// The file with comments, literals and modules of tests blanked, byte for byte as long.
     code: String,
     literals: Vec<Literal>,
@@ -211,6 +212,17 @@ struct Source {
 
 impl Source {
     fn of(text: &str) -> Self {
+        let mut source = Self::whole(text);
+        source.drop_tests();
+        source
+    }
+
+    /// The file with comments and literals blanked.
+    pub(crate) fn code_of(text: &str) -> String {
+        Self::whole(text).code
+    }
+
+    fn whole(text: &str) -> Self {
         let mut source = Self { code: String::with_capacity(text.len()), literals: Vec::new() };
         let mut rest = text;
         while let Some(first) = rest.chars().next() {
@@ -226,7 +238,6 @@ impl Source {
             }
             rest = &rest[taken..];
         }
-        source.drop_tests();
         source
     }
 

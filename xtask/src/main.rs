@@ -1,9 +1,9 @@
 //! The project's chores: `cargo xtask <command>`.
 //!
 //! Where is what: [`arch`] who may depend on whom, [`test`] everything CI checks, [`demo`] a crew without a key,
-//! [`generated`] files written by the binary, [`documented`] reference pages against the sources, [`audit`] advisories
-//! and licences, [`chaos`] killing and freezing real processes, [`tune`] the weights of memory, [`postgres`] a server for
-//! tests, [`process`] how programs are run and steps are shown.
+//! [`generated`] files written by the binary, [`documented`] reference pages against the sources, [`promises`] what the
+//! runtime promises against its tests, [`audit`] advisories and licences, [`chaos`] killing and freezing real processes,
+//! [`tune`] the weights of memory, [`postgres`] a server for tests, [`process`] how programs are run and steps are shown.
 //!
 //! **Invariant:** it needs no crate of the workspace, so that it is built in seconds; what the product can do is done by
 //! running the product.
@@ -19,6 +19,7 @@ mod documented;
 mod generated;
 mod postgres;
 mod process;
+mod promises;
 mod test;
 mod tune;
 

@@ -14,6 +14,7 @@ use std::{
 use crate::{
     arch, chaos, documented, generated, postgres,
     process::{self, Cargo, Counts, Failure, Steps},
+    promises,
 };
 
 /// How long real processes are killed and frozen, on each database.
@@ -66,6 +67,7 @@ fn run_steps(cargo: &Cargo, scope: Scope, steps: &mut Steps) -> Result<Counts, F
     steps.step("build", || process::run(cargo.command(&["build", "--workspace", "--bins", "--quiet"])))?;
     steps.step("drift of generated files", || generated::compare(cargo, generated::Mode::Check))?;
     steps.step("reference pages", || documented::run(cargo))?;
+    steps.step("promises", || promises::run(cargo))?;
     let needs = match scope {
         Scope::All => Needs {
             postgres: Some(steps.step("PostgreSQL", || postgres::prepare(cargo))?),

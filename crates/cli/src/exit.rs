@@ -75,7 +75,9 @@ pub(crate) fn of_run(status: RunStatus, error: Option<&ErrorNote>) -> Exit {
         RunStatus::Completed => Exit::Ok,
         RunStatus::Failed => error.map_or(Exit::Failed, of_failure),
         RunStatus::LimitReached => Exit::Limit,
-        RunStatus::Interrupted | RunStatus::Cancelled => Exit::Interrupted,
+        // Somebody interrupted it, unless it says why it stopped.
+        RunStatus::Interrupted => error.map_or(Exit::Interrupted, of_failure),
+        RunStatus::Cancelled => Exit::Interrupted,
         // The stream of events ended without an end.
         RunStatus::Running => Exit::Failed,
     }
@@ -127,6 +129,7 @@ mod tests {
             (RunStatus::Failed, Some(note("plan.invalid", ErrorKind::Invalid)), 3),
             (RunStatus::LimitReached, None, 7),
             (RunStatus::Interrupted, None, 130),
+            (RunStatus::Interrupted, Some(note("runtime.restarts", ErrorKind::Internal)), 1),
             (RunStatus::Cancelled, None, 130),
         ] {
             assert_eq!(of_run(status, error.as_ref()).code(), code, "{status:?} {error:?}");

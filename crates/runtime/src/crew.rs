@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::{
     Error, Handle, Overrides,
     actor::{ask, tell},
+    handle::Wanted,
     manager, root,
     warden::{self, TakeOver},
     worker,
@@ -50,7 +51,7 @@ pub struct NodeSummary {
     pub slots: u32,
     /// Attempts it makes now.
     pub busy: u32,
-    /// `alive`, `draining`, `silent` or `gone`.
+    /// `alive`, `draining` or `lost`.
     pub state: &'static str,
     /// When it started.
     pub started_at: Timestamp,
@@ -86,6 +87,7 @@ impl Handle {
             is_draining: false,
             started_at: now,
             seen_at: now,
+            lease: self.limits().lease,
         };
         let take_over = if is_server { TakeOver::Orphans } else { TakeOver::Nothing };
         let args = warden::Args { handle: self.clone(), node, take_over };
@@ -97,7 +99,7 @@ impl Handle {
     pub async fn take_over(&self) -> Result<Vec<RunId>, Error> {
         let mut taken = Vec::new();
         for run in self.unmanaged().await? {
-            match self.resume(run, Overrides::default()).await {
+            match self.go_on(run, Overrides::default(), Wanted::AsLaunched).await {
                 Ok(_) => {
                     tracing::info!(run_id = %run, "run without a manager is taken over");
                     taken.push(run);
@@ -125,19 +127,17 @@ impl Handle {
         Ok(rows.into_iter().filter(|row| row.status == RunStatus::Running).map(|row| row.id).collect())
     }
 
-    /// The processes that share this database; those that were not seen for three leases are gone.
+    /// The processes that share this database. One whose lease has ended is lost, and soon forgotten.
     pub async fn nodes(&self) -> Result<Vec<NodeSummary>, Error> {
-        let now = self.deps().clock.now();
-        let lease = self.limits().lease;
+        let (rows, now) = self.store().nodes().await?;
         let state = |row: &NodeRow| match now.since(row.seen_at) {
-            silent if silent > 3 * lease => "gone",
-            silent if silent > lease => "silent",
+            silent if silent >= row.lease => "lost",
             _ if row.is_draining => "draining",
             _ => "alive",
         };
-        let rows = self.store().nodes().await?;
         Ok(rows
             .into_iter()
+            .filter(|row| now.since(row.seen_at) < warden::FORGOTTEN_AFTER * row.lease)
             .map(|row| NodeSummary {
                 state: state(&row),
                 roles: row.roles.map(|roles| roles.iter().map(ToString::to_string).collect()),

@@ -82,6 +82,15 @@ pub struct Overrides {
     pub mode: Option<Mode>,
 }
 
+/// How far a run that is continued goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// To its end: somebody asked for it.
+    Done,
+    /// As far as it was launched to go: it lost its process.
+    AsLaunched,
+}
+
 /// The runtime. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
@@ -195,6 +204,11 @@ impl Handle {
 
     /// Continues a run that was interrupted, reached a limit or lost its process. Returns the `seq` to watch after.
     pub async fn resume(&self, id: RunId, overrides: Overrides) -> Result<u64, Error> {
+        self.go_on(id, overrides, Wanted::Done).await
+    }
+
+    /// Continues a run. A run that is there for its plan only stops at it, unless a person wants it done.
+    pub(crate) async fn go_on(&self, id: RunId, overrides: Overrides, wanted: Wanted) -> Result<u64, Error> {
         self.admit().await?;
         let lock = self.lock(id)?;
         let row = self.store.run(id).await?.ok_or_else(|| Error::NotFound { what: "run", id: id.to_string() })?;
@@ -205,7 +219,10 @@ impl Handle {
             }
         }
         let mut settings = Settings::of(&row)?;
-        settings.stop_after_plan = false;
+        match wanted {
+            Wanted::Done => settings.stop_after_plan = false,
+            Wanted::AsLaunched => {}
+        }
         settings.change(&overrides);
         self.refuse_unpriced(&settings.limits)?;
         let claim = if lock.is_some() { Claim::Force } else { Claim::IfFree };

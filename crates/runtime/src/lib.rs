@@ -44,6 +44,8 @@ mod rooms;
 mod root;
 mod router;
 mod settings;
+#[cfg(test)]
+mod sharing;
 mod sources;
 mod specialist;
 #[cfg(test)]

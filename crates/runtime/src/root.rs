@@ -1,24 +1,21 @@
 //! Root: supervises everything; starts what is missing, restarts what died, and gives up when that does not help.
 //!
-//! **Invariant:** an actor is restarted at most `restarts_max` times per window; after that the root fails, and with it
-//! the runtime, so that a person sees it.
+//! **Invariant:** each actor is restarted at most `restarts_max` times per window. After that a manager's run is given up; for
+//! an actor that all runs need the root fails, and with it the runtime, so that a person sees it.
 //! **Invariant:** a manager that stopped by itself is done; one that failed is loaded anew from the database.
 
+mod restarts;
 mod wishes;
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crewline_store::Wish;
-use crewline_types::{ErrorKind, RunId, event::ErrorNote};
+use crewline_types::{RunId, event::ErrorNote};
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
-use tokio::time::Instant;
 
 use crate::{
-    actor::{Outcome, WorkGuard, remind, tell},
+    Error,
+    actor::{Outcome, WorkGuard, tell},
     attempt::Deps,
     journal::{self, Journal},
     library::Library,
@@ -30,10 +27,8 @@ use crate::{
     worker::{self, Worker},
 };
 
-/// The first pause before a restart; it doubles with each further one in the window.
-const PAUSE_MIN: Duration = Duration::from_millis(10);
-/// The longest pause before a restart.
-const PAUSE_MAX: Duration = Duration::from_secs(2);
+use self::restarts::Restarts;
+
 /// How often the database is looked at for what others wish of our runs.
 const WISH_PAUSE: Duration = Duration::from_secs(1);
 
@@ -63,6 +58,8 @@ pub enum Message {
     Wished(Outcome<Result<Vec<(RunId, Wish)>, crewline_store::Error>>),
     /// Internal: the pause before a restart is over.
     Restart(Child),
+    /// Internal: a run whose manager failed again and again is recorded as interrupted, or not.
+    GivenUp(RunId, ErrorNote, Outcome<Result<(), Error>>),
     /// For tests: the current manager of a run.
     #[cfg(test)]
     Manager(RunId, RpcReplyPort<Option<ActorRef<manager::Message>>>),
@@ -115,7 +112,8 @@ pub struct State {
     managers: HashMap<RunId, (manager::Args, Option<ActorRef<manager::Message>>)>,
     worker: Option<worker::Args>,
     warden: Option<warden::Args>,
-    restarts: VecDeque<Instant>,
+    restarts: Restarts,
+    /// What goes on for a child that is not there.
     pauses: HashMap<Child, WorkGuard>,
     /// The next look for wishes, or the one that goes on.
     wishes: Option<WorkGuard>,
@@ -133,7 +131,7 @@ impl Actor for Root {
             managers: HashMap::new(),
             worker: None,
             warden: None,
-            restarts: VecDeque::new(),
+            restarts: Restarts::default(),
             pauses: HashMap::new(),
             wishes: None,
         };
@@ -170,6 +168,7 @@ impl Actor for Root {
             Message::LookForWishes => state.on_look_for_wishes(&myself),
             Message::Wished(outcome) => state.on_wished(&myself, outcome),
             Message::Restart(child) => state.on_restart(&myself, child).await?,
+            Message::GivenUp(run, note, outcome) => state.on_given_up(run, note, outcome),
             #[cfg(test)]
             Message::Manager(run, reply) => {
                 reply.send(state.managers.get(&run).and_then(|(_, it)| it.clone())).ok();
@@ -245,8 +244,12 @@ impl State {
         reply: RpcReplyPort<()>,
     ) -> Result<(), ActorProcessingErr> {
         let run = args.run;
+        let child = Child::Manager(run);
         self.managers.insert(run, (args, None));
-        self.start(myself, Child::Manager(run)).await?;
+        self.restarts.forget(child);
+        if let Err(error) = self.start(myself, child).await {
+            self.on_failed(myself, child, &error.to_string())?;
+        }
         self.watch_wishes(myself);
         metrics::runs_active(self.managers.len());
         reply.send(()).ok();
@@ -284,6 +287,7 @@ impl State {
         match (child, is_orderly) {
             (Child::Manager(run), true) => {
                 self.managers.remove(&run);
+                self.restarts.forget(child);
                 metrics::runs_active(self.managers.len());
                 return Ok(());
             }
@@ -295,34 +299,14 @@ impl State {
             (Child::Journal | Child::Memory | Child::Router | Child::Warden | Child::Manager(_) | Child::Worker, _) => {
             }
         }
-        let now = Instant::now();
-        let window = self.args.deps.limits.restart_window;
-        while self.restarts.front().is_some_and(|at| now.duration_since(*at) > window) {
-            self.restarts.pop_front();
-        }
-        self.restarts.push_back(now);
-        if self.restarts.len() > self.args.deps.limits.restarts_max {
-            tracing::error!(actor = child.name(), reason, "actor fails again and again");
-            let note = ErrorNote {
-                code: "runtime.restarts".into(),
-                kind: ErrorKind::Internal,
-                message: format!("the {} failed again and again: {reason}", child.name()).into(),
-            };
-            for run in self.managers.keys() {
-                self.args.journal.hub.give_up(*run, note.clone());
-            }
-            return Err(format!("{} failed again and again: {reason}", child.name()).into());
-        }
-        tracing::warn!(actor = child.name(), reason, "actor is started again");
-        metrics::restart(child.name());
-        let doublings = u32::try_from(self.restarts.len()).unwrap_or(u32::MAX).min(16) - 1;
-        let pause = PAUSE_MIN.saturating_mul(1 << doublings).min(PAUSE_MAX);
-        self.pauses.insert(child, remind(myself, pause, move || Message::Restart(child)));
-        Ok(())
+        self.on_failed(myself, child, reason)
     }
 
     async fn on_restart(&mut self, myself: &ActorRef<Message>, child: Child) -> Result<(), ActorProcessingErr> {
         self.pauses.remove(&child);
-        self.start(myself, child).await
+        match self.start(myself, child).await {
+            Ok(()) => Ok(()),
+            Err(error) => self.on_failed(myself, child, &error.to_string()),
+        }
     }
 }

@@ -24,6 +24,16 @@ async fn world(script: Script) -> World {
 
 /// A world with these limits, and a registry that is changed like that.
 pub(crate) async fn world_with(script: Script, limits: Limits, change: impl Fn(String) -> String) -> World {
+    world_of(script, limits, Dispatch::Local, change).await
+}
+
+/// The same, whose attempts are made like that.
+pub(crate) async fn world_of(
+    script: Script,
+    limits: Limits,
+    dispatch: Dispatch,
+    change: impl Fn(String) -> String,
+) -> World {
     tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_test_writer().try_init().ok();
     let server = StubServer::start(script);
     let folder = tempfile::tempdir().unwrap();
@@ -40,7 +50,7 @@ pub(crate) async fn world_with(script: Script, limits: Limits, change: impl Fn(S
         node: "test:1".into(),
         locks: Some(folder.path().join("locks")),
         prompts: None,
-        dispatch: Dispatch::Local,
+        dispatch,
         limits,
     })
     .await
@@ -180,6 +190,50 @@ async fn killed_memory_is_survived() {
 #[tokio::test]
 async fn a_killed_manager_is_survived() {
     survives(&[Victim::Manager, Victim::Manager]).await;
+}
+
+#[tokio::test]
+async fn a_run_whose_manager_keeps_failing_ends_alone() {
+    let limits = Limits { restarts_max: 3, ..Limits::default() };
+    let world = world_with(Script::default().latency(Duration::from_millis(50)), limits, |registry| registry).await;
+    let handle = &world.handle;
+    let other = handle.launch(request(chain_and_fan(12))).await.unwrap();
+    let poisoned = handle.launch(request(chain_and_fan(12))).await.unwrap();
+    let all_fail = async {
+        while handle.row(poisoned).await.unwrap().status == RunStatus::Running {
+            world.kill(Victim::Manager, poisoned).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, all_fail).await.expect("it is given up");
+    let events = world.events(poisoned).await;
+    let Some(EventBody::RunFinished { status, error: Some(error), .. }) = events.last().map(|it| &it.body) else {
+        panic!("the run has no end with a reason: {events:?}")
+    };
+    assert_eq!((*status, &*error.code), (RunStatus::Interrupted, "runtime.restarts"));
+    assert_eq!(handle.report(poisoned).await.unwrap().error.unwrap().code, error.code);
+
+    let is_completed = |events: &[Event]| match events.last().map(|it| &it.body) {
+        Some(EventBody::RunFinished { status: RunStatus::Completed, tasks, .. }) => tasks.completed == tasks.total,
+        _ => false,
+    };
+    let events = world.events(other).await;
+    assert!(is_completed(&events), "the other run goes on: {events:?}");
+    handle.is_ready().await.unwrap();
+    // What made it fail may be gone: then it goes on where it was.
+    let after = loop {
+        match handle.resume(poisoned, crate::Overrides::default()).await {
+            Ok(after) => break after,
+            // Its end is recorded a moment before its lock is let go of.
+            Err(crate::Error::Held { .. }) => tokio::task::yield_now().await,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let mut watch = handle.watch(poisoned, after);
+    let mut events = Vec::new();
+    while let Some(event) = tokio::time::timeout(LIMIT, watch.next()).await.expect("the run goes on") {
+        events.push(event.unwrap());
+    }
+    assert!(is_completed(&events), "{events:?}");
 }
 
 #[tokio::test]

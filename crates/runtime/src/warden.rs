@@ -19,8 +19,8 @@ use crate::{
 
 /// How long one wait for a hint lasts before it is begun anew.
 const HINT_LIMIT: Duration = Duration::from_mins(5);
-/// A process that was not seen for so long is not shown any more.
-const FORGOTTEN: Duration = Duration::from_hours(1);
+/// A process that was not seen for so many of its leases is not shown any more.
+pub(crate) const FORGOTTEN_AFTER: u32 = 4;
 /// Wait for the worker to say how busy it is.
 const BUSY_LIMIT: Duration = Duration::from_secs(1);
 
@@ -170,12 +170,7 @@ impl State {
 async fn show(handle: &Handle, node: &NodeRow) -> Result<(), crewline_store::Error> {
     let store = handle.store();
     store.beat_node(node).await?;
-    let nodes = store.nodes().await?;
-    // By the database's clock, which wrote both times.
-    let Some(now) = nodes.iter().find(|row| row.id == node.id).map(|row| row.seen_at) else { return Ok(()) };
-    for gone in nodes.iter().filter(|row| now.since(row.seen_at) > FORGOTTEN) {
-        store.remove_node(&gone.id).await?;
-    }
+    store.forget_nodes(FORGOTTEN_AFTER).await?;
     Ok(())
 }
 

@@ -2,15 +2,18 @@
 //!
 //! **Invariant:** these rows inform people and managers; no claim or lease depends on them.
 
+use std::time::Duration;
+
 use crewline_types::{Role, RunId, TextHash, Timestamp};
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{ColumnTrait, ConnectionTrait as _, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Statement};
 
 use crate::{
     Error, Store,
     commit::run_id,
     entity::{self, parse},
     hints::News,
-    sql::Args,
+    run::lease_us,
+    sql::{Args, dialect},
     statements as sql,
 };
 
@@ -66,6 +69,8 @@ pub struct NodeRow {
     pub started_at: Timestamp,
     /// When it was last heard of, on the database's clock; not written by [`Store::beat_node`].
     pub seen_at: Timestamp,
+    /// How long it may be silent before others take over what it has.
+    pub lease: Duration,
 }
 
 /// What somebody asks of a run's manager. A heavier wish replaces a lighter one.
@@ -116,11 +121,21 @@ impl Store {
         Ok(())
     }
 
-    /// Every node there is, by name; also those that have not been heard of for long.
-    pub async fn nodes(&self) -> Result<Vec<NodeRow>, Error> {
-        let rows =
-            entity::node::Entity::find().order_by_asc(entity::node::Column::Id).all(self.reader().await?).await?;
-        rows.into_iter().map(NodeRow::try_from).collect()
+    /// Every node there is, by name, and the time on the database's clock; also nodes that have been silent for long.
+    pub async fn nodes(&self) -> Result<(Vec<NodeRow>, Timestamp), Error> {
+        let reader = self.reader().await?;
+        let rows = entity::node::Entity::find().order_by_asc(entity::node::Column::Id).all(reader).await?;
+        let clock = Statement::from_string(reader.get_database_backend(), dialect("SELECT NOW_MICROS", self.backend()));
+        let now = match reader.query_one_raw(clock).await? {
+            Some(row) => Timestamp(row.try_get_by_index(0)?),
+            None => return Err(Error::corrupt("clock", "no answer")),
+        };
+        Ok((rows.into_iter().map(NodeRow::try_from).collect::<Result<_, _>>()?, now))
+    }
+
+    /// Forgets the nodes that were silent for `leases` of their own leases, and says how many.
+    pub async fn forget_nodes(&self, leases: u32) -> Result<u64, Error> {
+        self.write_alone(&sql::FORGET_NODES, &[leases], |args, leases| args.int(i64::from(*leases))).await
     }
 
     /// Forgets a node. Its claims stay until their leases run out.
@@ -174,4 +189,5 @@ fn add_node(args: &mut Args, node: &NodeRow) {
     args.bytes(&node.registry.0);
     args.bool(node.is_draining);
     args.int(node.started_at.0);
+    args.int(lease_us(node.lease));
 }

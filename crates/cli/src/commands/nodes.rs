@@ -20,7 +20,8 @@ use crate::{
   crewline nodes --database postgres://crew@db/crewline
   crewline nodes -o json
 
-Shows servers and workers, what they work for, how many of their slots are taken and when they were last seen.")]
+Shows servers and workers, what they work for, how many of their slots are taken and when they were last seen. One that
+is silent for longer than its lease is `lost`: others take over what it had, and it is soon not shown any more.")]
 pub(crate) struct NodesArgs {}
 
 /// Runs the command.

@@ -236,11 +236,18 @@ impl State {
             let note = ErrorNote { code: "plan.cycle".into(), kind: ErrorKind::Invalid, message: message.into() };
             running.stop = Some(Stop { status: RunStatus::Failed, error: Some(note) });
         }
+        let has_all = has_plan && running.settings.stop_after_plan;
+        if has_all {
+            running.stop.get_or_insert(Stop { status: RunStatus::Interrupted, error: None });
+        }
         self.run = Some(running);
         if has_plan {
             self.adopt_offers(myself, &loaded.offers);
         }
         self.halt_early(myself);
+        if has_all {
+            self.apply(myself, schedule::Event::Drain);
+        }
         if has_plan {
             self.apply(myself, schedule::Event::Begin);
         } else {

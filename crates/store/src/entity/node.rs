@@ -1,5 +1,7 @@
 //! A process that works.
 
+use std::time::Duration;
+
 use crewline_types::Timestamp;
 use sea_orm::entity::prelude::*;
 
@@ -20,6 +22,7 @@ pub struct Model {
     pub is_draining: bool,
     pub started_at: i64,
     pub seen_at: i64,
+    pub lease_us: i64,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -41,6 +44,7 @@ impl TryFrom<Model> for NodeRow {
             is_draining: row.is_draining,
             started_at: Timestamp(row.started_at),
             seen_at: Timestamp(row.seen_at),
+            lease: Duration::from_micros(row.lease_us.unsigned_abs()),
             id: row.id,
         })
     }

@@ -8,6 +8,7 @@ mod m002_texts;
 mod m003_lineage;
 mod m004_memory_marks;
 mod m005_task_duration;
+mod m006_node_lease;
 
 use sea_orm_migration::{MigrationTrait, MigratorTrait, SchemaManager, async_trait};
 
@@ -26,6 +27,7 @@ impl MigratorTrait for Migrator {
             Box::new(m003_lineage::Migration),
             Box::new(m004_memory_marks::Migration),
             Box::new(m005_task_duration::Migration),
+            Box::new(m006_node_lease::Migration),
         ]
     }
 }

@@ -154,14 +154,21 @@ pub(crate) static WISH: Bulk = Bulk::new(
     " WHERE r.id = v.column1 AND r.status = 'running'",
 );
 
-/// Says that a node lives: id, kind, version, roles, slots, busy, registry, whether it drains, start.
+/// Says that a node lives: id, kind, version, roles, slots, busy, registry, whether it drains, start, lease.
 pub(crate) static BEAT_NODE: Bulk = Bulk::new(
-    "INSERT INTO nodes (id, kind, version, roles, slots, busy, registry, is_draining, started_at, seen_at) \
-     SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9, NOW_MICROS FROM ",
-    &[Text, Text, Text, Text, Int, Int, Bytes, Bool, Int],
+    "INSERT INTO nodes (id, kind, version, roles, slots, busy, registry, is_draining, started_at, lease_us, seen_at) \
+     SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9, column10, NOW_MICROS FROM ",
+    &[Text, Text, Text, Text, Int, Int, Bytes, Bool, Int, Int],
     " WHERE column1 IS NOT NULL ON CONFLICT (id) DO UPDATE SET version = excluded.version, roles = excluded.roles, \
      slots = excluded.slots, busy = excluded.busy, registry = excluded.registry, \
-     is_draining = excluded.is_draining, seen_at = excluded.seen_at",
+     is_draining = excluded.is_draining, lease_us = excluded.lease_us, seen_at = excluded.seen_at",
+);
+
+/// Forgets nodes that were silent for so many of their leases.
+pub(crate) static FORGET_NODES: Bulk = Bulk::new(
+    "DELETE FROM nodes WHERE (NOW_MICROS - seen_at) / lease_us >= (SELECT MAX(column1) FROM ",
+    &[Int],
+    ") AND lease_us > 0",
 );
 
 /// Forgets nodes.

@@ -32,6 +32,7 @@ on_both! {
     recovery_reads_what_is_recorded
     orphans_are_found
     nodes_come_and_go
+    silent_nodes_are_forgotten
     wishes_grow
 }
 
@@ -390,7 +391,7 @@ async fn orphans_are_found(place: &Place) {
 
 async fn nodes_come_and_go(place: &Place) {
     let store = place.open().await;
-    assert_eq!(store.nodes().await.unwrap(), []);
+    assert_eq!(store.nodes().await.unwrap().0, []);
     let mut worker = NodeRow {
         id: "host:7:1".into(),
         kind: NodeKind::Worker,
@@ -402,22 +403,52 @@ async fn nodes_come_and_go(place: &Place) {
         is_draining: false,
         started_at: at(5),
         seen_at: at(0),
+        lease: MINUTE,
     };
     let server = NodeRow { id: "a server".into(), kind: NodeKind::Server, roles: None, ..worker.clone() };
     store.beat_node(&worker).await.unwrap();
     store.beat_node(&server).await.unwrap();
-    let first = store.nodes().await.unwrap();
+    let first = store.nodes().await.unwrap().0;
     assert_eq!(first.iter().map(|it| it.id.as_str()).collect::<Vec<_>>(), ["a server", "host:7:1"]);
     assert_eq!(first[0], NodeRow { seen_at: first[0].seen_at, ..server });
     worker.busy = 3;
     worker.is_draining = true;
     store.beat_node(&worker).await.unwrap();
-    let second = store.nodes().await.unwrap();
+    let (second, now) = store.nodes().await.unwrap();
     assert_eq!(second[1], NodeRow { seen_at: second[1].seen_at, ..worker });
-    assert!(second[1].seen_at >= first[1].seen_at && first[1].seen_at > at(0));
+    assert!(second[1].seen_at >= first[1].seen_at && first[1].seen_at > at(0) && now >= second[1].seen_at);
     store.remove_node("a server").await.unwrap();
     store.remove_node("nobody").await.unwrap();
-    assert_eq!(store.nodes().await.unwrap().len(), 1);
+    assert_eq!(store.nodes().await.unwrap().0.len(), 1);
+}
+
+async fn silent_nodes_are_forgotten(place: &Place) {
+    let store = place.open().await;
+    let node = |id: &str, lease| NodeRow {
+        id: id.into(),
+        kind: NodeKind::Worker,
+        version: "0.1.0".into(),
+        roles: None,
+        slots: 1,
+        busy: 0,
+        registry: TextHash::of("registry"),
+        is_draining: false,
+        started_at: at(5),
+        seen_at: at(0),
+        lease,
+    };
+    let microsecond = Duration::from_micros(1);
+    store.beat_node(&node("brief", microsecond)).await.unwrap();
+    store.beat_node(&node("patient", MINUTE)).await.unwrap();
+    // Each by its own lease, on the database's clock.
+    while store.forget_nodes(3).await.unwrap() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let left: Vec<String> = store.nodes().await.unwrap().0.into_iter().map(|it| it.id).collect();
+    assert_eq!(left, ["patient"]);
+    store.beat_node(&node("brief", MINUTE)).await.unwrap();
+    assert_eq!(store.forget_nodes(3).await.unwrap(), 0, "whoever is heard of again is there again");
+    assert_eq!(store.nodes().await.unwrap().0.len(), 2);
 }
 
 async fn wishes_grow(place: &Place) {

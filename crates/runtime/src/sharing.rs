@@ -1,0 +1,56 @@
+//! Runs among processes, as far as one process can show it: polls alone, and what is taken over.
+
+use std::{num::NonZeroUsize, time::Duration};
+
+use crewline_testkit::Script;
+use crewline_types::{EventBody, RunStatus};
+
+use crate::{
+    Dispatch, Limits, Post, RunRequest,
+    survival::{World, chain_and_fan, request, world_of, world_with},
+};
+
+#[tokio::test]
+async fn polls_alone_bring_a_run_to_its_end() {
+    // SQLite gives no hint at all: what offers, claims and reports become, manager and worker have to find by themselves.
+    let limits = Limits { poll: Duration::from_millis(20), ..Limits::default() };
+    let world = world_of(Script::default(), limits, Dispatch::Queue, |registry| registry).await;
+    let post = Post { slots: NonZeroUsize::new(2), roles: None, is_server: true };
+    world.handle.join(post).await.unwrap();
+    assert!(world.handle.store().hints().unwrap().is_none());
+    let run = world.handle.launch(request(chain_and_fan(6))).await.unwrap();
+    let events = world.events(run).await;
+    let Some(EventBody::RunFinished { status, tasks, .. }) = events.last().map(|it| &it.body) else {
+        panic!("{events:?}")
+    };
+    assert_eq!((*status, tasks.completed), (RunStatus::Completed, tasks.total));
+    assert_eq!(world.server.calls(), u64::from(tasks.total));
+}
+
+/// Records what `request` asks for, loses its process, takes it over; answers how it ended.
+async fn taken_over(world: &World, request: RunRequest) -> RunStatus {
+    let run = world.handle.submit(request).await.unwrap();
+    assert_eq!(world.handle.take_over().await.unwrap(), [run]);
+    let events = world.events(run).await;
+    match events.last().map(|it| &it.body) {
+        Some(EventBody::RunFinished { status, .. }) => *status,
+        other => panic!("the run did not end: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_is_taken_over_goes_as_far_as_it_was_launched_to_go() {
+    let limits = Limits::default();
+    for (stop_after_plan, status, calls) in [(true, RunStatus::Interrupted, 0), (false, RunStatus::Completed, 3)] {
+        let world = world_with(Script::default(), limits, |registry| registry).await;
+        // Its plan is recorded already.
+        let asked = RunRequest { stop_after_plan, ..request(chain_and_fan(2)) };
+        assert_eq!(taken_over(&world, asked).await, status);
+        assert_eq!(world.server.calls(), calls);
+    }
+    // It is to be planned first.
+    let world = world_with(Script::default(), limits, |registry| registry).await;
+    let asked = RunRequest { plan: None, stop_after_plan: true, ..request(chain_and_fan(2)) };
+    assert_eq!(taken_over(&world, asked).await, RunStatus::Interrupted);
+    assert_eq!(world.server.calls(), 1, "it is planned, and no task is made");
+}
