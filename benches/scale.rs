@@ -1,16 +1,8 @@
 //! How far it goes: a plan of ten thousand tasks, two workers on PostgreSQL, and a server that works for half an hour.
-//!
-//! `cargo bench -p crewline-cli --bench scale [-- dag|workers|soak] [--runs 3] [--minutes 30]`; without a name `dag` and
-//! `workers`. `workers` needs a server in `CREWLINE_TEST_POSTGRES`.
-
-#![allow(clippy::expect_used, clippy::print_stdout, reason = "a benchmark ends where it fails, and prints its result")]
-
-#[allow(dead_code, reason = "shared with the other benchmarks")]
-mod measure;
 
 use std::{
     path::Path,
-    process::{Child, Stdio},
+    process::Child,
     thread,
     time::{Duration, Instant},
 };
@@ -19,7 +11,11 @@ use crewline_testkit::{Script, StubServer, TestApp, app::postgres, client};
 use sea_orm::{ConnectionTrait as _, Database, Statement};
 use serde_json::{Value, json};
 
-use crate::measure::{measure, median, status_mib};
+use crate::{
+    measure::{Figure, Running, measure, status_mib},
+    server::wait_until_ready,
+    task,
+};
 
 /// Tasks of the large plan, and what each needs on average.
 const DAG_TASKS: usize = 10_000;
@@ -33,40 +29,13 @@ const SAMPLE: Duration = Duration::from_secs(5);
 /// What a soaking server does before it counts: caches fill, connections stand.
 const WARM_UP: Duration = Duration::from_mins(2);
 
-fn main() {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let number = |name: &str, default: u64| {
-        let at = args.iter().position(|it| it == name);
-        at.and_then(|at| args.get(at + 1)?.parse().ok()).unwrap_or(default)
-    };
-    let is_wanted = |name: &str| args.iter().any(|it| it == name);
-    let is_all = !["dag", "workers", "soak"].into_iter().any(is_wanted);
-    let runs = number("--runs", 3);
-    if is_all || is_wanted("dag") {
-        dag(runs);
-    }
-    if is_all || is_wanted("workers") {
-        workers(runs);
-    }
-    if is_wanted("soak") {
-        soak(Duration::from_secs(number("--minutes", 30) * 60));
-    }
-}
-
-fn task(key: &str, needs: &[String]) -> Value {
-    json!({
-        "id": key, "title": format!("Task {key}"), "description": "Write one sentence about your part of the goal.",
-        "role": "writer", "depends_on": needs
-    })
-}
-
 /// An upstream that answers at once.
 fn upstream() -> StubServer {
     StubServer::start(Script::text("A short result.").counting_only())
 }
 
 /// A plan of 10,000 tasks, each needing some of the hundred before it; always the same one.
-fn dag(runs: u64) {
+pub fn dag(runs: usize) -> Vec<Figure> {
     let mut rng = fastrand::Rng::with_seed(1);
     let keys: Vec<String> = (0..DAG_TASKS).map(|n| format!("t{n}")).collect();
     let tasks: Vec<Value> = (0..DAG_TASKS)
@@ -94,14 +63,13 @@ fn dag(runs: u64) {
         sizes.push(size_mib(&app.path("data")));
         folders.push(app);
     }
-    println!("{DAG_TASKS} tasks, {links} links, 0 ms upstream, SQLite, 64 at once, medians of {runs} runs:");
-    println!(
-        "  wall {:.2} s · CPU per task {:.3} ms · peak {:.1} MiB · database {:.1} MiB",
-        median(walls),
-        median(cpus),
-        median(peaks),
-        median(sizes)
-    );
+    let of = |what: &str| format!("{what}, {DAG_TASKS} tasks with {links} links, upstream 0 ms, 64 at once");
+    vec![
+        Figure::new(of("wall"), "s", "≤ 5 s", walls),
+        Figure::new(of("CPU per task"), "ms", "", cpus),
+        Figure::new(of("peak memory"), "MiB", "", peaks),
+        Figure::new(of("database"), "MiB", "≤ 20 MiB", sizes),
+    ]
 }
 
 /// The database with everything that belongs to it.
@@ -109,30 +77,6 @@ fn size_mib(data: &Path) -> f64 {
     let entries = std::fs::read_dir(data).expect("the data directory").flatten();
     let files = entries.filter(|it| it.file_name().to_string_lossy().starts_with("crewline.db"));
     files.map(|it| it.metadata().map_or(0, |it| it.len())).sum::<u64>() as f64 / 1_048_576.0
-}
-
-/// Ends a process with what it started, when a benchmark ends early, too.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn start(app: &TestApp, words: &[&str]) -> Running {
-    let mut command = app.command(words);
-    Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary starts"))
-}
-
-fn wait_until_ready(port: u16) {
-    let from = Instant::now();
-    while !client::get(port, "/readyz").is_ok_and(|(status, _)| status == 200) {
-        assert!(from.elapsed() < Duration::from_mins(1), "the server becomes ready");
-        thread::sleep(Duration::from_millis(10));
-    }
 }
 
 fn launch(port: u16, plan: &Value, concurrency: usize) -> String {
@@ -144,11 +88,9 @@ fn launch(port: u16, plan: &Value, concurrency: usize) -> String {
 }
 
 /// A fan of trivial tasks, made by two workers; the server makes none.
-fn workers(runs: u64) {
-    let Some(server_url) = postgres() else {
-        println!("workers: left out, there is no server in CREWLINE_TEST_POSTGRES");
-        return;
-    };
+pub fn workers(runs: usize) -> Vec<Figure> {
+    // Without a server there is nothing to measure, and the table has no such row.
+    let Some(server_url) = postgres() else { return Vec::new() };
     let tasks: Vec<Value> = (0..WORKERS_TASKS).map(|n| task(&format!("t{n}"), &[])).collect();
     let plan = json!({"goal": "Measure two workers", "tasks": tasks});
     let mut rates = Vec::new();
@@ -160,10 +102,9 @@ fn workers(runs: u64) {
         rates.push(share(&url, &plan));
         query(&server_url, &format!("DROP DATABASE {name} WITH (FORCE)"));
     }
-    println!(
-        "{WORKERS_TASKS} trivial tasks, PostgreSQL, 2 workers of {WORKER_SLOTS} slots, 0 ms upstream, median of {runs} runs:"
-    );
-    println!("  {:.0} tasks/s", median(rates));
+    let what =
+        format!("PostgreSQL, 2 workers of {WORKER_SLOTS} slots, {WORKERS_TASKS} trivial tasks: tasks per second");
+    vec![Figure::new(what, "/s", "≥ 2000 /s", rates)]
 }
 
 /// Tasks per second, from the first start to the last end.
@@ -173,9 +114,9 @@ fn share(url: &str, plan: &Value) -> f64 {
     app.registry(&upstream);
     let port = client::free_port().expect("a port");
     let (addr, slots) = (format!("127.0.0.1:{port}"), WORKER_SLOTS.to_string());
-    let _server = start(&app, &["serve", "--database", url, "--addr", &addr, "--slots", "0"]);
+    let _server = Running::start(app.command(["serve", "--database", url, "--addr", &addr, "--slots", "0"]));
     wait_until_ready(port);
-    let _workers = [0, 1].map(|_| start(&app, &["worker", "--database", url, "--slots", &slots]));
+    let _workers = [0, 1].map(|_| Running::start(app.command(["worker", "--database", url, "--slots", &slots])));
     let run = launch(port, plan, 1_024);
     let times = format!(
         "SELECT MIN(started_at), MAX(finished_at), COUNT(*) FILTER (WHERE status = 'completed') FROM tasks \
@@ -214,12 +155,12 @@ struct Sample {
 }
 
 /// A server with SQLite that runs crews one after the other; memory and open files must not grow.
-fn soak(time: Duration) {
+pub fn soak(time: Duration) -> Vec<Figure> {
     let upstream = StubServer::start(Script::text("A short result.").latency(Duration::from_millis(5)).counting_only());
     let app = TestApp::new(env!("CARGO_BIN_EXE_crewline"));
     app.registry(&upstream);
     let port = client::free_port().expect("a port");
-    let server = start(&app, &["serve", "--addr", &format!("127.0.0.1:{port}")]);
+    let server = Running::start(app.command(["serve", "--addr", &format!("127.0.0.1:{port}")]));
     wait_until_ready(port);
     let middle: Vec<String> = (0..50).map(|n| format!("m{n}")).collect();
     let mut tasks = vec![task("first", &[])];
@@ -248,18 +189,13 @@ fn soak(time: Duration) {
     }
     let warm = WARM_UP.min(time / 4).as_secs_f64() / 3600.0;
     samples.retain(|it| it.hours >= warm);
-    let (Some(first), Some(last)) = (samples.first(), samples.last()) else { return };
-    println!("a server for {} min, {runs} crews of 52 tasks, SQLite:", time.as_secs() / 60);
-    println!(
-        "  memory {:.1} → {:.1} MiB, slope {:+.2} MiB/h · open files {:.0} → {:.0}, slope {:+.2}/h · {} samples",
-        first.rss_mib,
-        last.rss_mib,
-        slope(&samples, |it| it.rss_mib),
-        first.files,
-        last.files,
-        slope(&samples, |it| it.files),
-        samples.len()
-    );
+    let of = |what: &str| format!("{what}, `serve` for {} min, {runs} crews of 52 tasks", time.as_secs() / 60);
+    vec![
+        Figure::new(of("memory"), "MiB", "", samples.iter().map(|it| it.rss_mib).collect()),
+        Figure::new(of("memory, slope"), "MiB/h", "flat", vec![slope(&samples, |it| it.rss_mib)]),
+        Figure::new(of("open files"), "", "", samples.iter().map(|it| it.files).collect()),
+        Figure::new(of("open files, slope"), "/h", "flat", vec![slope(&samples, |it| it.files)]),
+    ]
 }
 
 fn sample(child: &Child, age: Duration) -> Sample {
