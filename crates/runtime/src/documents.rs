@@ -1,6 +1,6 @@
 //! What a run leaves on disk: `RESULT.md`, `INDEX.md`, `tasks/<id>-<slug>.md`, `report.json`.
 //!
-//! **Invariant:** a file is written under another name and renamed, so that none is ever half written.
+//! **Invariant:** what is written gets its name when it is whole: a file, or the folder of all tasks where there was none.
 
 use std::{
     collections::HashMap,
@@ -18,12 +18,13 @@ use crate::{Error, Report, TaskReport};
 /// Results read from the database at once.
 const PAGE: usize = 256;
 
+/// The folder of the tasks' documents, below the run's.
+const TASKS: &str = "tasks";
+
 /// Writes the documents of `report` into `out`.
 pub async fn write(store: &Store, report: &Report, out: &Path) -> Result<(), Error> {
     let tasks: Vec<&TaskReport> = report.tasks.iter().filter(|task| task.kind != TaskKind::Root).collect();
-    let folder = out.join("tasks");
-    std::fs::create_dir_all(&folder).map_err(|source| Error::Io { path: folder.clone(), source })?;
-
+    let shelf = Shelf::of(out)?;
     let last = last_task(report);
     let mut result = None;
     for page in tasks.chunks(PAGE) {
@@ -37,10 +38,11 @@ pub async fn write(store: &Store, report: &Report, out: &Path) -> Result<(), Err
             if last == Some(task.id) {
                 result = Some(Arc::clone(text));
             }
-            files.push((out.join(name), task_document(task, text)));
+            files.push((shelf.place(out, name), task_document(task, text)));
         }
-        write_all(files).await?;
+        shelf.put(files).await?;
     }
+    shelf.close(out)?;
     let json = serde_json::to_string_pretty(report)
         .map_err(|error| Error::Io { path: out.join("report.json"), source: io::Error::other(error) })?;
     write_all(vec![
@@ -59,11 +61,64 @@ fn last_task(report: &Report) -> Option<TaskId> {
     last.next().map(|task| task.id)
 }
 
+/// Where the tasks' documents go. To rename one folder is cheaper than to rename each of a thousand files.
+enum Shelf {
+    /// There is none yet: it gets its name at the end.
+    New(PathBuf),
+    /// It has documents already, which stay unless one of the same name replaces them.
+    Old,
+}
+
+impl Shelf {
+    fn of(out: &Path) -> Result<Self, Error> {
+        let partial = out.join(TASKS).with_extension("partial");
+        if out.join(TASKS).exists() {
+            return Ok(Self::Old);
+        }
+        let make = || {
+            // What a crash has left is written again.
+            if partial.exists() {
+                std::fs::remove_dir_all(&partial)?;
+            }
+            std::fs::create_dir_all(&partial)
+        };
+        make().map_err(|source| Error::Io { path: partial.clone(), source })?;
+        Ok(Self::New(partial))
+    }
+
+    /// Where the document with this name below `out` is written.
+    fn place(&self, out: &Path, name: &str) -> PathBuf {
+        match self {
+            Self::New(partial) => partial.join(Path::new(name).file_name().unwrap_or_default()),
+            Self::Old => out.join(name),
+        }
+    }
+
+    async fn put(&self, files: Vec<(PathBuf, String)>) -> Result<(), Error> {
+        match self {
+            Self::New(_) => write_each(files, |path, text| std::fs::write(path, text)).await,
+            Self::Old => write_all(files).await,
+        }
+    }
+
+    fn close(self, out: &Path) -> Result<(), Error> {
+        match self {
+            Self::New(partial) => {
+                let folder = out.join(TASKS);
+                std::fs::rename(partial, &folder).map_err(|source| Error::Io { path: folder, source })
+            }
+            Self::Old => Ok(()),
+        }
+    }
+}
+
 async fn write_all(files: Vec<(PathBuf, String)>) -> Result<(), Error> {
+    write_each(files, replace).await
+}
+
+async fn write_each(files: Vec<(PathBuf, String)>, write: fn(&Path, &str) -> io::Result<()>) -> Result<(), Error> {
     let written = tokio::task::spawn_blocking(move || {
-        files
-            .into_iter()
-            .try_for_each(|(path, text)| replace(&path, &text).map_err(|source| Error::Io { path, source }))
+        files.into_iter().try_for_each(|(path, text)| write(&path, &text).map_err(|source| Error::Io { path, source }))
     });
     written.await.map_err(|_| Error::Actor(crate::actor::AskError::Gone))?
 }
