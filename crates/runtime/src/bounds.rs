@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use crewline_store::{Change, Claim, NewRun, Store};
 use crewline_testkit::Script;
-use crewline_types::{EventBody, IdSource, RunId, RunStatus, TaskId, TextHash, Timestamp, event::NewEvent};
+use crewline_types::{
+    ErrorKind, EventBody, IdSource, RunId, RunStatus, TaskId, TextHash, Timestamp,
+    event::{ErrorNote, NewEvent},
+};
 
 use crate::{
     Error, Limits,
@@ -55,11 +58,10 @@ async fn a_role_without_a_place_answers_busy_and_is_asked_again() {
     assert_eq!(world.server.peak_in_flight(), 1);
 }
 
-#[tokio::test]
-async fn a_watcher_that_falls_behind_reads_what_it_missed() {
-    let folder = tempfile::tempdir().unwrap();
+/// A run that is claimed, in a database of its own.
+async fn claimed_run(folder: &tempfile::TempDir) -> (Store, RunId, u64) {
     let store = Store::open(&format!("sqlite:{}", folder.path().join("crewline.db").display())).await.unwrap();
-    let (hub, mut ids) = (Hub::default(), IdSource::seeded(1));
+    let mut ids = IdSource::seeded(1);
     let (run, root) = (RunId::new(&mut ids), TaskId::new(&mut ids));
     let new = NewRun {
         id: run,
@@ -71,7 +73,33 @@ async fn a_watcher_that_falls_behind_reads_what_it_missed() {
     };
     store.create_run(&new, &crate::handle::root_task(run, root, "g", Timestamp(0))).await.unwrap();
     let epoch = store.claim_run(run, "me", Duration::from_mins(1), Claim::IfFree).await.unwrap();
-    let mut watch = Watch::new(store.clone(), hub.subscribe(run), run, 0);
+    (store, run, epoch)
+}
+
+#[tokio::test]
+async fn a_watcher_that_comes_late_hears_that_the_manager_gave_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, run, epoch) = claimed_run(&folder).await;
+    let mut change = Change::new(run, epoch, Timestamp(1));
+    change.events = vec![NewEvent::of_run(Timestamp(1), EventBody::SummaryReady { kind: "x".into() })];
+    store.commit(&[change]).await.unwrap();
+    let hub = Hub::default();
+    let note = ErrorNote { code: "store.disk_full".into(), kind: ErrorKind::Unavailable, message: "full".into() };
+    hub.give_up(run, note);
+
+    let mut watch = Watch::new(store, &hub, run, 0);
+    assert_eq!(watch.next().await.unwrap().unwrap().seq, 1, "what is recorded comes first");
+    let told = watch.next().await.unwrap().unwrap_err();
+    assert_eq!(told.code(), "run.stopped");
+    assert!(watch.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_watcher_that_falls_behind_reads_what_it_missed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, run, epoch) = claimed_run(&folder).await;
+    let hub = Hub::default();
+    let mut watch = Watch::new(store.clone(), &hub, run, 0);
     let mut seen = Vec::new();
     for part in 0..MANY / 500 {
         let mut change = Change::new(run, epoch, Timestamp(1));

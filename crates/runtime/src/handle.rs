@@ -241,7 +241,7 @@ impl Handle {
 
     /// The run's events after `after_seq`: from the database, then live; ends after `run_finished`.
     pub fn watch(&self, run: RunId, after_seq: u64) -> Watch {
-        Watch::new(self.store.clone(), self.hub.subscribe(run), run, after_seq)
+        Watch::new(self.store.clone(), &self.hub, run, after_seq)
     }
 
     /// Starts nothing more, lets what runs end; the run ends as interrupted.
@@ -444,6 +444,7 @@ impl Handle {
             ids: Arc::clone(&self.ids),
             halt,
         };
+        self.hub.begin(run);
         ask(&self.root, ROOT_LIMIT, |reply| root::Message::Launch(Box::new(args), reply)).await?;
         Ok(())
     }

@@ -1,10 +1,11 @@
 //! Hands committed events to those who watch a run.
 //!
 //! **Invariant:** a watcher that falls behind loses nothing: it is told so and reads the database.
+//! **Invariant:** that a manager gave up is heard also by those who come to watch after it: nothing in the database says so.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use crewline_types::{Event, RunId, event::ErrorNote};
@@ -12,6 +13,8 @@ use tokio::sync::broadcast;
 
 /// Events a watcher may be behind before it has to read the database.
 const BEHIND_MAX: usize = 1_024;
+/// Runs that were given up and are remembered; the database tells of older ones that nobody works on them.
+const GIVEN_UP_MAX: usize = 256;
 
 /// What a watcher is told.
 #[derive(Debug, Clone)]
@@ -26,44 +29,109 @@ pub enum News {
 
 /// The channels of the runs that are watched. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Hub(Arc<Mutex<HashMap<RunId, broadcast::Sender<News>>>>);
+pub struct Hub(Arc<Mutex<Channels>>);
+
+#[derive(Debug, Default)]
+struct Channels {
+    watched: HashMap<RunId, broadcast::Sender<News>>,
+    /// The runs whose manager gave up and was not started again; the latest last.
+    given_up: VecDeque<(RunId, Arc<ErrorNote>)>,
+}
 
 impl Hub {
-    /// Receives what is committed from now on.
-    pub fn subscribe(&self, run: RunId) -> broadcast::Receiver<News> {
-        let mut channels = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        channels.entry(run).or_insert_with(|| broadcast::channel(BEHIND_MAX).0).subscribe()
+    /// Receives what is committed from now on. The second is there when the run's manager gave up before.
+    pub fn subscribe(&self, run: RunId) -> (broadcast::Receiver<News>, Option<Arc<ErrorNote>>) {
+        let mut channels = self.channels();
+        let receiver = channels.watched.entry(run).or_insert_with(|| broadcast::channel(BEHIND_MAX).0).subscribe();
+        let gave_up = channels.given_up.iter().find(|(it, _)| *it == run).map(|(_, note)| Arc::clone(note));
+        (receiver, gave_up)
     }
 
     /// Passes on committed events; without a watcher nothing is copied.
     pub fn publish(&self, events: Vec<Event>) {
-        let mut channels = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if channels.is_empty() {
+        let mut channels = self.channels();
+        if channels.watched.is_empty() {
             return;
         }
         for event in events {
             let run = event.run;
-            if let Some(channel) = channels.get(&run)
+            if let Some(channel) = channels.watched.get(&run)
                 && channel.send(News::Event(Arc::new(event))).is_err()
             {
-                channels.remove(&run);
+                channels.watched.remove(&run);
             }
         }
     }
 
-    /// Tells the watchers of `run` to look into the database.
+    /// Tells the watchers of `run` to look into the database: another process works on it.
     pub fn hint(&self, run: RunId) {
-        let channels = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(channel) = channels.get(&run) {
+        let mut channels = self.channels();
+        channels.given_up.retain(|(it, _)| *it != run);
+        if let Some(channel) = channels.watched.get(&run) {
             channel.send(News::Hint).ok();
         }
     }
 
-    /// Tells the watchers of `run` that its manager gave up.
+    /// A manager is started for `run`: what an earlier one gave up is taken up again.
+    pub fn begin(&self, run: RunId) {
+        self.channels().given_up.retain(|(it, _)| *it != run);
+    }
+
+    /// Tells the watchers of `run`, those of now and those to come, that its manager gave up.
     pub fn give_up(&self, run: RunId, error: ErrorNote) {
-        let channels = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(channel) = channels.get(&run) {
-            channel.send(News::GaveUp(Arc::new(error))).ok();
+        let error = Arc::new(error);
+        let mut channels = self.channels();
+        channels.given_up.retain(|(it, _)| *it != run);
+        channels.given_up.push_back((run, Arc::clone(&error)));
+        if channels.given_up.len() > GIVEN_UP_MAX {
+            channels.given_up.pop_front();
         }
+        if let Some(channel) = channels.watched.get(&run) {
+            channel.send(News::GaveUp(error)).ok();
+        }
+    }
+
+    fn channels(&self) -> MutexGuard<'_, Channels> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crewline_types::ErrorKind;
+
+    use super::*;
+
+    fn note(message: &str) -> ErrorNote {
+        ErrorNote { code: "store.disk_full".into(), kind: ErrorKind::Unavailable, message: message.into() }
+    }
+
+    #[test]
+    fn who_comes_after_the_end_hears_of_it() {
+        let (hub, run) = (Hub::default(), "aaaaaaaa".parse().unwrap());
+        let (mut early, none) = hub.subscribe(run);
+        assert!(none.is_none());
+        hub.give_up(run, note("full"));
+        assert!(matches!(early.try_recv(), Ok(News::GaveUp(it)) if &*it.message == "full"));
+
+        let (mut late, gave_up) = hub.subscribe(run);
+        assert_eq!(&*gave_up.unwrap().message, "full");
+        assert!(late.try_recv().is_err(), "it is told once");
+
+        hub.begin(run);
+        assert!(hub.subscribe(run).1.is_none(), "somebody works on it again");
+    }
+
+    #[test]
+    fn what_is_remembered_has_a_bound() {
+        let hub = Hub::default();
+        let runs: Vec<RunId> = (0..GIVEN_UP_MAX + 2).map(|it| format!("r{it:07}").parse().unwrap()).collect();
+        for run in &runs {
+            hub.give_up(*run, note("full"));
+            hub.give_up(*run, note("full again"));
+        }
+        assert_eq!(hub.channels().given_up.len(), GIVEN_UP_MAX);
+        assert!(hub.subscribe(runs[1]).1.is_none());
+        assert!(hub.subscribe(runs[2]).1.is_some());
     }
 }

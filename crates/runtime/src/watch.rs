@@ -3,13 +3,16 @@
 //! **Invariant:** a watcher sees every event once, in order; one that falls behind, or watches a run of another process,
 //! reads the database.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use crewline_store::Store;
-use crewline_types::{Event, EventBody, RunId, RunStatus};
+use crewline_types::{Event, EventBody, RunId, RunStatus, event::ErrorNote};
 use tokio::sync::broadcast;
 
-use crate::{Error, hub::News};
+use crate::{
+    Error,
+    hub::{Hub, News},
+};
 
 /// Events of one page read from the database.
 const PAGE: u32 = 512;
@@ -23,13 +26,16 @@ pub struct Watch {
     run: RunId,
     after: u64,
     buffer: VecDeque<Event>,
+    /// Why the run's manager gave up before anybody watched.
+    gave_up: Option<Arc<ErrorNote>>,
     must_read: bool,
     is_over: bool,
 }
 
 impl Watch {
-    pub(crate) fn new(store: Store, live: broadcast::Receiver<News>, run: RunId, after: u64) -> Self {
-        Self { store, live, run, after, buffer: VecDeque::new(), must_read: true, is_over: false }
+    pub(crate) fn new(store: Store, hub: &Hub, run: RunId, after: u64) -> Self {
+        let (live, gave_up) = hub.subscribe(run);
+        Self { store, live, run, after, buffer: VecDeque::new(), gave_up, must_read: true, is_over: false }
     }
 
     /// The next event; `None` when the run has ended and all its events were seen, or after the error that ended the watch.
@@ -56,13 +62,13 @@ impl Watch {
                     continue;
                 }
             }
+            if let Some(note) = self.gave_up.take() {
+                return Some(Err(self.given_up(&note)));
+            }
             match tokio::time::timeout(POLL, self.live.recv()).await {
                 Ok(Ok(News::Event(event))) if event.seq == self.after + 1 => self.buffer.push_back((*event).clone()),
                 Ok(Ok(News::Event(event))) if event.seq <= self.after => {}
-                Ok(Ok(News::GaveUp(note))) => {
-                    self.is_over = true;
-                    return Some(Err(Error::GaveUp { run: self.run, note: (*note).clone() }));
-                }
+                Ok(Ok(News::GaveUp(note))) => return Some(Err(self.given_up(&note))),
                 // A hint, a gap, an overrun, or silence: the database is the truth.
                 Ok(Ok(News::Event(_) | News::Hint) | Err(broadcast::error::RecvError::Lagged(_))) | Err(_) => {
                     self.must_read = true;
@@ -73,6 +79,11 @@ impl Watch {
                 }
             }
         }
+    }
+
+    fn given_up(&mut self, note: &ErrorNote) -> Error {
+        self.is_over = true;
+        Error::GaveUp { run: self.run, note: note.clone() }
     }
 
     /// Reads a page; when there is none, asks whether there will be another.
