@@ -11,6 +11,7 @@ mod failures;
 mod limits;
 mod local;
 mod looking;
+mod mcp;
 mod models;
 mod operate;
 mod plans;

@@ -43,7 +43,7 @@ const TESTKIT: &str = "crewline-testkit";
 const TOP: [&str; 3] = ["crewline-runtime", "crewline-api", "crewline-cli"];
 
 /// A library, and the only crates that may use it.
-const OWNERS: [(&str, &[&str]); 19] = [
+const OWNERS: [(&str, &[&str]); 20] = [
     ("ractor", &["crewline-runtime"]),
     ("minijinja", &["crewline-runtime"]),
     ("sea-orm", &["crewline-store"]),
@@ -54,6 +54,7 @@ const OWNERS: [(&str, &[&str]); 19] = [
     ("ort", &["crewline-memory"]),
     ("reqwest", &["crewline-models"]),
     ("axum", &["crewline-api"]),
+    ("rmcp", &["crewline-api"]),
     ("tower-http", &["crewline-api"]),
     ("clap", &["crewline-cli"]),
     ("clap_complete", &["crewline-cli"]),

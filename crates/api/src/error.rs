@@ -12,6 +12,12 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// An MCP client does not speak the protocol.
+    #[error("the MCP client was not understood: {message}")]
+    Protocol {
+        /// What it said.
+        message: String,
+    },
 }
 
 impl Error {
@@ -19,6 +25,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Serve { .. } => ErrorKind::Unavailable,
+            Self::Protocol { .. } => ErrorKind::Invalid,
         }
     }
 
@@ -26,6 +33,7 @@ impl Error {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Serve { .. } => "api.serve",
+            Self::Protocol { .. } => "mcp.protocol",
         }
     }
 
@@ -33,6 +41,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Serve { .. } => true,
+            Self::Protocol { .. } => false,
         }
     }
 }

@@ -7,6 +7,7 @@
 pub mod dto;
 mod error;
 mod guard;
+pub mod mcp;
 mod problem;
 mod routes;
 

@@ -146,6 +146,8 @@ pub(crate) enum Command {
     Template(commands::template::TemplateArgs),
     /// Serve the HTTP API
     Serve(commands::serve::ServeArgs),
+    /// Offer the crew to other agents as MCP tools, on stdin and stdout
+    Mcp(commands::mcp::McpArgs),
     /// Work on the runs that servers manage
     Worker(commands::worker::WorkerArgs),
     /// List the processes that share the database

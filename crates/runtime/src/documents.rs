@@ -25,7 +25,7 @@ const TASKS: &str = "tasks";
 pub async fn write(store: &Store, report: &Report, out: &Path) -> Result<(), Error> {
     let tasks: Vec<&TaskReport> = report.tasks.iter().filter(|task| task.kind != TaskKind::Root).collect();
     let shelf = Shelf::of(out)?;
-    let last = last_task(report);
+    let last = report.last_task().map(|task| task.id);
     let mut result = None;
     for page in tasks.chunks(PAGE) {
         let hashes: Vec<TextHash> = page.iter().filter_map(|task| task.result).collect();
@@ -51,14 +51,6 @@ pub async fn write(store: &Store, report: &Report, out: &Path) -> Result<(), Err
         (out.join("report.json"), json),
     ])
     .await
-}
-
-/// The task whose output is the final document: the one that no other requires.
-fn last_task(report: &Report) -> Option<TaskId> {
-    let required: std::collections::HashSet<TaskId> =
-        report.tasks.iter().flat_map(|task| task.depends_on.iter().copied()).collect();
-    let mut last = report.tasks.iter().filter(|task| task.kind != TaskKind::Root && !required.contains(&task.id));
-    last.next().map(|task| task.id)
 }
 
 /// Where the tasks' documents go. To rename one folder is cheaper than to rename each of a thousand files.

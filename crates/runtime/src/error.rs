@@ -140,6 +140,14 @@ pub enum Error {
         /// What is wrong, with the line.
         message: String,
     },
+    /// A memory is empty, or too long for one.
+    #[error("a memory has 1 to {most} characters, this has {chars}")]
+    MemorySize {
+        /// What was given.
+        chars: usize,
+        /// What is taken.
+        most: usize,
+    },
     /// The database failed.
     #[error(transparent)]
     Store(#[from] crewline_store::Error),
@@ -190,7 +198,8 @@ impl Error {
             | Self::Unpriced { .. }
             | Self::Prompt { .. }
             | Self::Edit { .. }
-            | Self::NotReplayable { .. } => ErrorKind::Invalid,
+            | Self::NotReplayable { .. }
+            | Self::MemorySize { .. } => ErrorKind::Invalid,
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Held { .. }
             | Self::Finished { .. }
@@ -231,6 +240,7 @@ impl Error {
             Self::Settings { .. } => "run.settings",
             Self::GaveUp { .. } => "run.stopped",
             Self::Prompt { .. } => "prompt.invalid",
+            Self::MemorySize { .. } => "memory.size",
             Self::Store(error) => error.code(),
             Self::Models(error) => error.code(),
             Self::Memory(error) => error.code(),
@@ -257,6 +267,7 @@ impl Error {
             | Self::Io { .. }
             | Self::Settings { .. }
             | Self::GaveUp { .. }
+            | Self::MemorySize { .. }
             | Self::Prompt { .. } => false,
             Self::Store(error) => error.is_retryable(),
             Self::Models(error) => error.is_retryable(),
@@ -297,6 +308,7 @@ impl Error {
             Self::GaveUp { run, .. } => {
                 Some(format!("mend what the message says, then `crewline resume {run}`: what was recorded is kept"))
             }
+            Self::MemorySize { .. } => Some("`crewline memory ingest FILE` cuts long documents into pieces".into()),
             Self::Models(error) => error.hint(),
             Self::Plan { .. }
             | Self::Busy { .. }

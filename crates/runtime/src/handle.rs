@@ -24,7 +24,7 @@ use crewline_types::{
 use ractor::{Actor, ActorRef};
 
 use crate::{
-    Config, Error, Limits, Report, RunSummary,
+    Config, Error, Limits, Report, RunSummary, TaskReport,
     actor::{ask, tell},
     attempt::Deps,
     documents,
@@ -267,6 +267,12 @@ impl Handle {
     /// Writes `RESULT.md`, `INDEX.md`, `tasks/` and `report.json` of a run into `out`.
     pub async fn write_documents(&self, report: &Report, out: &Path) -> Result<(), Error> {
         documents::write(&self.store, report, out).await
+    }
+
+    /// What a task of a report made; none when it made nothing.
+    pub async fn text(&self, task: &TaskReport) -> Result<Option<Arc<str>>, Error> {
+        let Some(hash) = task.result else { return Ok(None) };
+        Ok(self.store.texts(&[hash]).await?.remove(&hash))
     }
 
     /// Whether the database answers and the actors live.

@@ -3,7 +3,7 @@
 //! **Invariant:** every figure is summed from recorded calls; nothing is remembered beside the database.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -97,6 +97,14 @@ pub struct Report {
     /// Why it did not complete.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorNote>,
+}
+
+impl Report {
+    /// The task whose output is the final document: the one that no other requires.
+    pub fn last_task(&self) -> Option<&TaskReport> {
+        let required: HashSet<TaskId> = self.tasks.iter().flat_map(|task| task.depends_on.iter().copied()).collect();
+        self.tasks.iter().find(|task| task.kind != TaskKind::Root && !required.contains(&task.id))
+    }
 }
 
 /// A task of a run.

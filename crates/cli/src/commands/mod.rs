@@ -13,6 +13,7 @@ pub(crate) mod graph;
 pub(crate) mod guard;
 pub(crate) mod init;
 pub(crate) mod logs;
+pub(crate) mod mcp;
 pub(crate) mod memory;
 pub(crate) mod models;
 pub(crate) mod nodes;
@@ -121,6 +122,10 @@ fn dispatch(command: Command, settings: &Settings, console: &Console) -> Result<
         Command::Serve(args) => {
             let _log = log(LogFile::Wanted);
             wait_for(serve::run(args, settings, console))
+        }
+        Command::Mcp(args) => {
+            let _log = log(LogFile::Wanted);
+            wait_for(mcp::run(args, settings, console))
         }
         Command::Worker(args) => {
             let _log = log(LogFile::Wanted);
