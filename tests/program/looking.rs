@@ -42,12 +42,12 @@ fn logs_are_the_events() {
     let one = app.run(["logs", &id, "--task", "m0", "-o", "jsonl"]).expect_code(0).events();
     assert_eq!(
         one.iter().map(|it| it["type"].as_str().unwrap()).collect::<Vec<_>>(),
-        ["task_started", "model_call", "task_completed"]
+        ["task_started", "model_call", "task_completed", "memory_stored", "summary_ready"]
     );
     let task = one[0]["task"].as_str().unwrap();
     for way in [&["logs", task][..], &["logs", &format!("{id}/m0")]] {
         let text = app.run(way).expect_code(0).stdout;
-        assert_eq!(text.lines().count(), 3, "{way:?}: {text}");
+        assert_eq!(text.lines().count(), 5, "{way:?}: {text}");
         assert!(text.contains("m0") && text.contains("task_completed"), "{text}");
     }
     app.run(["logs", &id, "-f", "-o", "json"]).expect_code(2);

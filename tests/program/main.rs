@@ -12,6 +12,7 @@ mod limits;
 mod local;
 mod looking;
 mod mcp;
+mod memory;
 mod models;
 mod operate;
 mod plans;

@@ -14,7 +14,7 @@ use std::{
 };
 
 use crewline_api::MetricsText;
-use crewline_memory::{Embedder, Qdrant, QdrantOptions, Weights};
+use crewline_memory::{Embedder, Qdrant, QdrantOptions, Rules, Weights};
 use crewline_models::{Mode, Models, Options, Registry};
 use crewline_runtime::{Config, Dispatch, Handle, MemoryConfig};
 use crewline_store::{Backend, Store};
@@ -89,7 +89,8 @@ impl App {
     ) -> Result<Self, Error> {
         let embedder = Embedder::find(&settings.data_dir)?;
         let qdrant = qdrant(settings, embedder.as_ref())?;
-        Self::with(settings, registry, mode, MemoryConfig { embedder, qdrant, weights: weights(settings)? }, part).await
+        let memory = MemoryConfig { embedder, qdrant, weights: weights(settings)?, rules: rules(settings)? };
+        Self::with(settings, registry, mode, memory, part).await
     }
 
     /// What a look at the database needs.
@@ -182,6 +183,16 @@ pub(crate) fn qdrant(settings: &Settings, embedder: Option<&Embedder>) -> Result
 pub(crate) fn weights(settings: &Settings) -> Result<Weights, Error> {
     let path = settings.data_dir.join("memory-weights.json");
     if path.is_file() { read_weights(&path) } else { Ok(Weights::default()) }
+}
+
+/// What memory keeps: `memory-rules.json` of the data directory, else the shipped rules.
+pub(crate) fn rules(settings: &Settings) -> Result<Rules, Error> {
+    let path = settings.data_dir.join("memory-rules.json");
+    if !path.is_file() {
+        return Ok(Rules::default());
+    }
+    let text = std::fs::read_to_string(&path).map_err(|source| Error::Read { path, source })?;
+    Ok(Rules::parse(&text)?)
 }
 
 /// The weights of a file.

@@ -1,6 +1,7 @@
 //! Exact cosine similarity over unit vectors in one contiguous block.
 //!
 //! **Invariant:** every row has length one, so the cosine is a dot product.
+//! **Invariant:** similarities are rounded before they are compared, wherever they were made.
 //! **Invariant:** the sum of a dot product has a fixed order, so equal vectors give equal scores.
 
 /// No row.
@@ -85,6 +86,17 @@ impl Dense {
             each(slot, dot(row, unit));
         }
     }
+}
+
+/// Similarities are compared in steps of this: stores sum in another order, and what ties in one must tie in all.
+const STEPS: f32 = 100_000.0;
+
+/// The similarity as it is compared.
+pub(crate) fn rounded(similarity: f32) -> f32 {
+    // The cast cuts off, and saturates; a similarity lies between -1 and 1.
+    #[expect(clippy::cast_possible_truncation, reason = "see above")]
+    let steps = (similarity * STEPS + 0.5_f32.copysign(similarity)) as i32;
+    steps as f32 / STEPS
 }
 
 /// The dot product of two vectors of the same length.

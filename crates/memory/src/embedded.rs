@@ -13,7 +13,7 @@ use std::{
 use crewline_types::{MemoryId, MemoryMarks, MemoryRecord, ProjectScope};
 use futures::{FutureExt, future::BoxFuture};
 
-use crate::{Error, Hit, Point, Query, VectorStore, Weights, metrics, project::Project, store::belongs};
+use crate::{Error, Hit, Point, Query, Rules, VectorStore, Weights, metrics, project::Project, store::belongs};
 
 /// Work that takes longer than this goes to a thread that may block, in microseconds.
 const INLINE_MICROS_MAX: usize = 500;
@@ -30,6 +30,7 @@ type Shared = Arc<RwLock<Project>>;
 pub struct Embedded {
     projects: Arc<RwLock<HashMap<Arc<str>, Shared>>>,
     weights: Weights,
+    rules: Arc<Rules>,
 }
 
 impl fmt::Debug for Embedded {
@@ -47,6 +48,16 @@ impl Embedded {
     /// No project is loaded yet; `weights` rank.
     pub fn with_weights(weights: Weights) -> Self {
         Self { weights, ..Self::default() }
+    }
+
+    /// The same projects, with other rules of what is kept.
+    pub fn ruled(&self, rules: Rules) -> Self {
+        Self { rules: Arc::new(rules), ..self.clone() }
+    }
+
+    /// What is kept, and what is not.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
     }
 
     /// The same projects, ranked by other weights.
@@ -135,7 +146,7 @@ impl Embedded {
 
     /// A memory of the same type that says the same as `record` in nearly the same words.
     pub fn twin(&self, record: &MemoryRecord) -> Option<Arc<MemoryRecord>> {
-        self.with(&ProjectScope::of(&record.project), |project| project.twin(record).cloned()).flatten()
+        self.with(&ProjectScope::of(&record.project), |project| project.twin(record, &self.rules).cloned()).flatten()
     }
 
     /// Memories of the project that are loaded.

@@ -86,6 +86,12 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A file of rules is not one.
+    #[error("the rules of memory can not be used: {reason}")]
+    Rules {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// ONNX Runtime can not be loaded.
     #[error("`{}` can not be loaded: {reason}", path.display())]
     Library {
@@ -141,7 +147,8 @@ impl Error {
             | Self::Mismatch { .. }
             | Self::Foreign { .. }
             | Self::Vector { .. }
-            | Self::Weights { .. } => ErrorKind::Invalid,
+            | Self::Weights { .. }
+            | Self::Rules { .. } => ErrorKind::Invalid,
             Self::Rejected { .. } | Self::Embedding { .. } | Self::Io { .. } => ErrorKind::Internal,
             Self::Busy { .. } => ErrorKind::Busy,
         }
@@ -159,6 +166,7 @@ impl Error {
             Self::Foreign { .. } => "memory.foreign_project",
             Self::Vector { .. } => "memory.vector",
             Self::Weights { .. } => "memory.weights",
+            Self::Rules { .. } => "memory.rules",
             Self::Library { .. } => "memory.runtime_library",
             Self::Model { .. } => "memory.model_files",
             Self::Embedding { .. } => "memory.embedding",
@@ -179,6 +187,7 @@ impl Error {
             | Self::Foreign { .. }
             | Self::Vector { .. }
             | Self::Weights { .. }
+            | Self::Rules { .. }
             | Self::Library { .. }
             | Self::Model { .. }
             | Self::Embedding { .. }
@@ -198,6 +207,7 @@ impl Error {
                 "delete that collection, or configure the embedding model it was made with; the vectors are rebuilt from the database",
             ),
             Self::Weights { .. } => Some("correct the file, or delete it to use the shipped weights"),
+            Self::Rules { .. } => Some("correct the file, or delete it to use the shipped rules"),
             Self::Library { .. } | Self::Model { .. } => {
                 Some("run `crewline setup --local` to fetch the embedding model and its runtime again")
             }

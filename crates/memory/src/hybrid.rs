@@ -3,7 +3,8 @@
 //! The local index of the project puts its candidates forward, the remote store adds its own and tells the similarity
 //! of both in one round trip, and the fusion happens here, exactly as it does without a remote store.
 //!
-//! **Invariant:** a remote store that fails never fails a recall: the answer comes from the local index alone.
+//! **Invariant:** a remote store that fails, or whose collection is of another model, never fails a recall: the answer
+//! comes from the local index alone.
 //! **Invariant:** what the local index of the project does not hold is never an answer.
 
 use std::{
@@ -46,6 +47,8 @@ impl Hybrid {
 
     async fn similar(&self, scope: &ProjectScope, query: &Query) -> Result<Option<Vec<(MemoryId, f32)>>, Error> {
         let (Some(remote), Some(vector)) = (&self.remote, &query.vector) else { return Ok(None) };
+        // No outage: another model made the question's vector, and no pause mends that.
+        remote.check_dimensions(vector)?;
         if query.limit == 0 || self.is_paused() {
             return Ok(None);
         }
@@ -56,8 +59,6 @@ impl Hybrid {
                 self.resume();
                 Ok(Some(similar))
             }
-            // No outage: another model made the vector, and no pause mends that.
-            Err(error @ Error::Mismatch { .. }) => Err(error),
             Err(error) => {
                 self.pause(&error);
                 Ok(None)

@@ -18,7 +18,7 @@ use crate::{
     chunk::estimate_tokens,
     dense::{self, Dense},
     fuse::Candidate,
-    junk,
+    junk::{self, Rules},
     rank::{View, rank},
     store::Rule,
     tasks::Tasks,
@@ -203,7 +203,10 @@ impl Project {
     }
 
     /// A memory of the same type that says the same in nearly the same words.
-    pub(crate) fn twin(&self, record: &MemoryRecord) -> Option<&Arc<MemoryRecord>> {
+    pub(crate) fn twin(&self, record: &MemoryRecord, rules: &Rules) -> Option<&Arc<MemoryRecord>> {
+        if rules.same_min > 1.0 {
+            return None;
+        }
         let own = junk::terms_of(&record.text);
         let slots = SCRATCH.with_borrow_mut(|scratch| {
             self.words.score(&record.text, &[], self.records.len(), scratch);
@@ -218,7 +221,7 @@ impl Project {
         slots
             .into_iter()
             .filter_map(|ranked| self.record(ranked.slot))
-            .find(|other| other.id != record.id && junk::is_same(&own, &junk::terms_of(&other.text)))
+            .find(|other| other.id != record.id && rules.is_same(&own, &junk::terms_of(&other.text)))
     }
 
     fn score_words(&self, query: &Query, scratch: &mut Scratch) -> Address {
@@ -243,7 +246,7 @@ impl Project {
     fn known(&self, similar: &[(MemoryId, f32)], rule: &Rule<'_>) -> Vec<(u32, f32)> {
         let mut known: Vec<(u32, f32)> = similar
             .iter()
-            .filter_map(|(id, score)| Some((*self.slots.get(id)?, *score)))
+            .filter_map(|(id, score)| Some((*self.slots.get(id)?, dense::rounded(*score))))
             .filter(|(slot, _)| self.admits(rule, *slot))
             .collect();
         known.sort_unstable_by_key(|(slot, _)| *slot);
@@ -267,7 +270,9 @@ impl Project {
         let mut top = Top::new(depth, self.slots.len());
         match dense {
             Similar::None => {}
-            Similar::Own(unit) => self.vectors.scan(unit, |slot, score| self.offer(&mut top, rule, slot, score)),
+            Similar::Own(unit) => {
+                self.vectors.scan(unit, |slot, score| self.offer(&mut top, rule, slot, dense::rounded(score)));
+            }
             Similar::Given(known) => {
                 for &(slot, score) in known {
                     self.offer(&mut top, rule, slot, score);
@@ -285,14 +290,14 @@ impl Project {
         if let Some(record) = self.record(slot)
             && (rule.is_open() || rule.admits(record))
         {
-            top.offer(Ranked { score, created_at: record.created_at.0, slot });
+            top.offer(Ranked { score, created_at: record.created_at.0, id: record.id, slot });
         }
     }
 
     fn similarity(&self, dense: &Similar, slot: u32) -> Option<f32> {
         match dense {
             Similar::None => None,
-            Similar::Own(unit) => self.vectors.row(slot).map(|row| dense::dot(row, unit)),
+            Similar::Own(unit) => self.vectors.row(slot).map(|row| dense::rounded(dense::dot(row, unit))),
             Similar::Given(known) => known.binary_search_by_key(&slot, |(slot, _)| *slot).ok().map(|at| known[at].1),
         }
     }

@@ -32,6 +32,7 @@ use self::wire::{AGENT, CREATED_AT, DENSE, KIND, PROJECT, Status, TASK, collecti
 use self::wire::{memory_id, point_id, to_point, to_record};
 use crate::{
     Error, Filter, Hit, Point, Query, VectorStore, Why,
+    dense::rounded,
     store::{Rule, belongs},
 };
 
@@ -269,7 +270,8 @@ impl Qdrant {
         })
     }
 
-    fn check_dimensions(&self, vector: &[f32]) -> Result<(), Error> {
+    /// Refuses vectors of another model.
+    pub(crate) fn check_dimensions(&self, vector: &[f32]) -> Result<(), Error> {
         if vector.len() == self.dimensions {
             return Ok(());
         }
@@ -364,7 +366,7 @@ impl VectorStore for Qdrant {
             let rule = Rule::new(&query.filter);
             let found = answer.result.into_iter().filter_map(|point| {
                 let record = to_record(scope, &point).filter(|record| rule.admits(record))?;
-                Some((point.score, Arc::new(record)))
+                Some((rounded(point.score), Arc::new(record)))
             });
             let mut found: Vec<(f32, Arc<MemoryRecord>)> = found.collect();
             found.sort_by(|(left, older), (right, newer)| {

@@ -86,7 +86,8 @@ pub(crate) fn rank(
                 marks: of_marks(record, view.ages, weights),
             };
             let score = (score + why.agent + why.context + why.marks).max(0.0);
-            Some((Ranked { score, created_at: record.created_at.0, slot: candidate.slot }, why))
+            let created_at = record.created_at.0;
+            Some((Ranked { score, created_at, id: record.id, slot: candidate.slot }, why))
         })
         .collect();
     ranked.sort_unstable_by_key(|(ranked, _)| *ranked);

@@ -1,8 +1,11 @@
 //! The best k of many, by a bounded heap.
 //!
-//! **Invariant:** the order is total: score descending, then the older record, then the record that came first.
+//! **Invariant:** the order is total, and the same in every process: score descending, then the older record, then the
+//! lower id.
 
 use std::{cmp::Ordering, collections::BinaryHeap};
+
+use crewline_types::MemoryId;
 
 /// A scored slot of an index.
 #[derive(Debug, Clone, Copy)]
@@ -10,13 +13,14 @@ pub(crate) struct Ranked {
     pub(crate) score: f32,
     /// Microseconds since 1970.
     pub(crate) created_at: i64,
+    pub(crate) id: MemoryId,
     pub(crate) slot: u32,
 }
 
 /// Greater means worse, so the top of a max-heap is what goes first.
 impl Ord for Ranked {
     fn cmp(&self, other: &Self) -> Ordering {
-        other.score.total_cmp(&self.score).then(self.created_at.cmp(&other.created_at)).then(self.slot.cmp(&other.slot))
+        other.score.total_cmp(&self.score).then(self.created_at.cmp(&other.created_at)).then(self.id.cmp(&other.id))
     }
 }
 
@@ -75,7 +79,10 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(7);
         for limit in [0, 1, 3, 50, 300] {
             let all: Vec<_> = (0..200)
-                .map(|slot| Ranked { score: f32::from(random.u8(..20)), created_at: random.i64(..3), slot })
+                .map(|slot| {
+                    let (score, created_at) = (f32::from(random.u8(..20)), random.i64(..3));
+                    Ranked { score, created_at, id: MemoryId(random.u128(..)), slot }
+                })
                 .collect();
             let mut top = Top::new(limit, all.len());
             for candidate in &all {

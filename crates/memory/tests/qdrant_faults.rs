@@ -110,3 +110,42 @@ async fn a_lost_collection_is_made_again_and_says_that_it_is_empty() {
     again.prepare().await.unwrap();
     assert!(!again.is_new(), "it was there");
 }
+
+#[tokio::test]
+async fn words_answer_beside_a_collection_of_another_model() {
+    let server = QdrantServer::start().await.unwrap();
+    let (qdrant, scope) = (qdrant(&server, 2), ProjectScope::of("p"));
+    server.make_collection(qdrant.collection(), 3);
+    let hybrid = Hybrid::new(Embedded::new(), Some(qdrant));
+    hybrid.local().insert(&scope, point("p", "red fox", vec![1.0, 0.0]).record).unwrap();
+    for _ in 0..2 {
+        let hits = hybrid.search(&scope, &question()).await.unwrap();
+        assert_eq!(hits.iter().map(|hit| &*hit.record.text).collect::<Vec<_>>(), ["red fox"]);
+    }
+    // A question whose vector is of another length is a defect of the caller, and no outage.
+    let query = Query { vector: Some(vec![1.0, 0.0, 0.0]), ..question() };
+    assert_eq!(hybrid.search(&scope, &query).await.unwrap_err().code(), "memory.mismatch");
+}
+
+#[tokio::test]
+async fn ties_are_ranked_alike_in_both_stores() {
+    let server = QdrantServer::start().await.unwrap();
+    let scope = ProjectScope::of("p");
+    let there = Hybrid::new(Embedded::new(), Some(qdrant(&server, 3)));
+    let here = Hybrid::new(Embedded::new(), None);
+    // The same angle to the question by other roads: sums of floats that differ in their last digits.
+    let mut points = Vec::new();
+    for n in 1..60_u8 {
+        let (length, side) = (f32::from(n) * 0.37, if n % 2 == 0 { 1.0 } else { -1.0 });
+        let vector = vec![length * 0.3, length * 0.1 * side, length * 0.7];
+        points.push(point("p", &format!("memory {}", "x".repeat(n.into())), vector));
+    }
+    there.upsert(&scope, points.clone()).await.unwrap();
+    points.reverse();
+    here.upsert(&scope, points).await.unwrap();
+    let query = Query { text: "memory".to_owned(), vector: Some(vec![0.2, 0.0, 0.9]), limit: 50, ..Query::default() };
+    let (one, other) = (here.search(&scope, &query).await.unwrap(), there.search(&scope, &query).await.unwrap());
+    let ids = |hits: &[crewline_memory::Hit]| hits.iter().map(|hit| hit.record.id).collect::<Vec<_>>();
+    assert_eq!(one.len(), 50);
+    assert_eq!(ids(&one), ids(&other));
+}

@@ -409,6 +409,14 @@ pub struct Spent {
     pub unpriced: u64,
 }
 
+impl std::ops::AddAssign for Spent {
+    fn add_assign(&mut self, other: Self) {
+        self.usage += other.usage;
+        self.cost += other.cost;
+        self.unpriced += other.unpriced;
+    }
+}
+
 impl Spent {
     /// Adds a call.
     pub fn add(&mut self, end: &CallEnd) {

@@ -10,7 +10,7 @@ use crewline_engine::{
     context::{self, Item, Tier},
     plan, wallet,
 };
-use crewline_memory::{Filter, Hit, Query};
+use crewline_memory::{Filter, Hit, Query, Rules};
 use crewline_models::{ChatMessage, ChatReply, ChatRequest, Finish, Models, Registry, request::form_tokens};
 use crewline_store::{CallEnd, Change, NewAttempt, NewCall, NewContext, Store, Transition};
 use crewline_types::{
@@ -47,6 +47,8 @@ pub struct Deps {
     pub health: Health,
     /// What is recorded.
     pub store: Store,
+    /// What memory keeps.
+    pub rules: Rules,
     /// What came of earlier calls.
     pub experience: Experience,
     /// Tells the time.
@@ -473,7 +475,7 @@ fn start(change: &mut Change, assignment: &Assignment, model: &ModelSpec, bundle
 }
 
 /// Names what is asked.
-fn hash_of(messages: &[ChatMessage]) -> TextHash {
+pub fn hash_of(messages: &[ChatMessage]) -> TextHash {
     let mut all = String::new();
     for message in messages {
         all.push_str(&message.text);
@@ -573,7 +575,7 @@ fn check_plan(text: &str, rules: &plan::Rules, is_strict: bool) -> Result<PlanOu
 }
 
 /// Drops what a reasoning model thought aloud before its answer.
-fn without_thinking(text: &str) -> &str {
+pub fn without_thinking(text: &str) -> &str {
     let trimmed = text.trim_start();
     match trimmed.strip_prefix("<think>") {
         Some(rest) => rest.find("</think>").map_or(trimmed, |end| &rest[end + "</think>".len()..]),

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use crewline_memory::{Embedder, Qdrant, Weights};
+use crewline_memory::{Embedder, Qdrant, Rules, Weights};
 use crewline_models::{Models, Registry};
 use crewline_store::Store;
 use crewline_types::Clock;
@@ -50,6 +50,8 @@ pub struct MemoryConfig {
     pub qdrant: Option<Qdrant>,
     /// What each signal counts in a ranking.
     pub weights: Weights,
+    /// What is kept, and what is not.
+    pub rules: Rules,
 }
 
 /// The bounds of the runtime; every wait and queue is bounded by one of these.
@@ -77,6 +79,16 @@ pub struct Limits {
     pub recall_top: usize,
     /// Tokens of one summary kept in memory.
     pub summary_tokens: u32,
+    /// Tokens of what one role hands to the next.
+    pub handoff_tokens: u32,
+    /// Tokens of the summary of a project.
+    pub project_tokens: u32,
+    /// Tokens that a task says before it is summed up while it goes on.
+    pub rolling_tokens: u64,
+    /// Wait for the project's summary at the end of a run.
+    pub summary: Duration,
+    /// The same, where a model writes it.
+    pub model_summary: Duration,
     /// Tokens of INDEX.md in a prompt.
     pub index_tokens: u32,
 }
@@ -95,6 +107,11 @@ impl Default for Limits {
             restart_window: Duration::from_mins(1),
             recall_top: 5,
             summary_tokens: 200,
+            handoff_tokens: 320,
+            project_tokens: 600,
+            rolling_tokens: 2_000,
+            summary: Duration::from_secs(2),
+            model_summary: Duration::from_mins(1),
             index_tokens: 600,
         }
     }

@@ -111,6 +111,7 @@ impl Handle {
         let hub = Hub::default();
         let deps = Arc::new(Deps {
             rooms,
+            rules: memory.rules.clone(),
             models,
             health: Health::new(&registry),
             experience: Experience::default(),
@@ -124,10 +125,15 @@ impl Handle {
         });
         let args = root::Args {
             deps: Arc::clone(&deps),
-            journal: journal::Args { store: store.clone(), hub: hub.clone(), commit_limit: limits.commit },
+            journal: journal::Args {
+                store: store.clone(),
+                hub: hub.clone(),
+                scribe: deps.rooms.scribe.clone(),
+                commit_limit: limits.commit,
+            },
             memory: Library::new(
                 store.clone(),
-                Hybrid::new(Embedded::with_weights(memory.weights), memory.qdrant),
+                Hybrid::new(Embedded::with_weights(memory.weights).ruled(memory.rules.clone()), memory.qdrant),
                 memory.embedder,
                 Arc::clone(&deps.clock),
             ),

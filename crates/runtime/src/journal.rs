@@ -13,6 +13,7 @@ use crate::{
     actor::{Outcome, WorkGuard, pipe_to_self},
     hub::Hub,
     rooms::Room,
+    scribe,
 };
 
 /// Changes of one transaction at most.
@@ -94,6 +95,8 @@ pub struct Args {
     pub store: Store,
     /// Gets the committed events.
     pub hub: Hub,
+    /// Is told what happened.
+    pub scribe: Room<scribe::Message>,
     /// Limit of one commit.
     pub commit_limit: Duration,
 }
@@ -147,15 +150,24 @@ impl State {
             Outcome::Done(Ok(results)) => {
                 debug_assert_eq!(results.len(), acks.len());
                 let mut events = Vec::new();
+                let mut answers = Vec::with_capacity(acks.len());
                 for (ack, result) in acks.into_iter().zip(results) {
                     match result {
                         Committed::Done { events: committed } => {
                             events.extend(committed);
-                            ack.answer(Ok(()));
+                            answers.push((ack, Ok(())));
                         }
-                        Committed::Stale => ack.answer(Err(Refusal::Stale)),
-                        Committed::OverBudget => ack.answer(Err(Refusal::OverBudget)),
+                        Committed::Stale => answers.push((ack, Err(Refusal::Stale))),
+                        Committed::OverBudget => answers.push((ack, Err(Refusal::OverBudget))),
                     }
+                }
+                let happenings = scribe::happenings(&events);
+                if !happenings.is_empty() {
+                    // Before the managers hear of it: what they tell the scribe next follows on this.
+                    self.args.scribe.tell(scribe::Message::Happened(happenings));
+                }
+                for (ack, answer) in answers {
+                    ack.answer(answer);
                 }
                 self.args.hub.publish(events);
             }

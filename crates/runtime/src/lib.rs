@@ -25,6 +25,7 @@ mod find;
 mod graph;
 mod handle;
 mod health;
+mod hierarchy;
 mod hub;
 mod journal;
 mod library;
@@ -44,11 +45,15 @@ mod retry;
 mod rooms;
 mod root;
 mod router;
+mod scribe;
 mod settings;
 #[cfg(test)]
 mod sharing;
 mod sources;
 mod specialist;
+mod summariser;
+#[cfg(test)]
+mod summing;
 #[cfg(test)]
 mod survival;
 pub mod template;
@@ -71,6 +76,7 @@ pub use explain::{Explained, Question, explain, explain_task};
 pub use find::Found;
 pub use graph::{Graph, GraphEdge, GraphNode};
 pub use handle::{Handle, Overrides, RunRequest};
+pub use hierarchy::{Draft, Made, version_of, with_derivatives};
 pub use library::{Drained, Kept, Library, Recalled};
 pub use remember::{MEMORY_CHARS_MAX, RECALL_MAX, Remembered};
 pub use replay::{Edit, Mismatch, ReplayRequest, Replayed};

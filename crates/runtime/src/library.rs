@@ -15,11 +15,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crewline_memory::{Embedder, Hit, Hybrid, Point, Purpose, Query, VectorStore};
+use crewline_memory::{Embedded, Embedder, Hit, Hybrid, Point, Purpose, Query, VectorStore};
 use crewline_store::Store;
-use crewline_types::{Clock, MemoryId, MemoryMarks, MemoryRecord, ProjectScope};
+use crewline_types::{Clock, MemoryId, MemoryMarks, MemoryRecord, ProjectScope, Timestamp};
 
-use crate::{Error, metrics};
+use crate::{Error, hierarchy, metrics};
 
 /// Memories that one step of the drain carries.
 pub(crate) const DRAIN_BATCH: u32 = 64;
@@ -88,6 +88,10 @@ impl Library {
         &self.store
     }
 
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
     /// The index.
     pub fn index(&self) -> &Hybrid {
         &self.index
@@ -119,6 +123,7 @@ impl Library {
         let all = self.all(scope).await?;
         let records: Vec<_> = all
             .into_iter()
+            .filter(|(_, record)| !hierarchy::is_old_version(record))
             .map(|(_, record)| {
                 let vector = vectors.remove(&record.id);
                 (record, vector)
@@ -182,6 +187,38 @@ impl Library {
         Ok(kept)
     }
 
+    /// Lets go of those of these new memories that say again what the project remembers, in nearly the same words: they are
+    /// counted on the older one. Says how many. Loads the project.
+    pub async fn merge(&self, scope: &ProjectScope, records: Vec<MemoryRecord>) -> Result<usize, Error> {
+        self.load(scope).await?;
+        let local = self.index.local();
+        let index = local.clone();
+        let (records, merged) = tokio::task::spawn_blocking(move || {
+            let merged = repeats(&index, &records);
+            (records, merged)
+        })
+        .await
+        .map_err(|_| Error::Actor(crate::actor::AskError::Gone))?;
+        if merged.is_empty() {
+            return Ok(0);
+        }
+        let repointed: Vec<(MemoryId, Vec<MemoryId>)> = records
+            .iter()
+            .filter(|it| !merged.contains_key(&it.id) && it.source_ids.iter().any(|id| merged.contains_key(id)))
+            .map(|it| (it.id, it.source_ids.iter().map(|id| *merged.get(id).unwrap_or(id)).collect()))
+            .collect();
+        let repeats: Vec<(MemoryId, MemoryId)> = merged.into_iter().collect();
+        self.store.merge_memories(scope, &repeats, &repointed).await?;
+        for (goes, stays) in &repeats {
+            local.remove(scope, &[*goes]);
+            if let Some(record) = local.get(scope, *stays) {
+                let marks = MemoryMarks { repeats: record.marks.repeats.saturating_add(1), ..record.marks.clone() };
+                local.mark(scope, *stays, marks);
+            }
+        }
+        Ok(repeats.len())
+    }
+
     /// Sets marks of memories, and says how many were there.
     pub async fn mark(&self, scope: &ProjectScope, marks: Vec<(MemoryId, MemoryMarks)>) -> Result<u64, Error> {
         let count = self.store.mark_memories(scope, &marks).await?;
@@ -194,19 +231,18 @@ impl Library {
     /// Says that `new` takes the place of `old`. Nothing is deleted: the old one ranks lower, and what was made from it
     /// becomes stale.
     pub async fn supersede(&self, scope: &ProjectScope, old: MemoryId, new: MemoryId) -> Result<(), Error> {
-        let all = self.all(scope).await?;
-        let marks = all.iter().filter_map(|(_, record)| {
-            let mut marks = record.marks.clone();
+        let all: Vec<MemoryRecord> = self.all(scope).await?.into_iter().map(|(_, record)| record).collect();
+        let derived = hierarchy::with_derivatives(&all, &[old]);
+        let mut marks = Vec::new();
+        for record in all.iter().filter(|it| derived.contains(&it.id)) {
+            let mut changed = record.marks.clone();
             if record.id == old {
-                marks.superseded_by = Some(new);
-            } else if record.source_ids.contains(&old) {
-                marks.stale = true;
+                changed.superseded_by = Some(new);
             } else {
-                return None;
+                changed.stale = true;
             }
-            Some((record.id, marks))
-        });
-        let marks = marks.collect();
+            marks.push((record.id, changed));
+        }
         self.mark(scope, marks).await.map(|_| ())
     }
 
@@ -319,4 +355,19 @@ impl Library {
         metrics::outbox_oldest(oldest.map_or(Duration::ZERO, |at| self.clock.now().since(at)));
         Ok(())
     }
+}
+
+/// Those of these new memories that say again what is known, each with what said it first.
+fn repeats(index: &Embedded, records: &[MemoryRecord]) -> HashMap<MemoryId, MemoryId> {
+    let mut merged: HashMap<MemoryId, MemoryId> = HashMap::new();
+    for record in records.iter().filter(|record| !hierarchy::is_version(record)) {
+        // Of two new ones that say the same, the later goes.
+        let is_older = |twin: &MemoryRecord| {
+            (twin.created_at, twin.id) < (record.created_at, record.id) && !merged.contains_key(&twin.id)
+        };
+        if let Some(twin) = index.twin(record).filter(|twin| is_older(twin)) {
+            merged.insert(record.id, twin.id);
+        }
+    }
+    merged
 }

@@ -11,7 +11,9 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
 use crate::{
     actor::{Outcome, WorkGuard, pipe_to_self, remind},
+    hierarchy::Made,
     library::{Drained, Library},
+    metrics,
 };
 
 /// Limit of loading a project, and of one drain step.
@@ -20,6 +22,8 @@ const WORK_LIMIT: Duration = Duration::from_mins(5);
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// The longest pause after a failed drain.
 const PAUSE_MAX: Duration = Duration::from_mins(1);
+/// How long new memories are collected before they are compared with older ones.
+const MERGE_PAUSE: Duration = Duration::from_millis(200);
 /// Memories of a project that are searched by words without leaving the actor.
 const INLINE_MAX: usize = 8_192;
 /// Recalls that may wait for a project to be loaded.
@@ -36,12 +40,18 @@ pub enum Message {
     Recall(ProjectScope, Query, RpcReplyPort<Vec<Hit>>),
     /// New memories are committed: makes them findable.
     Remember(ProjectScope, Vec<MemoryRecord>),
+    /// A summary is committed: makes it findable instead of its older versions.
+    Summed(ProjectScope, Box<Made>),
     /// Answers when the outbox is empty, or can not be emptied now.
     Flush(RpcReplyPort<()>),
     /// Internal: a project is loaded.
     Loaded(ProjectScope, Outcome<Result<(), crate::Error>>),
     /// Internal: a recall that needed background work is answered.
     Answered(u64),
+    /// Internal: new memories that repeat older ones are merged with them.
+    Merged(Outcome<Result<usize, crate::Error>>),
+    /// Internal: new memories were collected for long enough.
+    MergeDue,
     /// Internal: a drain step ended.
     Drained(Outcome<Result<Drained, crate::Error>>),
     /// Internal: the pause after a failed drain is over.
@@ -56,6 +66,12 @@ pub struct State {
     loading: HashMap<ProjectScope, (WorkGuard, Vec<Waiting>)>,
     answering: HashMap<u64, WorkGuard>,
     answers: u64,
+    /// New memories that were not yet compared with older ones.
+    unmerged: HashMap<ProjectScope, Vec<MemoryRecord>>,
+    /// The pause before they are.
+    merge_due: Option<WorkGuard>,
+    /// The comparison that goes on.
+    merge: Option<WorkGuard>,
     drain: Option<WorkGuard>,
     has_more: bool,
     failures: u32,
@@ -73,6 +89,9 @@ impl Actor for Memory {
             loading: HashMap::new(),
             answering: HashMap::new(),
             answers: 0,
+            unmerged: HashMap::new(),
+            merge_due: None,
+            merge: None,
             drain: None,
             has_more: true,
             failures: 0,
@@ -91,9 +110,12 @@ impl Actor for Memory {
         match message {
             Message::Recall(scope, query, reply) => state.on_recall(&myself, &scope, query, reply),
             Message::Remember(scope, records) => state.on_remember(&myself, &scope, records),
+            Message::Summed(scope, made) => state.on_summed(&myself, &scope, &made),
             Message::Flush(reply) => state.on_flush(&myself, reply),
             Message::Loaded(scope, outcome) => state.on_loaded(&myself, &scope, outcome),
             Message::Answered(number) => state.on_answered(&myself, number),
+            Message::Merged(outcome) => state.on_merged(&myself, outcome),
+            Message::MergeDue => state.on_merge_due(&myself),
             Message::Drained(outcome) => state.on_drained(&myself, outcome),
             Message::DrainDue => state.on_drain_due(&myself),
         }
@@ -189,10 +211,63 @@ impl State {
     }
 
     fn on_remember(&mut self, myself: &ActorRef<Message>, scope: &ProjectScope, records: Vec<MemoryRecord>) {
-        for record in records {
-            if let Err(error) = self.library.index().local().insert(scope, record) {
+        for record in &records {
+            if let Err(error) = self.library.index().local().insert(scope, record.clone()) {
                 tracing::warn!(error.code = error.code(), %error, "memory is not indexed");
             }
+        }
+        self.unmerged.entry(scope.clone()).or_default().extend(records);
+        self.merge_later(myself);
+        self.has_more = true;
+        self.drain_next(myself);
+    }
+
+    /// A reminder that is dropped still arrives, so it is left to run out.
+    fn merge_later(&mut self, myself: &ActorRef<Message>) {
+        if self.merge_due.is_none() && !self.unmerged.is_empty() {
+            self.merge_due = Some(remind(myself, MERGE_PAUSE, || Message::MergeDue));
+        }
+    }
+
+    fn on_merge_due(&mut self, myself: &ActorRef<Message>) {
+        self.merge_due = None;
+        self.merge_next(myself);
+    }
+
+    /// Merges what was collected, one project at a time.
+    fn merge_next(&mut self, myself: &ActorRef<Message>) {
+        if self.merge.is_some() {
+            return;
+        }
+        let Some(scope) = self.unmerged.keys().next().cloned() else { return };
+        let records = self.unmerged.remove(&scope).unwrap_or_default();
+        let library = self.library.clone();
+        let work = async move { library.merge(&scope, records).await };
+        self.merge = Some(pipe_to_self(myself, WORK_LIMIT, work, Message::Merged));
+    }
+
+    fn on_merged(&mut self, myself: &ActorRef<Message>, outcome: Outcome<Result<usize, crate::Error>>) {
+        self.merge = None;
+        match outcome {
+            Outcome::Done(Ok(count)) => (0..count).for_each(|_| metrics::left_out("repeated")),
+            Outcome::Done(Err(error)) => {
+                tracing::warn!(error.code = error.code(), %error, "repeated memories are kept twice");
+            }
+            Outcome::Crashed | Outcome::TimedOut | Outcome::Cancelled => {
+                tracing::warn!("repeated memories are kept twice");
+            }
+        }
+        if self.flushing.is_empty() {
+            self.merge_later(myself);
+        } else {
+            self.merge_next(myself);
+        }
+        self.drain_next(myself);
+    }
+
+    fn on_summed(&mut self, myself: &ActorRef<Message>, scope: &ProjectScope, made: &Made) {
+        if let Err(error) = self.library.take_in(scope, made) {
+            tracing::warn!(error.code = error.code(), %error, "a summary is not indexed");
         }
         self.has_more = true;
         self.drain_next(myself);
@@ -200,6 +275,7 @@ impl State {
 
     fn on_flush(&mut self, myself: &ActorRef<Message>, reply: RpcReplyPort<()>) {
         self.flushing.push(reply);
+        self.merge_next(myself);
         self.drain_next(myself);
     }
 
@@ -209,6 +285,10 @@ impl State {
             return;
         }
         if !self.has_more || self.library.embedder().is_none() {
+            if self.merge.is_some() {
+                // Whoever flushes waits for that, too.
+                return;
+            }
             for reply in self.flushing.drain(..) {
                 reply.send(()).ok();
             }

@@ -20,6 +20,8 @@ pub fn describe() {
     describe_counter!("crewline_claims_lost_total", "Claims whose worker let its lease run out.");
     describe_counter!("crewline_tasks_reused_total", "Results that were taken over from the run that is replayed.");
     describe_counter!("crewline_actor_restarts_total", "Actors that were started again.");
+    describe_counter!("crewline_memory_left_out_total", "Memories of runs that say nothing, or nothing new.");
+    describe_counter!("crewline_memory_summaries_total", "Summaries that runs made, by kind.");
     describe_gauge!("crewline_memory_outbox_depth", "Memories that are not yet in the vector store.");
     describe_gauge!(
         "crewline_memory_outbox_oldest_seconds",
@@ -81,6 +83,16 @@ pub fn restart(actor: &'static str) {
 /// How many memories wait for the vector store.
 pub fn outbox_depth(depth: u64) {
     gauge!("crewline_memory_outbox_depth").set(depth as f64);
+}
+
+/// Something is not kept in memory: it is `chatter`, or `repeated`.
+pub fn left_out(reason: &'static str) {
+    counter!("crewline_memory_left_out_total", "reason" => reason).increment(1);
+}
+
+/// A summary of this kind was made.
+pub fn summary(kind: &str) {
+    counter!("crewline_memory_summaries_total", "kind" => kind.to_owned()).increment(1);
 }
 
 /// A result was taken over instead of being made.

@@ -13,11 +13,12 @@ use crate::{
     assignment::{RunBrief, TaskBrief, Work},
 };
 
-const SHIPPED: [(&str, &str); 4] = [
+const SHIPPED: [(&str, &str); 5] = [
     ("system.j2", include_str!("../../../config/prompts/system.j2")),
     ("task.j2", include_str!("../../../config/prompts/task.j2")),
     ("synthesis.j2", include_str!("../../../config/prompts/synthesis.j2")),
     ("plan.j2", include_str!("../../../config/prompts/plan.j2")),
+    ("summary.j2", include_str!("../../../config/prompts/summary.j2")),
 ];
 
 /// Tokens a chat format adds to each message.
@@ -98,6 +99,13 @@ impl Prompts {
                 self.fill(name, &values)?
             }
         };
+        Ok(vec![ChatMessage::new(Speaker::System, system), ChatMessage::new(Speaker::User, user)])
+    }
+
+    /// The messages that ask for a summary of `context`.
+    pub fn summary(&self, instructions: &str, context: &str, words_max: u32) -> Result<Vec<ChatMessage>, Error> {
+        let system = self.fill("system.j2", &context! { instructions })?;
+        let user = self.fill("summary.j2", &context! { context, words_max })?;
         Ok(vec![ChatMessage::new(Speaker::System, system), ChatMessage::new(Speaker::User, user)])
     }
 

@@ -194,7 +194,7 @@ pub struct AttemptReport {
 pub struct CallReport {
     /// Its id.
     pub call: String,
-    /// What for: `plan`, `plan_again`, `task` or `synthesis`.
+    /// What for: `plan`, `plan_again`, `task`, `synthesis` or `summary`.
     pub purpose: String,
     /// The model's name in the registry.
     pub model: String,

@@ -23,6 +23,7 @@ use crate::{
     memory::Memory,
     metrics,
     router::Router,
+    scribe::{self, Scribe},
     warden::{self, Warden},
     worker::{self, Worker},
 };
@@ -72,6 +73,8 @@ pub enum Child {
     Journal,
     /// Memory.
     Memory,
+    /// The scribe.
+    Scribe,
     /// The router.
     Router,
     /// The worker, where there is one.
@@ -87,6 +90,7 @@ impl Child {
         match self {
             Self::Journal => "journal",
             Self::Memory => "memory",
+            Self::Scribe => "scribe",
             Self::Router => "router",
             Self::Worker => "worker",
             Self::Warden => "warden",
@@ -135,7 +139,7 @@ impl Actor for Root {
             pauses: HashMap::new(),
             wishes: None,
         };
-        for child in [Child::Journal, Child::Memory, Child::Router] {
+        for child in [Child::Scribe, Child::Journal, Child::Memory, Child::Router] {
             state.start(&myself, child).await?;
         }
         Ok(state)
@@ -208,6 +212,13 @@ impl State {
                 let (memory, _) = Actor::spawn_linked(None, Memory, self.args.memory.clone(), root).await?;
                 rooms.memory.enter(memory.clone());
                 memory.get_id()
+            }
+            Child::Scribe => {
+                let (deps, library) = (Arc::clone(&self.args.deps), self.args.memory.clone());
+                let args = scribe::Args { deps, library };
+                let (scribe, _) = Actor::spawn_linked(None, Scribe, args, root).await?;
+                rooms.scribe.enter(scribe.clone());
+                scribe.get_id()
             }
             Child::Router => {
                 let (router, _) = Actor::spawn_linked(None, Router, Arc::clone(&self.args.deps), root).await?;
@@ -296,8 +307,16 @@ impl State {
                 self.worker = None;
                 return Ok(());
             }
-            (Child::Journal | Child::Memory | Child::Router | Child::Warden | Child::Manager(_) | Child::Worker, _) => {
-            }
+            (
+                Child::Journal
+                | Child::Memory
+                | Child::Scribe
+                | Child::Router
+                | Child::Warden
+                | Child::Manager(_)
+                | Child::Worker,
+                _,
+            ) => {}
         }
         self.on_failed(myself, child, reason)
     }

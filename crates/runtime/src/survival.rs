@@ -90,6 +90,7 @@ enum Victim {
     Router,
     Journal,
     Memory,
+    Scribe,
     Manager,
 }
 
@@ -107,6 +108,7 @@ impl World {
             Victim::Router => rooms.router.current().unwrap().kill(),
             Victim::Journal => rooms.journal.current().unwrap().kill(),
             Victim::Memory => rooms.memory.current().unwrap().kill(),
+            Victim::Scribe => rooms.scribe.current().unwrap().kill(),
             Victim::Manager => {
                 let found = ask(self.handle.root_actor(), LIMIT, |reply| root::Message::Manager(run, reply)).await;
                 if let Ok(Some(manager)) = found {
@@ -185,6 +187,11 @@ async fn a_killed_journal_is_survived() {
 #[tokio::test]
 async fn killed_memory_is_survived() {
     survives(&[Victim::Memory, Victim::Memory]).await;
+}
+
+#[tokio::test]
+async fn a_killed_scribe_is_survived() {
+    survives(&[Victim::Scribe, Victim::Scribe]).await;
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use crewline_types::{
     task::LinkKind,
 };
 
-use crate::Error;
+use crate::{Error, summaries::Superseded};
 
 /// Who writes, and what must still hold for it to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,8 +67,10 @@ pub struct Change {
     pub contexts: Vec<NewContext>,
     /// Large texts; one that is known already is not written again.
     pub texts: Vec<Text>,
-    /// Memories; a repeated one is the same record.
+    /// Memories; a repeated one is the same record, and gets marks that are not the usual ones.
     pub memories: Vec<MemoryRecord>,
+    /// Memories whose place newer ones take; by managers only.
+    pub superseded: Vec<Superseded>,
     /// Events; the store gives out their `seq`, in this order.
     pub events: Vec<NewEvent>,
     /// The run's new INDEX.md.
@@ -104,6 +106,7 @@ impl Change {
             contexts: Vec::new(),
             texts: Vec::new(),
             memories: Vec::new(),
+            superseded: Vec::new(),
             events: Vec::new(),
             index: None,
             copied: Vec::new(),
@@ -134,6 +137,7 @@ impl Change {
                     && self.links.is_empty()
                     && self.index.is_none()
                     && self.copied.is_empty()
+                    && self.superseded.is_empty()
                     && self.transitions.iter().all(|it| it.task == attempt.task)
                     && self.attempts.iter().all(|it| it.id == *attempt)
                     && self.attempts_ended.iter().all(|it| it.id == *attempt)

@@ -39,6 +39,7 @@ mod run;
 mod sql;
 mod statements;
 mod stats;
+mod summaries;
 mod tx;
 mod work;
 
@@ -66,6 +67,7 @@ pub use queue::{Offer, OfferState, OpenOffer, Withdraw};
 pub use recover::{Answer, OpenAttempt};
 pub use run::{Claim, NewRun, RunRow};
 pub use stats::{AnswerRow, CostBy, CostRow};
+pub use summaries::{Said, Superseded};
 pub use work::WorkRow;
 
 /// Which database a store speaks to.

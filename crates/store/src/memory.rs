@@ -190,7 +190,7 @@ impl Store {
         }
     }
 
-    async fn select(&self, condition: &str, values: Vec<Value>) -> Result<Vec<(u64, MemoryRecord)>, Error> {
+    pub(crate) async fn select(&self, condition: &str, values: Vec<Value>) -> Result<Vec<(u64, MemoryRecord)>, Error> {
         let reader = self.reader().await?;
         let statement = Statement::from_sql_and_values(
             reader.get_database_backend(),

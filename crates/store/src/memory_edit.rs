@@ -14,26 +14,34 @@ use crate::{
     rows::add_memory,
     sql::{Args, Bulk, Type},
     statements as sql,
+    summaries::Superseded,
     tx::Tx,
 };
 
 /// Sets all marks of memories.
-static MARK_MEMORIES: Bulk = Bulk::new(
+pub(crate) static MARK_MEMORIES: Bulk = Bulk::new(
     "UPDATE memories AS m SET importance = v.column3, pinned = v.column4, superseded_by = v.column5, \
      repeats = v.column6, stale = v.column7, metadata = v.column8 FROM ",
     &[Type::Bytes, Type::Text, Type::Int, Type::Bool, Type::Bytes, Type::Int, Type::Bool, Type::Text],
     " WHERE m.id = v.column1 AND m.project = v.column2",
 );
 
+/// Says which memory has taken the place of which.
+pub(crate) static SUPERSEDE_MEMORIES: Bulk = Bulk::new(
+    "UPDATE memories AS m SET superseded_by = v.column3 FROM ",
+    &[Type::Bytes, Type::Text, Type::Bytes],
+    " WHERE m.id = v.column1 AND m.project = v.column2 AND m.id <> v.column3",
+);
+
 /// Takes memories out; their vectors go with them.
-static FORGET_MEMORIES: Bulk = Bulk::new(
+pub(crate) static FORGET_MEMORIES: Bulk = Bulk::new(
     "DELETE FROM memories WHERE (id, project) IN (SELECT column1, column2 FROM ",
     &[Type::Bytes, Type::Text],
     ")",
 );
 
 /// Remembers that the vector store must forget.
-static INSERT_FORGOTTEN: Bulk = Bulk::new(
+pub(crate) static INSERT_FORGOTTEN: Bulk = Bulk::new(
     "INSERT INTO memory_forgotten (id, project) SELECT column1, column2 FROM ",
     &[Type::Bytes, Type::Text],
     " WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING",
@@ -218,7 +226,7 @@ impl Store {
 }
 
 /// Makes the transaction durable, or undoes it.
-async fn finish<T>(tx: Tx, done: Result<T, Error>) -> Result<T, Error> {
+pub(crate) async fn finish<T>(tx: Tx, done: Result<T, Error>) -> Result<T, Error> {
     match done {
         Ok(value) => tx.commit().await.map(|()| value),
         Err(error) => {
@@ -228,12 +236,17 @@ async fn finish<T>(tx: Tx, done: Result<T, Error>) -> Result<T, Error> {
     }
 }
 
-fn add_key(args: &mut Args, id: MemoryId, project: &str) {
+pub(crate) fn add_key(args: &mut Args, id: MemoryId, project: &str) {
     args.bytes(&id.0.to_be_bytes());
     args.word(project);
 }
 
-fn add_marks(args: &mut Args, (id, project, marks): &(MemoryId, &str, &MemoryMarks)) {
+pub(crate) fn add_superseded(args: &mut Args, it: &Superseded) {
+    add_key(args, it.old, &it.project);
+    args.bytes(&it.new.0.to_be_bytes());
+}
+
+pub(crate) fn add_marks(args: &mut Args, (id, project, marks): &(MemoryId, &str, &MemoryMarks)) {
     add_key(args, *id, project);
     args.int(marks.importance.into());
     args.bool(marks.pinned);

@@ -137,7 +137,7 @@ impl Store {
         rows.iter().map(|row| run_id(&row.try_get_by_index::<String>(0)?)).collect()
     }
 
-    async fn numbers_of_tasks(&self, tasks: &[TaskId]) -> Result<HashMap<i64, TaskId>, Error> {
+    pub(crate) async fn numbers_of_tasks(&self, tasks: &[TaskId]) -> Result<HashMap<i64, TaskId>, Error> {
         let rows: Vec<(i64, String)> = entity::task::Entity::find()
             .select_only()
             .column(entity::task::Column::Number)

@@ -255,8 +255,12 @@ pub enum EventBody {
     },
     /// A summary was made.
     SummaryReady {
-        /// What it sums up.
+        /// The summary's id in memory.
+        memory: Arc<str>,
+        /// What it is: `task_summary`, `handoff_summary`, `rolling_summary`, `project_summary`.
         kind: Arc<str>,
+        /// How often it was made again, from 1.
+        version: u32,
     },
     /// A budget or limit of the run was reached.
     BudgetReached {

@@ -37,6 +37,8 @@ pub enum MemoryType {
     DesignDoc,
     /// Code.
     CodeSnippet,
+    /// What a task has said so far, while it goes on.
+    RollingSummary,
     /// A type of the user's own.
     Other(Arc<str>),
 }
@@ -51,6 +53,7 @@ impl MemoryType {
             Self::ProjectSummary => "project_summary",
             Self::DesignDoc => "design_doc",
             Self::CodeSnippet => "code_snippet",
+            Self::RollingSummary => "rolling_summary",
             Self::Other(name) => name,
         }
     }
@@ -65,6 +68,7 @@ impl From<&str> for MemoryType {
             "project_summary" => Self::ProjectSummary,
             "design_doc" => Self::DesignDoc,
             "code_snippet" => Self::CodeSnippet,
+            "rolling_summary" => Self::RollingSummary,
             other => Self::Other(other.into()),
         }
     }

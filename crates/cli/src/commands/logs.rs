@@ -220,7 +220,7 @@ fn what(body: &EventBody) -> Cow<'_, str> {
         EventBody::TaskBlocked { reason, .. } => Cow::Borrowed(reason),
         EventBody::AwaitingApproval { what } => Cow::Borrowed(what),
         EventBody::MemoryStored { memory, kind } => format!("{kind} {memory}").into(),
-        EventBody::SummaryReady { kind } => Cow::Borrowed(kind),
+        EventBody::SummaryReady { memory, kind, version } => format!("{kind} {memory} (version {version})").into(),
         EventBody::BudgetReached { message, .. } => Cow::Borrowed(message),
         EventBody::RunFinished { status, tasks, cost_usd, unpriced_calls, elapsed_ms, error, .. } => {
             let error = error.as_ref().map(|error| format!(": {}", note(error))).unwrap_or_default();

@@ -6,6 +6,7 @@
 
 mod assemble;
 mod budget;
+mod digest;
 mod render;
 mod share;
 mod summarise;
@@ -17,6 +18,7 @@ use serde::Serialize;
 
 pub use assemble::assemble;
 pub use budget::{estimate_tokens, trim_to};
+pub use digest::{Rolled, Section, handoff, roll};
 pub use render::render;
 pub use summarise::summarise;
 

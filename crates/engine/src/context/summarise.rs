@@ -47,20 +47,20 @@ const HINTS: [&str; 16] = [
 const PIECE_TOKENS_MIN: u32 = 16;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Heading,
     Prose,
     /// A line of a code block, or a block that is small.
     Code,
 }
 
-struct Unit<'a> {
-    text: &'a str,
+pub(super) struct Unit<'a> {
+    pub(super) text: &'a str,
     /// Pieces of the same line are joined by a space, others by a line break.
-    line: usize,
-    kind: Kind,
-    score: u32,
-    tokens: u32,
+    pub(super) line: usize,
+    pub(super) kind: Kind,
+    pub(super) score: u32,
+    pub(super) tokens: u32,
 }
 
 /// The text itself when it has at most `tokens_max` tokens, otherwise its most telling lines and sentences.
@@ -117,7 +117,7 @@ fn join(units: &[Unit<'_>], chosen: &[Option<&str>]) -> String {
     out
 }
 
-fn units(text: &str, tokens_max: u32) -> Vec<Unit<'_>> {
+pub(super) fn units(text: &str, tokens_max: u32) -> Vec<Unit<'_>> {
     let mut units = Vec::new();
     // Where the open code block began: its line, its first byte, and the units before it.
     let mut block: Option<(usize, usize)> = None;

@@ -39,7 +39,8 @@ use crate::{
     offer::Read,
     planning,
     replay::{self, Given},
-    router,
+    router, scribe,
+    summariser::{self, Root},
 };
 
 use self::run::{Running, Stop, limit_reached, steps_reached};
@@ -78,6 +79,8 @@ pub enum Message {
     LossDue(u32, u32),
     /// Internal: the run's time is up.
     Deadline,
+    /// What the run made is summed up for so much, or the wait for it is over.
+    Closed(Spent),
     /// Internal: the lease has to be renewed.
     Renew,
     /// Internal: the lease is renewed, or not.
@@ -143,6 +146,8 @@ pub struct State {
     next_look: Option<WorkGuard>,
     /// How the run was told to stop before it was loaded.
     early_halt: Option<Halt>,
+    /// How the run ends once it is summed up, and the limit of the wait for that.
+    closing: Option<(Finish, WorkGuard)>,
 }
 
 impl Actor for Manager {
@@ -166,6 +171,7 @@ impl Actor for Manager {
             must_look_again: false,
             next_look: None,
             early_halt,
+            closing: None,
         })
     }
 
@@ -190,6 +196,7 @@ impl Actor for Manager {
             Message::RetryDue(node) => state.on_retry_due(&myself, node),
             Message::LossDue(node, attempt) => state.on_loss_due(&myself, node, attempt),
             Message::Deadline => state.on_deadline(&myself),
+            Message::Closed(spent) => state.on_closed(&myself, spent),
             Message::Renew => state.on_renew(&myself),
             Message::Renewed(outcome) => on_renewed(outcome)?,
         }
@@ -242,6 +249,7 @@ impl State {
         }
         self.run = Some(running);
         if has_plan {
+            self.open();
             self.adopt_offers(myself, &loaded.offers);
         }
         self.halt_early(myself);
@@ -379,9 +387,8 @@ impl State {
         self.record(myself, change, Recorded::Note);
     }
 
-    /// Records the end of the run; the manager stops when that is done.
+    /// Ends the run, once what it made is summed up.
     fn end(&mut self, myself: &ActorRef<Message>, finish: Finish) {
-        let at = self.args.deps.clock.now();
         let Some(run) = &mut self.run else { return };
         if run.is_ending {
             return;
@@ -391,6 +398,21 @@ impl State {
             return;
         }
         run.is_ending = true;
+        let deps = &self.args.deps;
+        // Whoever stops a run does not wait for a model.
+        let is_written = summariser::is_wanted(deps) && finish != Finish::Drained;
+        let limit = if is_written { deps.limits.model_summary } else { deps.limits.summary };
+        self.closing = Some((finish, remind(myself, limit, || Message::Closed(Spent::default()))));
+        deps.rooms.scribe.tell(scribe::Message::Close(run.brief.run, myself.clone()));
+    }
+
+    /// Records the end of the run; the manager stops when that is done.
+    fn on_closed(&mut self, myself: &ActorRef<Message>, summaries: Spent) {
+        let Some((finish, _)) = self.closing.take() else { return };
+        self.args.deps.rooms.scribe.tell(scribe::Message::Left(self.args.run));
+        let at = self.args.deps.clock.now();
+        let Some(run) = &mut self.run else { return };
+        run.root.spent += summaries;
         let stop = run.stop.take();
         let (status, error) = match (finish, stop) {
             (Finish::AllDone, _) => (RunStatus::Completed, None),
@@ -487,7 +509,15 @@ impl State {
         Ok(())
     }
 
+    /// Tells the scribe of the run.
+    fn open(&self) {
+        let Some(run) = &self.run else { return };
+        let root = Root { task: run.root.brief.id, attempts: run.root_attempt };
+        self.args.deps.rooms.scribe.tell(scribe::Message::Opened(Arc::clone(&run.brief), root));
+    }
+
     fn on_plan_recorded(&mut self, myself: &ActorRef<Message>) {
+        self.open();
         let Some(run) = &mut self.run else { return };
         if let Err(cycle) = run.build_dag() {
             // A repaired plan is acyclic by construction; this is a defect, and the run says so.
@@ -596,6 +626,7 @@ impl State {
     fn give_up(&mut self, myself: &ActorRef<Message>, note: &ErrorNote) {
         tracing::error!(run_id = %self.args.run, error.code = &*note.code, error = &*note.message, "run stops");
         self.args.deps.rooms.router.tell(router::Message::CancelRun(self.args.run));
+        self.args.deps.rooms.scribe.tell(scribe::Message::Left(self.args.run));
         self.args.hub.give_up(self.args.run, note.clone());
         if let Some(run) = &mut self.run {
             run.is_ending = true;

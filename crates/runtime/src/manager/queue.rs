@@ -12,7 +12,7 @@ use crate::{
     actor::{Outcome, pipe_to_self, remind},
     config::Dispatch,
     offer::{self, Read},
-    router,
+    router, scribe,
 };
 
 use super::{Message, Recorded, State};
@@ -155,6 +155,7 @@ impl State {
     pub(super) fn release(&mut self, myself: &ActorRef<Message>) {
         let Some(run) = &mut self.run else { return };
         run.is_ending = true;
+        self.args.deps.rooms.scribe.tell(scribe::Message::Left(run.brief.run));
         let (store, id, epoch) = (self.args.store.clone(), run.brief.run, run.epoch);
         let work = async move {
             if let Err(error) = store.release_run(id, epoch).await {

@@ -18,6 +18,7 @@ use crate::{
     attempt::end_calls,
     metrics,
     planning::{self, Author, Below},
+    scribe::events_of,
 };
 
 use super::{
@@ -152,7 +153,6 @@ impl State {
         output: Output,
     ) {
         let at = self.args.deps.clock.now();
-        let summary_tokens = self.args.deps.limits.summary_tokens;
         let Some(run) = &mut self.run else { return };
         let (spent, ended) = progress.close();
         let mut change = run.change_of(attempt, at);
@@ -196,7 +196,14 @@ impl State {
         ));
         entry.result = Some(output.text.clone());
         metrics::task_ended(self.args.deps.role_label(&brief.role), "completed", took);
-        let memories = run.memories(node, &output.text, summary_tokens, at);
+        let deps = &self.args.deps;
+        let memories = if deps.rules.is_chatter(&output.text.body) {
+            metrics::left_out("chatter");
+            Vec::new()
+        } else {
+            run.memories(node, &output.text, deps.limits, at)
+        };
+        change.events.extend(events_of(&memories, at));
         run.tasks[node as usize].memories.clone_from(&memories);
         change.memories = memories;
         change.texts.push(output.text);

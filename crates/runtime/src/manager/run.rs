@@ -23,6 +23,7 @@ use crewline_types::{
 use crate::{
     assignment::{Failure, Post, RunBrief, Spent, TaskBrief},
     attempt::end_calls,
+    config::Limits,
     load::Loaded,
     offer,
     replay::Reusable,
@@ -282,10 +283,10 @@ impl Running {
     }
 
     /// What is worth remembering of a result: a summary, and a hand-off for every other role that needs it (G4, R4).
-    pub(super) fn memories(&self, node: u32, text: &Text, tokens_max: u32, at: Timestamp) -> Vec<MemoryRecord> {
+    pub(super) fn memories(&self, node: u32, text: &Text, limits: Limits, at: Timestamp) -> Vec<MemoryRecord> {
         let entry = &self.tasks[node as usize];
         let brief = &entry.brief;
-        let summary = context::summarise(&text.body, tokens_max);
+        let summary = context::summarise(&text.body, limits.summary_tokens);
         let project = self.brief.scope.project();
         let record = |kind: MemoryType, text: String, source_ids| MemoryRecord {
             id: MemoryId::of(project, Some(brief.id), kind.as_str(), &text),
@@ -311,7 +312,8 @@ impl Running {
         next.sort_unstable();
         next.dedup();
         for role in next {
-            let text = format!("Hand-off from {} to {role}: {}\n\n{summary}", brief.role, brief.title);
+            let (from, to) = (brief.role.as_str(), role.as_str());
+            let text = context::handoff(from, to, &brief.title, &text.body, limits.handoff_tokens);
             records.push(record(MemoryType::HandoffSummary, text, vec![source]));
         }
         records

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::{
     Error, Limits,
     actor::{Outcome, pipe_to_self, remind},
-    manager, metrics, report, router,
+    manager, metrics, report, router, scribe,
 };
 
 use super::{Child, Message, State};
@@ -75,7 +75,7 @@ impl State {
                 self.give_up(myself, run, note);
                 Ok(())
             }
-            Child::Journal | Child::Memory | Child::Router | Child::Worker | Child::Warden => {
+            Child::Journal | Child::Memory | Child::Scribe | Child::Router | Child::Worker | Child::Warden => {
                 for run in self.managers.keys() {
                     self.args.journal.hub.give_up(*run, note.clone());
                 }
@@ -90,6 +90,7 @@ impl State {
         let Some((args, current)) = self.managers.get_mut(&run) else { return };
         *current = None;
         self.args.deps.rooms.router.tell(router::Message::CancelRun(run));
+        self.args.deps.rooms.scribe.tell(scribe::Message::Left(run));
         let work = interrupt(args.clone(), note.clone());
         let limit = self.args.deps.limits.commit;
         let ended = move |outcome| Message::GivenUp(run, note, outcome);

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use crewline_types::{Event, RunId, TaskId, Text, TextHash, Timestamp};
+use crewline_types::{Event, MemoryMarks, MemoryRecord, RunId, TaskId, Text, TextHash, Timestamp};
 
 use super::{Batch, Fate, Numbers, Seqs};
 use crate::{
     Backend, Error, Fence,
+    memory_edit::{MARK_MEMORIES, SUPERSEDE_MEMORIES, add_marks, add_superseded},
     rows::{
         EventOf, add_attempt, add_attempt_end, add_call, add_call_end, add_context, add_memory, add_offer, add_text,
         same_text,
@@ -26,6 +27,7 @@ impl<'a> Batch<'a> {
         let mut contexts = Vec::new();
         let mut texts = BTreeMap::<TextHash, (&Text, Timestamp)>::new();
         let mut memories = Vec::new();
+        let (mut marked, mut superseded) = (Vec::new(), Vec::new());
         let mut indexes = BTreeMap::<RunId, TextHash>::new();
         let mut copied = Vec::new();
         for (_, change) in self.live() {
@@ -41,6 +43,9 @@ impl<'a> Batch<'a> {
             copied.extend(change.copied.iter().filter_map(|(task, from)| Some((number(task)?, *from))));
             texts.extend(change.texts.iter().map(|text| (text.hash, (text, at))));
             memories.extend(change.memories.iter().map(|record| (record, same_text(change, record))));
+            let is_marked = |record: &&MemoryRecord| record.marks != MemoryMarks::default();
+            marked.extend(change.memories.iter().filter(is_marked).map(|it| (it.id, &*it.project, &it.marks)));
+            superseded.extend(&change.superseded);
             indexes.extend(change.index.map(|hash| (change.run, hash)));
         }
         tx.write(&sql::INSERT_LINKS, &links, |args, (from, to, kind)| {
@@ -84,6 +89,8 @@ impl<'a> Batch<'a> {
             },
         ];
         tx.write_group(&sql::ENDS, &ends).await?;
+        tx.write(&MARK_MEMORIES, &marked, add_marks).await?;
+        tx.write(&SUPERSEDE_MEMORIES, &superseded, |args, it| add_superseded(args, it)).await?;
         let indexes: Vec<(RunId, TextHash)> = indexes.into_iter().collect();
         tx.write(&sql::MARK_COPIED, &copied, |args, (task, from)| {
             args.int(*task);

@@ -9,6 +9,7 @@ mod m003_lineage;
 mod m004_memory_marks;
 mod m005_task_duration;
 mod m006_node_lease;
+mod m007_summaries;
 
 use sea_orm_migration::{MigrationTrait, MigratorTrait, SchemaManager, async_trait};
 
@@ -28,6 +29,7 @@ impl MigratorTrait for Migrator {
             Box::new(m004_memory_marks::Migration),
             Box::new(m005_task_duration::Migration),
             Box::new(m006_node_lease::Migration),
+            Box::new(m007_summaries::Migration),
         ]
     }
 }

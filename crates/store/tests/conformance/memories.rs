@@ -1,5 +1,8 @@
 //! Memories, their vectors, and the outbox.
 
+use std::collections::BTreeMap;
+
+use crewline_store::Superseded;
 use crewline_types::{ErrorKind, MemoryId, MemoryMarks, MemoryRecord, MemoryType, ProjectScope, RunId, TaskId};
 
 use crate::common::{Crew, Place, at};
@@ -11,6 +14,8 @@ on_both! {
     another_target_fills_the_outbox
     vectors_round_trip
     projects_are_isolated
+    a_summary_takes_the_place_of_older_ones
+    repeated_memories_are_merged
 }
 
 pub(crate) fn memory(project: &str, run: Option<RunId>, task: Option<TaskId>, text: &str) -> MemoryRecord {
@@ -177,4 +182,70 @@ async fn another_target_fills_the_outbox(place: &Place) {
     assert_eq!(crew.store.redrain_memories(&ProjectScope::of("q")).await.unwrap(), 1);
     assert_eq!(drain().await, 1);
     assert_eq!(crew.store.redrain_all().await.unwrap(), 2);
+}
+
+/// A summary with its version.
+fn summary(kind: MemoryType, task: Option<TaskId>, text: &str, sources: &[MemoryId]) -> MemoryRecord {
+    let metadata = BTreeMap::from([("version".to_owned(), "1".to_owned())]);
+    MemoryRecord {
+        id: MemoryId::of("p", task, kind.as_str(), text),
+        kind,
+        source_ids: sources.to_vec(),
+        marks: MemoryMarks { metadata, ..MemoryMarks::default() },
+        ..memory("p", None, task, text)
+    }
+}
+
+async fn a_summary_takes_the_place_of_older_ones(place: &Place) {
+    let crew = Crew::new(place, "p", 1).await;
+    let scope = ProjectScope::of("p");
+    let source = memory("p", None, None, "source");
+    let old = summary(MemoryType::ProjectSummary, None, "old", &[source.id]);
+    let rolling = summary(MemoryType::RollingSummary, Some(crew.root), "so far", &[]);
+    let mut change = crew.change();
+    change.memories = vec![source.clone(), old.clone(), rolling.clone()];
+    crew.done(change).await;
+    assert_eq!(crew.store.project_summaries(&scope).await.unwrap(), std::slice::from_ref(&old));
+    assert_eq!(crew.store.rolling_summaries(&scope, crew.root).await.unwrap(), [rolling]);
+    assert!(crew.store.project_summaries(&ProjectScope::of("q")).await.unwrap().is_empty());
+
+    // With the run, and without it.
+    let new = summary(MemoryType::ProjectSummary, None, "new", &[source.id]);
+    let superseded =
+        |old: &MemoryRecord, new: &MemoryRecord| Superseded { project: "p".into(), old: old.id, new: new.id };
+    let mut change = crew.change();
+    change.memories = vec![new.clone()];
+    change.superseded = vec![superseded(&old, &new), superseded(&new, &new)];
+    crew.done(change).await;
+    assert_eq!(crew.store.project_summaries(&scope).await.unwrap(), std::slice::from_ref(&new));
+    // What was said before comes back with its marks.
+    crew.store.replace_memories(std::slice::from_ref(&old), &[superseded(&new, &old)]).await.unwrap();
+    assert_eq!(crew.store.project_summaries(&scope).await.unwrap(), [old]);
+    let kinds = crew.store.memories_of_kind(&scope, &MemoryType::ProjectSummary, 0, 9).await.unwrap();
+    assert_eq!(kinds.len(), 2, "nothing is deleted");
+    assert!(crew.store.memories_of_kind(&scope, &MemoryType::ProjectSummary, kinds[1].0, 9).await.unwrap().is_empty());
+}
+
+async fn repeated_memories_are_merged(place: &Place) {
+    let crew = Crew::new(place, "p", 1).await;
+    let scope = ProjectScope::of("p");
+    let all: Vec<MemoryRecord> = ["one", "one again", "one more time"].map(|it| memory("p", None, None, it)).into();
+    let made = summary(MemoryType::HandoffSummary, None, "made of it", &[all[1].id]);
+    let other = memory("q", None, None, "one again");
+    let mut change = crew.change();
+    change.memories.clone_from(&all);
+    change.memories.extend([made.clone(), other.clone()]);
+    crew.done(change).await;
+    let repeats = [(all[1].id, all[0].id), (all[2].id, all[0].id)];
+    crew.store.merge_memories(&scope, &repeats, &[(made.id, vec![all[0].id])]).await.unwrap();
+    let left: Vec<MemoryRecord> =
+        crew.store.memories(&scope, 0, 9).await.unwrap().into_iter().map(|(_, it)| it).collect();
+    assert_eq!(left.iter().map(|it| it.id).collect::<Vec<_>>(), [all[0].id, made.id]);
+    assert_eq!((left[0].marks.repeats, &left[1].source_ids), (2, &vec![all[0].id]));
+    assert_eq!(crew.store.memory_forgotten(9).await.unwrap().len(), 2, "the vector store forgets them too");
+    assert_eq!(
+        crew.store.memories(&ProjectScope::of("q"), 0, 9).await.unwrap().len(),
+        1,
+        "another project keeps its own"
+    );
 }

@@ -361,7 +361,7 @@ async fn a_run_ends_once(place: &Place) {
     let crew = Crew::new(place, "p", 1).await;
     let mut end = crew.change();
     end.run_status = Some(RunEnd { status: RunStatus::Interrupted, finished_at: at(8), error: None });
-    end.events.push(NewEvent::of_run(at(8), EventBody::SummaryReady { kind: "x".into() }));
+    end.events.push(NewEvent::of_run(at(8), EventBody::AwaitingApproval { what: "x".into() }));
     let mut again = end.clone();
     again.run_status = Some(RunEnd { status: RunStatus::Failed, finished_at: at(9), error: None });
     let answer = crew.store.commit(&[end.clone(), again]).await.unwrap();

@@ -127,7 +127,7 @@ async fn every_event_round_trips(place: &Place) {
         EventBody::TaskBlocked { key: text.clone(), reason: text.clone() },
         EventBody::AwaitingApproval { what: text.clone() },
         EventBody::MemoryStored { memory: text.clone(), kind: text.clone() },
-        EventBody::SummaryReady { kind: text.clone() },
+        EventBody::SummaryReady { memory: text.clone(), kind: text.clone(), version: 2 },
         EventBody::BudgetReached { limit: text.clone(), message: text },
         EventBody::RunFinished {
             status: RunStatus::Failed,

@@ -3,14 +3,14 @@
 //! **Invariant:** everything that is read is checked before anything is written.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     fmt::Write as _,
     path::{Path, PathBuf},
 };
 
 use clap::Args;
-use crewline_memory::{chunk, is_chatter};
-use crewline_runtime::Kept;
+use crewline_memory::chunk;
+use crewline_runtime::{Kept, Limits, with_derivatives};
 use crewline_types::{Clock, MemoryId, MemoryMarks, MemoryRecord, MemoryType, SystemClock, TaskId};
 use serde::Serialize;
 
@@ -83,6 +83,7 @@ pub(crate) async fn add(args: AddArgs, settings: &Settings, console: &Console) -
     };
     if let Some(old) = old {
         session.library.supersede(&session.scope, old, id).await?;
+        session.library.refresh(&session.scope, Limits::default().project_tokens).await?;
     }
     session.carry(console).await;
     session.close().await;
@@ -170,8 +171,8 @@ pub(crate) async fn pin(args: PinArgs, pinned: bool, settings: &Settings, consol
   crewline memory forget 3f9a1c --dry-run
   crewline memory forget 3f9a1c --yes
 
-What was made from a memory, such as a summary, is forgotten with it. Recorded contexts of tasks are not changed; the
-tasks whose context held it are listed.")]
+What was made from a memory, such as a summary, is forgotten with it, and is made again when it has other sources.
+Recorded contexts of tasks are not changed; the tasks whose context held it are listed.")]
 pub(crate) struct ForgetArgs {
     /// The ids, or their beginnings
     #[arg(required = true, value_name = "ID")]
@@ -186,6 +187,8 @@ struct Forgetting {
     forgotten: Vec<Shown>,
     /// Tasks whose recorded context held one of them.
     read_by: Vec<Reader>,
+    /// Summaries that were made again from what is left of their sources.
+    made_again: Vec<MemoryId>,
     dry_run: bool,
 }
 
@@ -198,24 +201,14 @@ struct Reader {
 /// Runs `crewline memory forget`.
 pub(crate) async fn forget(args: ForgetArgs, settings: &Settings, console: &Console) -> Result<Exit, Error> {
     let session = Session::open(settings).await?;
-    let mut gone = HashSet::new();
+    let mut named = Vec::new();
     for id in &args.ids {
-        gone.insert(session.find(id).await?.1.id);
+        named.push(session.find(id).await?.1.id);
     }
     let all = session.all().await?;
-    // What was made from something that goes, goes, too, however far down.
-    loop {
-        let before = gone.len();
-        gone.extend(
-            all.iter()
-                .filter(|(_, it)| it.source_ids.iter().any(|id| gone.contains(id)))
-                .map(|(_, it)| it.id)
-                .collect::<Vec<_>>(),
-        );
-        if gone.len() == before {
-            break;
-        }
-    }
+    let records: Vec<MemoryRecord> = all.iter().map(|(_, record)| record.clone()).collect();
+    // What was made from something that goes, goes, too, however far up.
+    let gone = with_derivatives(&records, &named);
     let forgotten: Vec<Shown> = all.into_iter().filter(|(_, it)| gone.contains(&it.id)).map(Shown::of).collect();
     let sources: Vec<String> = forgotten
         .iter()
@@ -223,11 +216,11 @@ pub(crate) async fn forget(args: ForgetArgs, settings: &Settings, console: &Cons
         .collect();
     let readers = session.library.store().tasks_that_read(&sources).await?;
     let read_by = readers.into_iter().map(|(task, title)| Reader { task, title }).collect();
-    let outcome = Forgetting { forgotten, read_by, dry_run: args.dry_run };
+    let mut outcome = Forgetting { forgotten, read_by, made_again: Vec::new(), dry_run: args.dry_run };
     if !args.dry_run {
         agree(settings, &format!("forget {} memories for good?", outcome.forgotten.len()), "forgetting")?;
-        let ids: Vec<MemoryId> = outcome.forgotten.iter().map(|it| it.record.id).collect();
-        session.library.forget(&session.scope, &ids).await?;
+        let tokens_max = Limits::default().project_tokens;
+        outcome.made_again = session.library.forget_all(&session.scope, &named, tokens_max).await?.1;
         session.carry(console).await;
     }
     session.close().await;
@@ -236,6 +229,9 @@ pub(crate) async fn forget(args: ForgetArgs, settings: &Settings, console: &Cons
         for reader in &outcome.read_by {
             // Writing into memory can not fail.
             _ = writeln!(text, "read by task {} {}", reader.task, crate::view::clean(&reader.title));
+        }
+        for id in &outcome.made_again {
+            _ = writeln!(text, "made again: {}", short(*id));
         }
         text
     })?;
@@ -339,7 +335,7 @@ pub(crate) async fn ingest(args: IngestArgs, settings: &Settings, console: &Cons
     let mut left_out = 0;
     for (path, text) in &documents {
         for piece in chunk(text, PIECE_TOKENS) {
-            if is_chatter(piece) {
+            if session.library.index().local().rules().is_chatter(piece) {
                 left_out += 1;
                 continue;
             }
@@ -361,6 +357,29 @@ fn read_document(path: &Path) -> Result<String, Error> {
         return Err(failed(std::io::Error::other(reason)));
     }
     std::fs::read_to_string(path).map_err(failed)
+}
+
+/// What `crewline memory rollup` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  crewline memory rollup --project demo
+
+Runs do this by themselves. Summaries are extracts of what they are made from; `crewline memory show` tells what that is.")]
+pub(crate) struct RollupArgs {}
+
+/// Runs `crewline memory rollup`.
+pub(crate) async fn rollup(_: RollupArgs, settings: &Settings, console: &Console) -> Result<Exit, Error> {
+    let session = Session::open(settings).await?;
+    let made = session.library.refresh(&session.scope, Limits::default().project_tokens).await?;
+    session.carry(console).await;
+    let mut shown: Vec<Shown> = session.all().await?.into_iter().map(Shown::of).collect();
+    session.close().await;
+    shown.retain(|it| made.contains(&it.record.id));
+    console.list(&shown, |style| rows(&shown, style))?;
+    if shown.is_empty() {
+        console.note("every summary is up to date");
+    }
+    Ok(Exit::Ok)
 }
 
 /// What `crewline memory migrate` takes.

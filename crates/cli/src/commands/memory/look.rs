@@ -1,10 +1,10 @@
 //! `crewline memory search|ls|show|stats|export`: commands that change nothing.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
 
 use clap::Args;
 use crewline_memory::{Filter, Query, Why};
-use crewline_types::{MemoryType, TaskId};
+use crewline_types::{MemoryRecord, MemoryType, TaskId};
 use serde::Serialize;
 
 use super::session::{Session, Shown, rows, short};
@@ -44,7 +44,7 @@ struct Found {
     score: f32,
     why: Why,
     #[serde(flatten)]
-    memory: crewline_types::MemoryRecord,
+    memory: MemoryRecord,
 }
 
 /// Runs `crewline memory search`.
@@ -120,21 +120,84 @@ pub(crate) async fn ls(args: LsArgs, settings: &Settings, console: &Console) -> 
 /// What `crewline memory show` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
-  crewline memory show 3f9a1c -o yaml")]
+  crewline memory show 3f9a1c -o yaml
+
+Shows what a summary was made from, the summaries that were made from a memory, and its older versions.")]
 pub(crate) struct ShowArgs {
     /// The id, or its beginning
     #[arg(value_name = "ID")]
     id: String,
 }
 
+#[derive(Debug, Serialize)]
+struct Detail {
+    #[serde(flatten)]
+    memory: Shown,
+    /// How often a summary was made again, from 1.
+    version: u32,
+    /// What it was made from, as far as that is still there.
+    sources: Vec<Shown>,
+    /// What was made from it.
+    summaries: Vec<Shown>,
+    /// What it took the place of.
+    replaces: Vec<Shown>,
+}
+
 /// Runs `crewline memory show`.
 pub(crate) async fn show(args: ShowArgs, settings: &Settings, console: &Console) -> Result<Exit, Error> {
     let session = Session::open(settings).await?;
-    let shown = Shown::of(session.find(&args.id).await?);
-    console.value(&shown, |style| {
-        format!("{}\n{}", rows(std::slice::from_ref(&shown), style).trim_end(), clean(&shown.record.text))
-    })?;
+    let memory = Shown::of(session.find(&args.id).await?);
+    let all = session.all().await?;
     session.close().await;
+    let id = memory.record.id;
+    let those = |is: &dyn Fn(&MemoryRecord) -> bool| -> Vec<Shown> {
+        all.iter().filter(|(_, record)| is(record)).cloned().map(Shown::of).collect()
+    };
+    let detail = Detail {
+        version: crewline_runtime::version_of(&memory.record),
+        sources: those(&|it| memory.record.source_ids.contains(&it.id)),
+        summaries: those(&|it| it.source_ids.contains(&id)),
+        replaces: those(&|it| it.marks.superseded_by == Some(id)),
+        memory,
+    };
+    console.value(&detail, |style| {
+        let mut text = format!(
+            "{}\n{}\n",
+            rows(std::slice::from_ref(&detail.memory), style).trim_end(),
+            clean(&detail.memory.record.text)
+        );
+        for (title, shown) in
+            [("made from", &detail.sources), ("made into", &detail.summaries), ("takes the place of", &detail.replaces)]
+        {
+            if !shown.is_empty() {
+                // Writing into memory can not fail.
+                _ = write!(text, "\n{title}\n{}", rows(shown, style));
+            }
+        }
+        text
+    })?;
+    Ok(Exit::Ok)
+}
+
+/// What `crewline memory rules` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  crewline memory rules -o json > ~/.local/share/crewline/memory-rules.json
+
+A file `memory-rules.json` in the data directory replaces the shipped rules; what it does not name stays as shipped.")]
+pub(crate) struct RulesArgs {}
+
+/// Runs `crewline memory rules`.
+pub(crate) fn rules(_: &RulesArgs, settings: &Settings, console: &Console) -> Result<Exit, Error> {
+    let rules = crate::app::rules(settings)?;
+    console.value(&rules, |style| {
+        let lines = [
+            vec!["words_min".to_owned(), rules.words_min.to_string()],
+            vec!["same_min".to_owned(), rules.same_min.to_string()],
+            vec!["courtesies".to_owned(), clean(&rules.courtesies.join(" ")).into_owned()],
+        ];
+        table(style, &[("", Align::Left), ("", Align::Left)], &lines)
+    })?;
     Ok(Exit::Ok)
 }
 

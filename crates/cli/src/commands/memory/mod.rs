@@ -58,10 +58,14 @@ enum MemoryCommand {
     Ingest(change::IngestArgs),
     /// Forget all memories of a project
     Reset(change::ResetArgs),
+    /// Bring the summaries of a project up to date
+    Rollup(change::RollupArgs),
     /// Carry the vectors to where they are configured to be
     Migrate(change::MigrateArgs),
     /// Count what is remembered
     Stats(look::StatsArgs),
+    /// Show what is kept out of memory, and what counts as said before
+    Rules(look::RulesArgs),
     /// Make all vectors of a project again
     Reindex(change::ReindexArgs),
     /// Measure how well memory finds what is known to be relevant
@@ -85,8 +89,10 @@ pub(crate) async fn run(args: MemoryArgs, settings: &Settings, console: &Console
         MemoryCommand::Import(args) => change::import(args, settings, console).await,
         MemoryCommand::Ingest(args) => change::ingest(args, settings, console).await,
         MemoryCommand::Reset(args) => change::reset(args, settings, console).await,
+        MemoryCommand::Rollup(args) => change::rollup(args, settings, console).await,
         MemoryCommand::Migrate(args) => change::migrate(args, settings, console).await,
         MemoryCommand::Stats(args) => look::stats(args, settings, console).await,
+        MemoryCommand::Rules(args) => look::rules(&args, settings, console),
         MemoryCommand::Reindex(args) => change::reindex(args, settings, console).await,
         MemoryCommand::Eval(args) => eval::run(args, settings, console).await,
         MemoryCommand::Tune(args) => tune::run(args, settings, console).await,

@@ -40,7 +40,7 @@ impl Session {
         app::make_data_dir(&settings.data_dir)?;
         let parts = parts(settings, Place::Configured)?;
         let store = Store::open(&settings.database_url()).await?;
-        let index = Hybrid::new(Embedded::with_weights(parts.weights), parts.qdrant);
+        let index = Hybrid::new(Embedded::with_weights(parts.weights).ruled(app::rules(settings)?), parts.qdrant);
         let scope = ProjectScope::of(settings.project.as_deref().unwrap_or(PROJECT));
         Ok(Self { library: Library::new(store, index, parts.embedder, Arc::new(SystemClock)), scope })
     }
