@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::app;
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
@@ -28,8 +28,14 @@ fn http(port: u16, request: &str) -> Option<(u16, String)> {
     Some((status.split(' ').nth(1)?.parse().ok()?, body))
 }
 
-fn get(port: u16, path: &str) -> Option<(u16, String)> {
+pub(crate) fn get(port: u16, path: &str) -> Option<(u16, String)> {
     http(port, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"))
+}
+
+/// Waits until the server at `port` takes work.
+pub(crate) fn wait_until_ready(port: u16) {
+    let is_ready = || get(port, "/readyz").is_some_and(|(status, _)| status == 200);
+    crate::workers::wait_until("a server that is ready", is_ready);
 }
 
 #[test]
@@ -39,15 +45,7 @@ fn a_run_over_http() {
     app.registry(&server);
     let port = free_port();
     let child = app.spawn(["serve", "--addr", &format!("127.0.0.1:{port}")]);
-    let mut ready = None;
-    for _ in 0..1_000 {
-        ready = get(port, "/readyz").filter(|(status, _)| *status == 200);
-        if ready.is_some() {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    assert!(ready.is_some(), "the server became ready");
+    wait_until_ready(port);
     assert_eq!(get(port, "/healthz").unwrap().0, 200);
 
     let body = r#"{"goal": "Describe the tide"}"#;
@@ -101,7 +99,7 @@ fn a_bind_outside_loopback_is_refused() {
     assert!(run.stderr.contains("loopback"), "{}", run.stderr);
 }
 
-fn post(port: u16, path: &str, body: &str) -> (u16, Value) {
+pub(crate) fn post(port: u16, path: &str, body: &str) -> (u16, Value) {
     let length = body.len();
     let request = format!(
         "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
@@ -118,12 +116,7 @@ fn runs_are_stopped_over_http() {
     app.registry(&server);
     let port = free_port();
     let child = app.spawn(["serve", "--addr", &format!("127.0.0.1:{port}")]);
-    for _ in 0..1_000 {
-        if get(port, "/readyz").is_some_and(|(status, _)| status == 200) {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_until_ready(port);
     let body = serde_json::json!({"goal": "A fan", "plan": crate::fan(30), "concurrency": 2}).to_string();
     let (status, launched) = post(port, "/api/v1/runs", &body);
     assert_eq!(status, 201, "{launched}");

@@ -4,7 +4,9 @@
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
-use crewline_runtime::{Document, Mode, ModelReport, Report, RunRequest, RunSummary, Strategy, TaskReport};
+use crewline_runtime::{
+    Difference, Document, Mode, ModelReport, Reloaded, Report, RunRequest, RunSummary, Strategy, TaskReport,
+};
 use crewline_types::{
     ErrorKind, MicroUsd, Role, RunId, RunLimits, RunStatus, TaskCounts, TaskId, TaskKind, TaskStatus, Timestamp, Usage,
     event::ErrorNote,
@@ -61,6 +63,36 @@ pub struct NewLimits {
     /// Seconds.
     #[serde(default)]
     pub max_time_seconds: Option<f64>,
+}
+
+/// The answer of `POST /api/v1/registry/reload`.
+#[derive(Debug, Serialize)]
+pub struct RegistryReloaded {
+    /// The hash of the registry that holds now.
+    pub registry: String,
+    /// What differs from the one before.
+    pub differences: Vec<RegistryDifference>,
+}
+
+/// One value of a registry that differs.
+#[derive(Debug, Serialize)]
+pub struct RegistryDifference {
+    /// Its place, as `models.cheap.price`.
+    pub path: String,
+    /// What it was; null when it is new.
+    pub before: serde_json::Value,
+    /// What it is; null when it is gone.
+    pub after: serde_json::Value,
+}
+
+impl From<Reloaded> for RegistryReloaded {
+    fn from(reloaded: Reloaded) -> Self {
+        let of = |it: Difference| RegistryDifference { path: it.path, before: it.before, after: it.after };
+        Self {
+            registry: reloaded.registry.to_string(),
+            differences: reloaded.differences.into_iter().map(of).collect(),
+        }
+    }
 }
 
 impl NewRun {
@@ -134,12 +166,14 @@ pub struct RunItem {
     pub created_at: Timestamp,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
+    /// Tasks that wait because no model of their chain serves anybody now.
+    pub parked: u64,
 }
 
 impl From<RunSummary> for RunItem {
     fn from(run: RunSummary) -> Self {
-        let RunSummary { run, project, goal, status, parent_run, created_at, finished_at } = run;
-        Self { run, project, goal, status, parent_run, created_at, finished_at }
+        let RunSummary { run, project, goal, status, parent_run, created_at, finished_at, parked } = run;
+        Self { run, project, goal, status, parent_run, created_at, finished_at, parked }
     }
 }
 

@@ -52,6 +52,7 @@ pub fn router(handle: Handle, metrics: Option<MetricsText>) -> Router {
         .route("/api/v1/runs/{id}/pause", post(routes::runs::pause))
         .route("/api/v1/runs/{id}/cancel", post(routes::runs::cancel))
         .route("/api/v1/runs/{id}/kill", post(routes::runs::kill))
+        .route("/api/v1/registry/reload", post(routes::registry::reload))
         .merge(ops_routes())
         .with_state(App { handle, metrics });
     finish(api).layer(middleware::from_fn(guard::local_only))

@@ -73,9 +73,7 @@ impl Problem {
 impl From<crewline_runtime::Error> for Problem {
     fn from(error: crewline_runtime::Error) -> Self {
         let mut problem = Self::new(error.kind(), error.code(), chain(&error)).hint(error.hint());
-        if let crewline_runtime::Error::Plan { problems } = &error {
-            problem.errors = problems.iter().filter_map(|it| serde_json::to_value(it).ok()).collect();
-        }
+        problem.errors = error.details();
         if status_of(error.kind()).is_server_error() {
             tracing::warn!(error.code = error.code(), "request failed");
         }

@@ -15,7 +15,7 @@ use std::{
 
 use crewline_api::MetricsText;
 use crewline_memory::{Embedder, Qdrant, QdrantOptions, Rules, Weights};
-use crewline_models::{Mode, Models, Options, Registry};
+use crewline_models::{Mode, Models, Options, Registry, Reloader};
 use crewline_runtime::{Config, Dispatch, Handle, MemoryConfig};
 use crewline_store::{Backend, Store};
 use crewline_types::SystemClock;
@@ -25,7 +25,9 @@ use crate::{
     console::Console,
     error::Error,
     metrics::Recorder,
+    reload,
     settings::{Settings, process_env},
+    signals::hangup,
 };
 
 /// How long a process may take to save what is left once its work is done.
@@ -114,9 +116,13 @@ impl App {
             return Err(Error::NotShared { database: store.target().to_owned() });
         }
         let models = Models::new(
-            registry.clone(),
+            registry,
             Options { data_dir: settings.data_dir.clone(), guard: std::env::current_exe().ok(), mode },
         )?;
+        let reloader = match part {
+            Part::Alone => None,
+            Part::Server | Part::Worker => Some(Reloader::new(models.clone(), find_registry(settings)?, process_env)),
+        };
         let embedder = memory.embedder.clone();
         let handle = Handle::start(Config {
             locks: match store.backend() {
@@ -124,8 +130,8 @@ impl App {
                 Backend::Postgres => None,
             },
             store: store.clone(),
-            registry,
             models,
+            reloader,
             memory,
             clock: Arc::new(SystemClock),
             node: node(),
@@ -277,6 +283,13 @@ impl Ops {
     /// What `/metrics` answers.
     pub(crate) fn metrics(&self) -> Option<MetricsText> {
         self.recorder.as_ref().map(|recorder| recorder.text())
+    }
+
+    /// Begins to take the registry file over whenever it changes.
+    pub(crate) fn keep_registry(&mut self, handle: &Handle) -> Result<(), Error> {
+        let hangup = hangup()?;
+        self.tasks.spawn(reload::keep(handle.clone(), hangup));
+        Ok(())
     }
 
     /// Begins to keep histograms small, and to answer where there is an address.

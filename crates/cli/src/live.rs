@@ -18,6 +18,7 @@ enum State {
     Waiting,
     Running,
     Retrying,
+    Parked,
     Done,
     Failed,
     Blocked,
@@ -42,6 +43,7 @@ impl State {
             Self::Waiting => "·",
             Self::Running => SPINNER[frame % SPINNER.len()],
             Self::Retrying => "↻",
+            Self::Parked => "⏸",
             Self::Done => "✔",
             Self::Failed => "✘",
             Self::Blocked => "⊘",
@@ -53,7 +55,7 @@ impl State {
         match self {
             Self::Waiting => style.dim(text),
             Self::Running => style.cyan(text),
-            Self::Retrying | Self::Asking => style.yellow(text),
+            Self::Retrying | Self::Parked | Self::Asking => style.yellow(text),
             Self::Done => style.green(text),
             Self::Failed | Self::Blocked => style.red(text),
         }
@@ -64,7 +66,7 @@ impl State {
         match self {
             Self::Running => 0,
             Self::Asking => 1,
-            Self::Retrying => 2,
+            Self::Retrying | Self::Parked => 2,
             Self::Failed => 3,
             Self::Blocked => 4,
             Self::Waiting => 5,
@@ -171,6 +173,11 @@ impl Board {
                     }
                 }
             }
+            EventBody::TaskParked { .. } => {
+                if let Some(row) = self.find(event.task) {
+                    row.state = State::Parked;
+                }
+            }
             EventBody::TaskBlocked { .. } => {
                 if let Some(row) = self.find(event.task) {
                     row.state = State::Blocked;
@@ -267,6 +274,7 @@ impl Board {
             (State::Running, "running"),
             (State::Asking, "waiting for you"),
             (State::Retrying, "to be retried"),
+            (State::Parked, "waiting for a model"),
             (State::Failed, "failed"),
             (State::Blocked, "blocked"),
             (State::Waiting, "waiting"),
@@ -364,6 +372,14 @@ impl Board {
             EventBody::TaskFailed { key, error, will_retry, .. } => {
                 let then = if *will_retry { ", trying again" } else { "" };
                 format!("{key} failed{then}: {} [{}]", fit(&clean(&error.message), 300), error.code)
+            }
+            EventBody::TaskParked { key, error, until, .. } => {
+                let again = duration(until.since(event.at));
+                format!(
+                    "{key} waits for a model, at least {again}: {} [{}]",
+                    fit(&clean(&error.message), 300),
+                    error.code
+                )
             }
             EventBody::TaskBlocked { key, reason } => format!("{key} blocked: {}", fit(&clean(reason), 300)),
             EventBody::AwaitingApproval { what } => format!("waits for a decision: {}", fit(&clean(what), 300)),

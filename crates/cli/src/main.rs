@@ -18,6 +18,7 @@ mod logging;
 mod metrics;
 mod out;
 mod outcomes;
+mod reload;
 mod settings;
 mod signals;
 mod summary;

@@ -14,6 +14,11 @@ pub(crate) struct Signals {
     terminate: Signal,
 }
 
+/// SIGHUP, which no longer ends the process: it is read as the wish to read the registry again.
+pub(crate) fn hangup() -> Result<Signal, Error> {
+    signal(SignalKind::hangup()).map_err(|source| Error::System { what: "listen for signals", source })
+}
+
 impl Signals {
     /// Takes over SIGINT and SIGTERM.
     pub(crate) fn listen() -> Result<Self, Error> {

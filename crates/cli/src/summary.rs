@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, path::Path, time::Duration};
 
 use crewline_runtime::{Report, TaskReport};
-use crewline_types::{RunStatus, TaskCounts, TaskKind, TaskStatus};
+use crewline_types::{RunStatus, TaskCounts, TaskKind, TaskStatus, task::PARKED};
 
 use crate::view::{Align, Style, clean, cost, count, duration, fit, table, tokens};
 
@@ -72,6 +72,12 @@ pub(crate) fn detailed(report: &Report, style: Style) -> String {
     for task in report.tasks.iter().filter(|task| task.kind != TaskKind::Root) {
         if let (TaskStatus::Failed | TaskStatus::Blocked, Some(reason)) = (task.status, &task.reason) {
             _ = write!(text, "\n{} {}: {}", style.red(task.status.as_str()), clean(&task.key), clean(reason));
+        }
+    }
+    for task in &report.tasks {
+        let waits = task.reason.as_ref().and_then(|reason| reason.strip_prefix(PARKED));
+        if let (TaskStatus::Pending, Some(reason)) = (task.status, waits) {
+            _ = write!(text, "\n{} {}: {}", style.yellow("parked"), clean(&task.key), clean(reason));
         }
     }
     text

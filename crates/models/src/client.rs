@@ -1,6 +1,6 @@
 //! The door: one handle for all models of a registry.
 //!
-//! **Invariant:** a model never has more calls under way than its `limits.concurrency`.
+//! **Invariant:** a model is asked within its `limits`, whoever asks.
 //! **Invariant:** a call keeps the registry it began with, whatever is loaded meanwhile.
 //! **Invariant:** a handle starts no server and opens no connection before the first call that needs one.
 
@@ -13,22 +13,17 @@ use std::{
 };
 
 use crewline_types::ModelAlias;
-use tokio::{
-    sync::{Semaphore, SemaphorePermit},
-    time::timeout,
-};
 
 use crate::{
-    ChatReply, ChatRequest, EmbedReply, Error, ListedModel, Listener, Mode, ModelConfig, Phase, Registry,
+    ChatReply, ChatRequest, EmbedReply, Error, ListedModel, Listener, Mode, ModelConfig, Registry,
+    gate::{Gate, Limits},
     managed::Managed,
     metrics,
     metrics::ModelMetrics,
     providers::Transport,
+    request::estimate_tokens,
     runtimes::{LoadOptions, PullProgress, Runtime, RuntimeStatus},
 };
-
-/// How long a call may wait for a place among the calls a model takes at once.
-pub const QUEUE_LIMIT: Duration = Duration::from_hours(1);
 
 /// What the handle is given.
 #[derive(Debug, Clone, Default)]
@@ -46,7 +41,7 @@ pub struct Options {
 pub struct Models(Arc<Shared>);
 
 struct Shared {
-    options: Options,
+    options: Arc<Options>,
     current: RwLock<Arc<Inner>>,
 }
 
@@ -60,7 +55,7 @@ struct Inner {
 struct Lane {
     config: Arc<ModelConfig>,
     provider: Arc<Transport>,
-    places: Option<Arc<Semaphore>>,
+    gate: Arc<Gate>,
     /// Registered at the first call, so that a recorder installed after start-up is not missed.
     metrics: OnceLock<ModelMetrics>,
 }
@@ -79,7 +74,7 @@ impl Models {
     pub fn new(registry: Arc<Registry>, options: Options) -> Result<Self, Error> {
         metrics::describe();
         let inner = Inner::new(registry, &options, None)?;
-        Ok(Self(Arc::new(Shared { options, current: RwLock::new(Arc::new(inner)) })))
+        Ok(Self(Arc::new(Shared { options: Arc::new(options), current: RwLock::new(Arc::new(inner)) })))
     }
 
     /// Takes another registry, at once for all clones. Calls under way end with the one they began with; providers that did not
@@ -88,6 +83,13 @@ impl Models {
         let mut current = self.0.current.write().unwrap_or_else(PoisonError::into_inner);
         *current = Arc::new(Inner::new(registry, &self.0.options, Some(&current))?);
         Ok(())
+    }
+
+    /// The models as they are now; a later [`Self::reload`] of this handle does not change them.
+    #[must_use]
+    pub fn pinned(&self) -> Self {
+        let current = RwLock::new(self.current());
+        Self(Arc::new(Shared { options: Arc::clone(&self.0.options), current }))
     }
 
     fn current(&self) -> Arc<Inner> {
@@ -127,10 +129,16 @@ impl Models {
     ) -> Result<ChatReply, Error> {
         let inner = self.current();
         let lane = inner.lane(model)?;
-        let _place = lane.place().await?;
-        let meter = lane.metrics.get_or_init(|| ModelMetrics::new(&lane.config)).call();
+        let metrics = lane.metrics.get_or_init(|| ModelMetrics::new(&lane.config));
+        let output_tokens_max = request.output_tokens_max.min(lane.config.spec.output_tokens_max);
+        let turn = lane.gate.turn(model, request.input_tokens() + u64::from(output_tokens_max)).await?;
+        metrics.waited(turn.waited);
+        let meter = metrics.call();
         let result = lane.provider.chat(&lane.config, request, listener).await;
         meter.end(&result);
+        if let Ok(reply) = &result {
+            turn.used(&reply.usage);
+        }
         match &result {
             Ok(reply) => tracing::debug!(
                 %model,
@@ -154,8 +162,11 @@ impl Models {
     pub async fn embed(&self, model: &ModelAlias, texts: &[&str]) -> Result<EmbedReply, Error> {
         let inner = self.current();
         let lane = inner.lane(model)?;
-        let _place = lane.place().await?;
-        lane.provider.embed(&lane.config, texts).await
+        let tokens = texts.iter().map(|text| estimate_tokens(text)).sum();
+        let turn = lane.gate.turn(model, tokens).await?;
+        let reply = lane.provider.embed(&lane.config, texts).await?;
+        turn.used(&reply.usage);
+        Ok(reply)
     }
 
     /// What a provider offers: whether it is there and takes the key. Starts a managed server.
@@ -220,14 +231,14 @@ impl Inner {
             let Some(provider) = providers.get(&config.provider.name) else {
                 return Err(Error::UnknownProvider { provider: config.provider.name.to_string() });
             };
-            let places_max = config.spec.concurrency_max;
-            // Calls under way count on, unless the limit itself changed.
+            let limits = Limits { concurrency: config.spec.concurrency_max, rates: config.rates };
+            // Calls under way and those of the last minute count on, unless the limits themselves changed.
             let kept = earlier.and_then(|it| it.lanes.get(&config.spec.alias));
-            let kept = kept.filter(|it| it.config.spec.concurrency_max == places_max).and_then(|it| it.places.clone());
+            let kept = kept.filter(|it| it.gate.limits() == limits).map(|it| Arc::clone(&it.gate));
             let lane = Lane {
                 config: Arc::clone(config),
                 provider: Arc::clone(provider),
-                places: kept.or_else(|| places_max.map(|it| Arc::new(Semaphore::new(it as usize)))),
+                gate: kept.unwrap_or_else(|| Arc::new(Gate::new(limits))),
                 metrics: OnceLock::new(),
             };
             lanes.insert(config.spec.alias.clone(), lane);
@@ -242,19 +253,5 @@ impl Inner {
     fn transport(&self, provider: &str) -> Result<&Transport, Error> {
         let found = self.providers.get(provider).map(Arc::as_ref);
         found.ok_or_else(|| Error::UnknownProvider { provider: provider.to_owned() })
-    }
-}
-
-impl Lane {
-    /// A place among the calls the model takes at once.
-    async fn place(&self) -> Result<Option<SemaphorePermit<'_>>, Error> {
-        let Some(places) = &self.places else { return Ok(None) };
-        match timeout(QUEUE_LIMIT, places.acquire()).await {
-            // The semaphore is never closed.
-            Ok(place) => Ok(place.ok()),
-            Err(_) => {
-                Err(Error::Timeout { model: self.config.spec.alias.clone(), phase: Phase::Queue, limit: QUEUE_LIMIT })
-            }
-        }
     }
 }

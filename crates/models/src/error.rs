@@ -348,6 +348,48 @@ impl Error {
         }
     }
 
+    /// Whether it says that the provider serves nobody at the moment, rather than that it could not answer this question.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::RateLimited { .. } | Self::Overloaded { .. } | Self::Unreachable { .. } => true,
+            Self::Timeout { phase, .. } => match phase {
+                Phase::Connect => true,
+                Phase::Queue | Phase::FirstToken | Phase::Idle | Phase::Total | Phase::Upstream => false,
+            },
+            Self::Upstream { status, .. } => matches!(status, 502..=504),
+            Self::Registry(_)
+            | Self::Read { .. }
+            | Self::UnknownModel { .. }
+            | Self::UnknownProvider { .. }
+            | Self::KeyMissing { .. }
+            | Self::Offline { .. }
+            | Self::Auth { .. }
+            | Self::NotFound { .. }
+            | Self::ContextOverflow { .. }
+            | Self::Refused { .. }
+            | Self::Filtered { .. }
+            | Self::Unsupported { .. }
+            | Self::Interrupted { .. }
+            | Self::TooLarge { .. }
+            | Self::BadReply { .. }
+            | Self::ManagedFailed { .. }
+            | Self::Client { .. } => false,
+        }
+    }
+
+    /// Whether nothing at all came back from the provider.
+    pub fn is_unreached(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. }
+                | Self::Timeout { phase: Phase::Connect | Phase::Queue, .. }
+                | Self::Offline { .. }
+                | Self::KeyMissing { .. }
+                | Self::ManagedFailed { .. }
+                | Self::Client { .. }
+        )
+    }
+
     /// How the call counts in events and metrics.
     pub fn outcome(&self) -> CallOutcome {
         match self {

@@ -56,6 +56,10 @@ struct Params {
     #[serde(default)]
     max_parallel_requests: Option<u64>,
     #[serde(default)]
+    rpm: Option<u64>,
+    #[serde(default)]
+    tpm: Option<u64>,
+    #[serde(default)]
     input_cost_per_token: Option<f64>,
     #[serde(default)]
     output_cost_per_token: Option<f64>,
@@ -210,8 +214,14 @@ fn model(
     if let Some(timeout) = params.timeout.filter(|it| *it > 0.0) {
         let _ = writeln!(text, "    timeouts: {{total: {timeout}}}");
     }
-    if let Some(limit) = params.max_parallel_requests.filter(|it| *it > 0) {
-        let _ = writeln!(text, "    limits: {{concurrency: {limit}}}");
+    let limits = [("concurrency", params.max_parallel_requests), ("rpm", params.rpm), ("tpm", params.tpm)];
+    let is_limit = |limit: &u64| *limit > 0 && u32::try_from(*limit).is_ok();
+    let limits: Vec<String> = limits
+        .iter()
+        .filter_map(|(name, limit)| limit.filter(is_limit).map(|limit| format!("{name}: {limit}")))
+        .collect();
+    if !limits.is_empty() {
+        let _ = writeln!(text, "    limits: {{{}}}", limits.join(", "));
     }
     if let Some(temperature) = params.temperature.filter(|it| (0.0..=2.0).contains(it)) {
         let _ = writeln!(text, "    temperature: {temperature}");
@@ -267,7 +277,7 @@ mod tests {
     const CONFIG: &str = r#"
 model_list:
   - model_name: gpt
-    litellm_params: {model: openai/gpt-4.1, api_key: os.environ/MY_KEY, rpm: 60}
+    litellm_params: {model: openai/gpt-4.1, api_key: os.environ/MY_KEY, rpm: 60, tags: [a]}
     model_info: {max_input_tokens: 1000000, max_output_tokens: 32768, input_cost_per_token: 0.000002, output_cost_per_token: 0.000008}
   - model_name: gpt
     litellm_params: {model: gpt-4.1-mini, api_base: "http://10.0.0.5:4000/v1", api_key: sk-in-clear, temperature: 0.2, timeout: 30}
@@ -294,11 +304,12 @@ litellm_settings: {num_retries: 3}
         assert_eq!(chain, ["local", "gpt", "claude", "gpt-2"]);
         let gpt = registry.config("gpt").unwrap();
         assert_eq!((gpt.spec.context_window, gpt.spec.output_tokens_max), (1_032_768, 32_768));
+        assert_eq!(gpt.rates.requests.map(std::num::NonZeroU32::get), Some(60));
         assert_eq!(gpt.spec.price.unwrap().output_per_million.0, 8_000_000);
         assert_eq!(registry.config("local").unwrap().provider.base_url, "http://gpu.lan:11434");
         assert!(!imported.text.contains("sk-in-clear") && !imported.notes.join(" ").contains("sk-in-clear"));
         let notes = imported.notes.join("\n");
-        for part in ["`litellm_settings`", "`azure` speaks no protocol", "mode is `embedding`", "`rpm`", "in clear"] {
+        for part in ["`litellm_settings`", "`azure` speaks no protocol", "mode is `embedding`", "`tags`", "in clear"] {
             assert!(notes.contains(part), "{part}: {notes}");
         }
     }

@@ -19,6 +19,11 @@ const OUTCOMES: [CallOutcome; 6] = [
     CallOutcome::Cancelled,
 ];
 
+/// What a look at the registry file led to: `applied`, `unchanged` or `refused`.
+pub(crate) fn reloaded(outcome: &'static str) {
+    counter!("crewline_registry_reloads_total", "outcome" => outcome).increment(1);
+}
+
 /// Tells the installed recorder what the metrics mean.
 pub(crate) fn describe() {
     metrics::describe_counter!("crewline_llm_requests_total", "Model calls that ended, by outcome.");
@@ -32,7 +37,13 @@ pub(crate) fn describe() {
         metrics::Unit::Seconds,
         "From sending to the first token of streamed answers."
     );
+    metrics::describe_histogram!(
+        "crewline_llm_queue_seconds",
+        metrics::Unit::Seconds,
+        "Waits for a turn at a model with limits, of the calls that had to wait."
+    );
     metrics::describe_counter!("crewline_llm_tokens_total", "Tokens of answered calls, by type.");
+    metrics::describe_counter!("crewline_registry_reloads_total", "Changed registry files, by what became of them.");
     metrics::describe_counter!(
         "crewline_egress_bytes_total",
         metrics::Unit::Bytes,
@@ -45,6 +56,7 @@ pub(crate) struct ModelMetrics {
     requests: [Counter; OUTCOMES.len()],
     duration: Histogram,
     first_token: Histogram,
+    queue: Histogram,
     tokens_in: Counter,
     tokens_out: Counter,
     tokens_cached: Counter,
@@ -72,10 +84,18 @@ impl ModelMetrics {
                 "crewline_llm_time_to_first_token_seconds",
                 "provider" => provider.clone(), "model" => alias.clone()
             ),
+            queue: histogram!("crewline_llm_queue_seconds", "model" => alias.clone()),
             tokens_in: tokens("input"),
             tokens_out: tokens("output"),
             tokens_cached: tokens("cached"),
             tokens_reasoning: tokens("reasoning"),
+        }
+    }
+
+    /// A call got its turn; only those that had to wait are recorded.
+    pub(crate) fn waited(&self, waited: Duration) {
+        if waited >= Duration::from_millis(1) {
+            self.queue.record(waited.as_secs_f64());
         }
     }
 

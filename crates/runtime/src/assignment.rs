@@ -11,7 +11,7 @@ use std::{
 };
 
 use crewline_engine::{context::Item, plan, route::Mode, wallet::Wallet};
-use crewline_models::OutputSchema;
+use crewline_models::{Models, OutputSchema};
 use crewline_store::{CallEnd, Change, Fence};
 use crewline_types::{
     AttemptId, CallId, Criterion, ErrorKind, MicroUsd, ModelAlias, ModelSpec, ProjectScope, Role, RunId, Task, TaskId,
@@ -20,7 +20,7 @@ use crewline_types::{
 };
 use ractor::ActorRef;
 
-use crate::{actor::tell, journal::Refusal, manager, worker};
+use crate::{actor::tell, journal::Refusal, manager, outage::Outage, worker};
 
 /// What all attempts of a run share.
 #[derive(Debug)]
@@ -231,6 +231,8 @@ pub struct Assignment {
     pub sources: Vec<Item>,
     /// What kind of answer is wanted.
     pub work: Work,
+    /// The models as they were when the attempt began, and their registry.
+    pub models: Models,
     /// Names everything it depends on but what memory recalls.
     pub input_hash: Option<TextHash>,
     /// Models to ask, in this order; filled in by the router.
@@ -346,6 +348,8 @@ pub enum Failure {
         /// Whether another attempt may help.
         may_retry: bool,
     },
+    /// No model of the chain serves anybody now.
+    Down(Outage),
     /// The run's money does not cover the next call.
     OverBudget {
         /// For people.
@@ -386,7 +390,7 @@ impl Failure {
     /// As events and reports show it.
     pub fn note(&self) -> ErrorNote {
         let (code, kind, message): (&str, ErrorKind, String) = match self {
-            Self::Models { error, .. } => return error.clone(),
+            Self::Models { error, .. } | Self::Down(Outage { error, .. }) => return error.clone(),
             Self::OverBudget { message } => ("budget.cost", ErrorKind::Limit, message.clone()),
             Self::Stale => ("attempt.stale", ErrorKind::Conflict, "another attempt took over".into()),
             Self::Store { code, kind, message } => (code, *kind, message.clone()),

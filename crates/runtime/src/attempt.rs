@@ -4,11 +4,13 @@
 //! **Invariant:** the worst case of a call is reserved before it is sent; a call whose answer is lost is charged in full.
 //! **Invariant:** an answer that a lost attempt got and recorded is used, not bought again.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use crewline_engine::{
     context::{self, Item, Tier},
-    plan, wallet,
+    plan,
+    route::breaker::Pass,
+    wallet,
 };
 use crewline_memory::{Filter, Hit, Query, Rules};
 use crewline_models::{ChatMessage, ChatReply, ChatRequest, Finish, Models, Registry, request::form_tokens};
@@ -26,6 +28,7 @@ use crate::{
     experience::Experience,
     health::Health,
     journal, memory, metrics,
+    outage::Findings,
     prompt::Prompts,
     recorded::Answers,
     rooms::Rooms,
@@ -37,10 +40,6 @@ pub struct Deps {
     pub rooms: Rooms,
     /// The models.
     pub models: Models,
-    /// Roles, chains and instructions.
-    pub registry: Arc<Registry>,
-    /// The roles that the registry names.
-    pub roles: HashSet<Role>,
     /// The prompt templates.
     pub prompts: Prompts,
     /// Which models answer.
@@ -62,7 +61,12 @@ pub struct Deps {
 impl Deps {
     /// The role as a metric's label: plan files may name any role, and labels come from closed sets.
     pub fn role_label<'a>(&self, role: &'a Role) -> &'a str {
-        if self.roles.contains(role) { role.as_str() } else { "other" }
+        if self.registry().has_role(role) { role.as_str() } else { "other" }
+    }
+
+    /// Roles, chains and instructions as they are now. An attempt keeps those it began with: [`Assignment::models`].
+    pub fn registry(&self) -> Arc<Registry> {
+        self.models.registry()
     }
 }
 
@@ -89,7 +93,7 @@ async fn climb(assignment: &mut Assignment, deps: &Deps) -> Result<Output, Failu
     let mut items = std::mem::take(&mut assignment.sources);
     recall(assignment, deps, &mut items).await;
     let answers = Answers::of_lost_attempts(&deps.store, assignment.attempt).await;
-    let instructions = instructions(&deps.registry, &assignment.task.role).to_owned();
+    let instructions = instructions(&assignment.models.registry(), &assignment.task.role).to_owned();
 
     let mut rungs = std::mem::take(&mut assignment.rungs);
     // The order may be another one than that of the attempt that was lost; what it bought is used first.
@@ -109,10 +113,13 @@ async fn climb(assignment: &mut Assignment, deps: &Deps) -> Result<Output, Failu
     let mut may_retry = false;
     let mut previous: Option<Arc<ModelSpec>> = None;
     let (mut number, mut repeated) = (0, 0);
+    let mut found = Findings::default();
     while let Some(model) = rungs.pop_front() {
-        // The last one is asked in any case: an answer that may come is better than none.
         let is_known = answers.place(&model.alias).is_some();
-        if !rungs.is_empty() && !is_known && !deps.health.admits(&model.alias, deps.clock.now()) {
+        let pass = if is_known { Pass::Yes } else { deps.health.admit(&model.alias, deps.clock.now()) };
+        // The last one is asked in any case, unless all others are down, too: an answer that may come is better than none.
+        if matches!(pass, Pass::Not { .. }) && (!rungs.is_empty() || found.is_down()) {
+            found.shut(&model);
             repeated = 0;
             continue;
         }
@@ -126,6 +133,7 @@ async fn climb(assignment: &mut Assignment, deps: &Deps) -> Result<Output, Failu
             Err(miss) => {
                 may_retry |= miss.may_retry;
                 let error = miss.error.as_ref();
+                found.missed(&model, pass == Pass::Probe, error);
                 if let Some(pause) = error.and_then(|it| again::pause(it, repeated, rungs.is_empty(), fastrand::f64()))
                 {
                     tokio::time::sleep(pause).await;
@@ -155,7 +163,9 @@ async fn climb(assignment: &mut Assignment, deps: &Deps) -> Result<Output, Failu
     {
         return Ok(last_resort(assignment, rules, model, &last.note));
     }
-    Err(Failure::Models { error: last.note, may_retry })
+    let heard = (number > 0).then(|| last.note.clone());
+    let down = found.failure(&deps.health, deps.clock.now(), heard);
+    Err(down.unwrap_or(Failure::Models { error: last.note, may_retry }))
 }
 
 /// Instructions of a role that has none.
@@ -295,7 +305,8 @@ async fn ask_model(
     let said: u64 = messages.iter().map(|it| u64::from(context::estimate_tokens(&it.text)) + 8).sum();
     let input_tokens = said + u64::from(form);
 
-    let role_max = deps.registry.output_tokens_max(&task.role).unwrap_or(u32::MAX);
+    let registry = assignment.models.registry();
+    let role_max = registry.output_tokens_max(&task.role).unwrap_or(u32::MAX);
     let output_tokens_max = model.output_tokens_max.min(role_max);
     let worst = model.price.map(|price| price.of_tokens(input_tokens, output_tokens_max.into()));
     let reservation = run
@@ -325,15 +336,10 @@ async fn ask_model(
         progress.open = Some(OpenCall { is_sent: true, ..open });
     });
 
-    let request = ChatRequest {
-        messages,
-        output_tokens_max,
-        schema,
-        temperature: deps.registry.temperature(&task.role),
-        tools: None,
-    };
+    let request =
+        ChatRequest { messages, output_tokens_max, schema, temperature: registry.temperature(&task.role), tools: None };
     let started = deps.clock.now();
-    let answer = deps.models.chat(&model.alias, &request).await;
+    let answer = assignment.models.chat(&model.alias, &request).await;
     let elapsed = deps.clock.now().since(started);
 
     let (ended, kept, result) = match answer {
@@ -363,7 +369,7 @@ async fn ask_model(
             // A prompt that is refused or too long says nothing of how the model is.
             if !matches!(error, crewline_models::Error::ContextOverflow { .. } | crewline_models::Error::Refused { .. })
             {
-                deps.health.failed(&model.alias, deps.clock.now(), error.retry_after());
+                deps.health.failed(&model.alias, deps.clock.now(), &error);
             }
             let note =
                 ErrorNote { code: error.code().into(), kind: error.kind(), message: full_message(&error).into() };

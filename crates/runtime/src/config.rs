@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use crewline_memory::{Embedder, Qdrant, Rules, Weights};
-use crewline_models::{Models, Registry};
+use crewline_models::{Models, Reloader};
 use crewline_store::Store;
 use crewline_types::Clock;
 
@@ -11,10 +11,10 @@ use crewline_types::Clock;
 pub struct Config {
     /// The database.
     pub store: Store,
-    /// The registry snapshot.
-    pub registry: Arc<Registry>,
-    /// The clients of that registry.
+    /// The models of the registry.
     pub models: Models,
+    /// Takes the registry file over when it changes; a process without one keeps what it began with.
+    pub reloader: Option<Reloader>,
     /// What memory is made of.
     pub memory: MemoryConfig,
     /// Tells the time.

@@ -83,7 +83,7 @@ impl Handle {
             roles,
             slots: slots.map_or(0, |it| u32::try_from(it.get()).unwrap_or(u32::MAX)),
             busy: 0,
-            registry: deps.registry.hash(),
+            registry: deps.registry().hash(),
             is_draining: false,
             started_at: now,
             seen_at: now,

@@ -96,6 +96,9 @@ pub enum Error {
         /// The models without a price.
         models: Vec<String>,
     },
+    /// This process has no registry file that could be read again.
+    #[error("the registry of this process does not change")]
+    FixedRegistry,
     /// As many runs as are allowed are active.
     #[error("{active} runs are active, no more are admitted")]
     Busy {
@@ -206,6 +209,7 @@ impl Error {
             | Self::NotFailed { .. }
             | Self::NothingFailed { .. }
             | Self::NoPlan { .. }
+            | Self::FixedRegistry
             | Self::Mismatch { .. } => ErrorKind::Conflict,
             Self::Busy { .. } => ErrorKind::Busy,
             Self::Actor(_) | Self::Spawn(_) | Self::Io { .. } | Self::Settings { .. } => ErrorKind::Internal,
@@ -233,6 +237,7 @@ impl Error {
             Self::Mismatch { .. } => "replay.mismatch",
             Self::Edit { .. } => "replay.edit",
             Self::Unpriced { .. } => "run.unpriced",
+            Self::FixedRegistry => "registry.fixed",
             Self::Busy { .. } => "run.busy",
             Self::Actor(_) => "runtime.no_answer",
             Self::Spawn(_) => "runtime.start",
@@ -263,6 +268,7 @@ impl Error {
             | Self::Mismatch { .. }
             | Self::Edit { .. }
             | Self::Unpriced { .. }
+            | Self::FixedRegistry
             | Self::Spawn(_)
             | Self::Io { .. }
             | Self::Settings { .. }
@@ -273,6 +279,18 @@ impl Error {
             Self::Models(error) => error.is_retryable(),
             Self::Memory(error) => error.is_retryable(),
         }
+    }
+
+    /// Each thing that is wrong with an input, with its place, where an input can have several.
+    pub fn details(&self) -> Vec<serde_json::Value> {
+        if let Self::Plan { problems } = self {
+            return problems.iter().filter_map(|it| serde_json::to_value(it).ok()).collect();
+        }
+        if let Self::Models(crewline_models::Error::Registry(invalid)) = self {
+            let detail = |it: &crewline_models::Problem| serde_json::json!({"line": it.line, "column": it.column, "message": it.message, "help": it.help});
+            return invalid.problems.iter().map(detail).collect();
+        }
+        Vec::new()
     }
 
     /// The next step for a person, where there is one.
@@ -309,6 +327,7 @@ impl Error {
                 Some(format!("mend what the message says, then `crewline resume {run}`: what was recorded is kept"))
             }
             Self::MemorySize { .. } => Some("`crewline memory ingest FILE` cuts long documents into pieces".into()),
+            Self::FixedRegistry => Some("only `crewline serve` and `crewline worker` read their file again".into()),
             Self::Models(error) => error.hint(),
             Self::Plan { .. }
             | Self::Busy { .. }

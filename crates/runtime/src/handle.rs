@@ -16,6 +16,7 @@ use crewline_engine::{
     schedule::Strategy,
 };
 use crewline_memory::{Embedded, Hybrid};
+use crewline_models::Reloader;
 use crewline_store::{Change, Claim, Committed, NewRun, Store, Transition};
 use crewline_types::{
     EventBody, IdSource, ModelAlias, Priority, Role, RunId, RunLimits, RunStatus, Task, TaskId, TaskKind, TaskStatus,
@@ -101,22 +102,21 @@ pub struct Handle {
     ids: Arc<Mutex<IdSource>>,
     node: Arc<str>,
     locks: Option<PathBuf>,
+    pub(crate) reloader: Option<Reloader>,
 }
 
 impl Handle {
     /// Starts the actors. The database is open and migrated already.
     pub async fn start(config: Config) -> Result<Self, Error> {
-        let Config { store, registry, models, memory, clock, node, locks, prompts, dispatch, limits } = config;
+        let Config { store, models, reloader, memory, clock, node, locks, prompts, dispatch, limits } = config;
         let rooms = Rooms::default();
         let hub = Hub::default();
         let deps = Arc::new(Deps {
             rooms,
             rules: memory.rules.clone(),
             models,
-            health: Health::new(&registry),
+            health: Health::default(),
             experience: Experience::default(),
-            roles: registry.roles().into_iter().collect(),
-            registry,
             prompts: Prompts::load(prompts.as_deref())?,
             store: store.clone(),
             clock,
@@ -140,7 +140,7 @@ impl Handle {
         };
         let (root, _) = Actor::spawn(None, Root, args).await.map_err(|error| Error::Spawn(error.to_string()))?;
         let ids = Arc::new(Mutex::new(IdSource::random()));
-        Ok(Self { root, deps, store, hub, ids, node: node.into(), locks })
+        Ok(Self { root, deps, store, hub, ids, node: node.into(), locks, reloader })
     }
 
     /// Records a run and starts its manager.
@@ -184,7 +184,7 @@ impl Handle {
             project: request.project.as_str().into(),
             goal: request.goal.as_str().into(),
             settings: settings_text(&settings),
-            registry: self.deps.registry.hash(),
+            registry: self.deps.registry().hash(),
             at,
         };
         let root = root_task(id, root_id, &request.goal, at);
@@ -267,7 +267,7 @@ impl Handle {
 
     /// The runs, newest first.
     pub async fn runs(&self, project: Option<&str>, limit: u32) -> Result<Vec<RunSummary>, Error> {
-        Ok(self.store.runs(project, limit).await?.into_iter().map(RunSummary::from).collect())
+        report::summaries(&self.store, self.store.runs(project, limit).await?).await
     }
 
     /// Writes `RESULT.md`, `INDEX.md`, `tasks/` and `report.json` of a run into `out`.
@@ -382,7 +382,7 @@ impl Handle {
     /// Refuses a model that the registry does not have.
     pub(crate) fn check_model(&self, model: Option<&ModelAlias>) -> Result<(), Error> {
         match model {
-            Some(alias) if self.deps.registry.model(alias.as_str()).is_none() => {
+            Some(alias) if self.deps.registry().model(alias.as_str()).is_none() => {
                 Err(Error::NotFound { what: "model", id: alias.as_str().chars().take(40).collect() })
             }
             Some(_) | None => Ok(()),
@@ -398,7 +398,7 @@ impl Handle {
     }
 
     fn checked(&self, document: &Document) -> Result<plan::Plan, Error> {
-        plan::check(document, &planning::file_rules(&self.deps.registry)).map_err(|problems| Error::Plan { problems })
+        plan::check(document, &planning::file_rules(&self.deps.registry())).map_err(|problems| Error::Plan { problems })
     }
 
     /// A cap on cost can only hold where every model has a price.
@@ -406,7 +406,7 @@ impl Handle {
         if limits.cost_max.is_none() {
             return Ok(());
         }
-        let registry = &self.deps.registry;
+        let registry = self.deps.registry();
         let default = Role::from("default");
         let mut models: Vec<String> = registry
             .roles()

@@ -35,10 +35,12 @@ mod manager;
 mod memory;
 pub mod metrics;
 mod offer;
+mod outage;
 mod planning;
 mod prompt;
 mod recorded;
 mod remember;
+mod reload;
 mod replay;
 mod report;
 mod retry;
@@ -68,6 +70,7 @@ pub use crewline_engine::{
     route::Mode,
     schedule::Strategy,
 };
+pub use crewline_models::{Reloaded, registry::Difference};
 pub use crewline_store::{Origin, Wish};
 pub use diff::{Diff, RunSide, Side, TaskDiff, Texts, Verdict};
 pub use error::Error;

@@ -9,7 +9,7 @@ use std::{
 
 use crewline_store::{CallRow, Claim, Lineage, OpenOffer, Origin, RunRow};
 use crewline_types::{
-    AttemptId, LinkKind, MicroUsd, Role, Task, TaskId, TaskKind, TaskStatus, Text, event::CallOutcome,
+    AttemptId, LinkKind, MicroUsd, ModelAlias, Role, Task, TaskId, TaskKind, TaskStatus, Text, event::CallOutcome,
 };
 
 use crate::{
@@ -49,6 +49,8 @@ pub struct Loaded {
     pub spent: MicroUsd,
     /// Whether any call of the run was answered.
     pub has_answer: bool,
+    /// The models that answered a call of the run.
+    pub answered: HashSet<ModelAlias>,
     /// Ended calls without a price.
     pub unpriced: u64,
     /// Attempts started.
@@ -111,13 +113,17 @@ pub async fn load(args: Args) -> Result<Box<Loaded>, Error> {
         offers,
         spent: MicroUsd::ZERO,
         has_answer: false,
+        answered: HashSet::new(),
         unpriced: 0,
         steps,
     };
     for call in calls {
         let cost = if call.outcome.is_some() { call.cost } else { call.reserved };
         loaded.spent += cost.unwrap_or(MicroUsd::ZERO);
-        loaded.has_answer |= call.outcome == Some(CallOutcome::Ok);
+        if call.outcome == Some(CallOutcome::Ok) {
+            loaded.has_answer = true;
+            loaded.answered.insert(call.model.as_str().into());
+        }
         // Those of an attempt that is still out come with its report.
         if !offered.contains(&call.id.attempt) {
             loaded.unpriced += u64::from(cost.is_none());

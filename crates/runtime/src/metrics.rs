@@ -15,10 +15,12 @@ pub fn describe() {
     describe_histogram!("crewline_task_duration_seconds", "From a task's first start to its end.");
     describe_gauge!("crewline_llm_cost_usd_total", "Cost of answered calls whose model has a price.");
     describe_counter!("crewline_llm_fallbacks_total", "Steps from one model of a chain to the next.");
+    describe_gauge!("crewline_llm_breaker_state", "Breakers of models that failed: 0 closed, 1 half open, 2 open.");
     describe_counter!("crewline_llm_answers_reused_total", "Recorded answers of lost attempts that were used again.");
     describe_gauge!("crewline_worker_attempts", "Claimed attempts that this process works on.");
     describe_counter!("crewline_claims_lost_total", "Claims whose worker let its lease run out.");
     describe_counter!("crewline_tasks_reused_total", "Results that were taken over from the run that is replayed.");
+    describe_counter!("crewline_tasks_parked_total", "Times a task waited because its whole chain was down.");
     describe_counter!("crewline_actor_restarts_total", "Actors that were started again.");
     describe_counter!("crewline_memory_left_out_total", "Memories of runs that say nothing, or nothing new.");
     describe_counter!("crewline_memory_summaries_total", "Summaries that runs made, by kind.");
@@ -49,6 +51,27 @@ pub fn task_ended(role: &str, outcome: &'static str, took: Duration) {
 pub fn cost(model: &ModelAlias, cost: MicroUsd) {
     // A counter of this exporter is an integer, and a call costs less than a dollar.
     gauge!("crewline_llm_cost_usd_total", "model" => model.as_str().to_owned()).increment(cost.as_usd());
+}
+
+/// A model's breaker is closed (0), half open (1) or open (2).
+pub fn breaker(model: &ModelAlias, state: Breaker) {
+    let value = match state {
+        Breaker::Closed => 0.0,
+        Breaker::HalfOpen => 1.0,
+        Breaker::Open => 2.0,
+    };
+    gauge!("crewline_llm_breaker_state", "model" => model.as_str().to_owned()).set(value);
+}
+
+/// Where a breaker is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Breaker {
+    /// Calls pass.
+    Closed,
+    /// One call passes, to see.
+    HalfOpen,
+    /// None passes.
+    Open,
 }
 
 /// A chain went on to its next model.
@@ -93,6 +116,11 @@ pub fn left_out(reason: &'static str) {
 /// A summary of this kind was made.
 pub fn summary(kind: &str) {
     counter!("crewline_memory_summaries_total", "kind" => kind.to_owned()).increment(1);
+}
+
+/// A task waits because its whole chain is down.
+pub fn parked() {
+    counter!("crewline_tasks_parked_total").increment(1);
 }
 
 /// A result was taken over instead of being made.

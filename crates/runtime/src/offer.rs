@@ -16,6 +16,7 @@ use crate::{
     Error,
     assignment::{EndedCall, Failure, Output, Progress, Report, Spent},
     attempt::end_calls,
+    outage::Outage,
 };
 
 /// The report of a claimed attempt, as its offer's row keeps it.
@@ -34,6 +35,7 @@ struct Wire {
 enum WireResult {
     Made { text: TextHash, model: ModelAlias },
     Models { error: ErrorNote, may_retry: bool },
+    Down(Outage),
     OverBudget { message: String },
     Busy,
     TimedOut,
@@ -54,6 +56,7 @@ pub fn write_report(change: &mut Change, role: &Role, report: Report) -> Result<
             WireResult::Made { text: hash, model }
         }
         Err(Failure::Models { error, may_retry }) => WireResult::Models { error, may_retry },
+        Err(Failure::Down(outage)) => WireResult::Down(outage),
         Err(Failure::OverBudget { message }) => WireResult::OverBudget { message },
         Err(Failure::Busy) => WireResult::Busy,
         Err(Failure::TimedOut) => WireResult::TimedOut,
@@ -165,7 +168,12 @@ impl WireResult {
     fn text(&self) -> Option<TextHash> {
         match self {
             Self::Made { text, .. } => Some(*text),
-            Self::Models { .. } | Self::OverBudget { .. } | Self::Busy | Self::TimedOut | Self::Lost => None,
+            Self::Models { .. }
+            | Self::Down(_)
+            | Self::OverBudget { .. }
+            | Self::Busy
+            | Self::TimedOut
+            | Self::Lost => None,
         }
     }
 }
@@ -180,6 +188,7 @@ impl Wire {
                 None => Err(Failure::Lost),
             },
             WireResult::Models { error, may_retry } => Err(Failure::Models { error, may_retry }),
+            WireResult::Down(outage) => Err(Failure::Down(outage)),
             WireResult::OverBudget { message } => Err(Failure::OverBudget { message }),
             WireResult::Busy => Err(Failure::Busy),
             WireResult::TimedOut => Err(Failure::TimedOut),

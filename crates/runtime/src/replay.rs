@@ -101,14 +101,14 @@ impl Handle {
         let mut tasks = recorded.tasks.clone();
         edit::apply(&request.edits, &from, &mut tasks)?;
         let deps = self.deps();
-        let verdicts = recorded.decide(&deps.registry, &tasks, &from, request)?;
+        let verdicts = recorded.decide(&deps.registry(), &tasks, &from, request)?;
         let made = rows::make(
             &recorded,
             &tasks,
             &verdicts,
             rows::New {
                 settings: &settings,
-                registry: deps.registry.hash(),
+                registry: deps.registry().hash(),
                 at: deps.clock.now(),
                 ids: &mut self.ids(),
             },

@@ -38,11 +38,28 @@ pub struct RunSummary {
     pub created_at: Timestamp,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
+    /// Tasks that wait because no model of their chain serves anybody now.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub parked: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+/// The runs in a line each.
+pub async fn summaries(store: &Store, rows: Vec<RunRow>) -> Result<Vec<RunSummary>, Error> {
+    let running: Vec<RunId> = rows.iter().filter(|row| row.status == RunStatus::Running).map(|row| row.id).collect();
+    let parked = store.parked(&running).await?;
+    let summary = |row: RunRow| RunSummary { parked: parked.get(&row.id).copied().unwrap_or(0), ..row.into() };
+    Ok(rows.into_iter().map(summary).collect())
 }
 
 impl From<RunRow> for RunSummary {
     fn from(row: RunRow) -> Self {
         Self {
+            parked: 0,
             run: row.id,
             project: row.project.to_string(),
             goal: row.goal.to_string(),

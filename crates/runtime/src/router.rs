@@ -42,7 +42,8 @@ pub enum Message {
 /// The specialists by role.
 pub struct State {
     deps: Arc<Deps>,
-    specialists: HashMap<Role, ActorRef<specialist::Message>>,
+    /// With the slots each was told of.
+    specialists: HashMap<Role, (ActorRef<specialist::Message>, usize)>,
 }
 
 impl Actor for Router {
@@ -66,7 +67,7 @@ impl Actor for Router {
             Message::CancelAttempts(attempts) => state.on_cancel_attempts(&attempts),
             #[cfg(test)]
             Message::Specialist(role, reply) => {
-                reply.send(state.specialists.get(&role).cloned()).ok();
+                reply.send(state.specialists.get(&role).map(|(it, _)| it.clone())).ok();
             }
         }
         Ok(())
@@ -115,9 +116,10 @@ impl State {
             mode: assignment.run.mode,
         };
         let own = assignment.run.models.get(&*task.key);
-        let chain = match own.and_then(|alias| deps.registry.model(alias.as_str())) {
+        let registry = assignment.models.registry();
+        let chain = match own.and_then(|alias| registry.model(alias.as_str())) {
             Some(model) => std::slice::from_ref(model),
-            None => deps.registry.chain(&task.role),
+            None => registry.chain(&task.role),
         };
         let now = deps.clock.now();
         let remaining = assignment.run.with_wallet(|wallet| wallet.remaining());
@@ -132,27 +134,28 @@ impl State {
         myself: &ActorRef<Message>,
         role: &Role,
     ) -> Result<ActorRef<specialist::Message>, ractor::SpawnErr> {
-        if let Some(specialist) = self.specialists.get(role) {
+        let slots = self.deps.registry().slots(role).map_or(usize::MAX, |slots| slots as usize);
+        if let Some((specialist, given)) = self.specialists.get_mut(role) {
+            if *given != slots {
+                *given = slots;
+                tell(specialist, specialist::Message::Resize(slots));
+            }
             return Ok(specialist.clone());
         }
-        let args = specialist::Args {
-            deps: Arc::clone(&self.deps),
-            slots: self.deps.registry.slots(role).map_or(usize::MAX, |slots| slots as usize),
-            queue_max: self.deps.limits.queue_max,
-        };
+        let args = specialist::Args { deps: Arc::clone(&self.deps), slots, queue_max: self.deps.limits.queue_max };
         let (specialist, _) = Actor::spawn_linked(None, Specialist, args, myself.get_cell()).await?;
-        self.specialists.insert(role.clone(), specialist.clone());
+        self.specialists.insert(role.clone(), (specialist.clone(), slots));
         Ok(specialist)
     }
 
     fn on_cancel_run(&self, run: RunId) {
-        for specialist in self.specialists.values() {
+        for (specialist, _) in self.specialists.values() {
             tell(specialist, specialist::Message::CancelRun(run));
         }
     }
 
     fn on_cancel_attempts(&self, attempts: &Arc<[AttemptId]>) {
-        for specialist in self.specialists.values() {
+        for (specialist, _) in self.specialists.values() {
             tell(specialist, specialist::Message::CancelAttempts(Arc::clone(attempts)));
         }
     }
@@ -161,7 +164,7 @@ impl State {
         match event {
             SupervisionEvent::ActorTerminated(cell, ..) | SupervisionEvent::ActorFailed(cell, _) => {
                 metrics::restart("specialist");
-                self.specialists.retain(|_, it| it.get_id() != cell.get_id());
+                self.specialists.retain(|_, (it, _)| it.get_id() != cell.get_id());
             }
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
         }

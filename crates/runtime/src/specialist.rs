@@ -1,6 +1,6 @@
 //! Specialist: runs at most `slots` attempts of its role at once; further ones wait in a bounded queue.
 //!
-//! **Invariant:** `running.len() <= slots` and `waiting.len() <= queue_max`.
+//! **Invariant:** nothing starts while `running.len() >= slots`; `waiting.len() <= queue_max`.
 //! **Invariant:** an attempt that is dropped, running or waiting, is reported by its own obligation.
 
 use std::{
@@ -30,6 +30,8 @@ pub enum Message {
     CancelRun(RunId),
     /// Drops these attempts, as far as they are here.
     CancelAttempts(Arc<[AttemptId]>),
+    /// The registry gives the role other slots; what runs goes on.
+    Resize(usize),
     /// Internal: an attempt's work ended and has reported itself.
     Finished(AttemptId, Outcome<()>),
 }
@@ -71,6 +73,10 @@ impl Actor for Specialist {
             Message::Run(assignment) => state.on_run(&myself, *assignment),
             Message::CancelRun(run) => state.on_cancel_run(&myself, run),
             Message::CancelAttempts(attempts) => state.on_cancel_attempts(&myself, &attempts),
+            Message::Resize(slots) => {
+                state.args.slots = slots;
+                state.start_waiting(&myself);
+            }
             Message::Finished(attempt, outcome) => state.on_finished(&myself, attempt, &outcome),
         }
         Ok(())

@@ -39,12 +39,12 @@ pub(crate) async fn world_of(
     let folder = tempfile::tempdir().unwrap();
     let registry = Arc::new(Registry::parse(&change(server.registry()), "crewline.yaml", &|_| None).unwrap());
     let options = Options { data_dir: folder.path().into(), guard: None, mode: crewline_models::Mode::Online };
-    let models = Models::new(Arc::clone(&registry), options).unwrap();
+    let models = Models::new(registry, options).unwrap();
     let url = format!("sqlite:{}", folder.path().join("crewline.db").display());
     let handle = Handle::start(Config {
         store: Store::open(&url).await.unwrap(),
-        registry,
         models,
+        reloader: None,
         memory: MemoryConfig::default(),
         clock: Arc::new(SystemClock),
         node: "test:1".into(),

@@ -177,6 +177,7 @@ async fn show(handle: &Handle, node: &NodeRow) -> Result<(), crewline_store::Err
 /// Looks at everything that others may have left.
 async fn beat(args: Args) {
     let Args { handle, mut node, take_over } = args;
+    node.registry = handle.deps().registry().hash();
     if let Some(worker) = handle.worker() {
         let busy = ask(&worker, BUSY_LIMIT, worker::Message::Busy).await.unwrap_or_default();
         node.busy = u32::try_from(busy).unwrap_or(u32::MAX);

@@ -19,6 +19,7 @@ use crewline_engine::{
     replay::index_hash,
     wallet::Wallet,
 };
+use crewline_models::Models;
 use crewline_store::{Change, Offer, RunRow};
 use crewline_types::{AttemptId, LinkKind, MicroUsd, ProjectScope, RunId, Task, TaskStatus, Text, TextHash};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -96,6 +97,7 @@ pub struct Claimed {
     task: TaskBrief,
     sources: Vec<Item>,
     input_hash: TextHash,
+    models: Models,
 }
 
 struct Claim {
@@ -265,7 +267,7 @@ impl State {
     }
 
     fn begin(&mut self, myself: &ActorRef<Message>, claimed: Claimed) {
-        let Claimed { offer, run, task, sources, input_hash } = claimed;
+        let Claimed { offer, run, task, sources, input_hash, models } = claimed;
         if self.runs.len() >= RUNS_MAX {
             self.runs.clear();
         }
@@ -279,6 +281,7 @@ impl State {
             sources,
             input_hash: Some(input_hash),
             work: Work::Text,
+            models,
             rungs: Vec::new(),
             route: [].into(),
             obligation: Obligation::new(offer.id, ReportTo::Worker(myself.clone())),
@@ -480,6 +483,8 @@ async fn claim(args: &Args, runs: &HashMap<RunId, Arc<RunBrief>>, max: usize) ->
         }
         briefs.insert(offer.run, brief);
     }
+    let models = args.deps.models.pinned();
+    let registry = models.registry();
     let ids: Vec<_> = offers.iter().map(|offer| offer.id.task).collect();
     let work = store.work(&ids).await?;
     let hashes: Vec<TextHash> = work
@@ -510,8 +515,8 @@ async fn claim(args: &Args, runs: &HashMap<RunId, Arc<RunBrief>>, max: usize) ->
             requires: results(LinkKind::Requires),
             refers: results(LinkKind::Refers),
         };
-        let input_hash = replay::input_hash(&args.deps.registry, &task, given);
-        Some(Claimed { offer, run, task, sources, input_hash })
+        let input_hash = replay::input_hash(&registry, &task, given);
+        Some(Claimed { offer, run, task, sources, input_hash, models: models.clone() })
     });
     Ok(claimed.collect())
 }
@@ -532,7 +537,7 @@ async fn brief_of(args: &Args, row: &RunRow, known: Option<&Arc<RunBrief>>) -> R
     {
         return Ok(Arc::clone(known));
     }
-    if row.registry != args.deps.registry.hash() {
+    if row.registry != args.deps.registry().hash() {
         tracing::warn!(run_id = %row.id, "the run began with another registry than this worker's");
     }
     Ok(Arc::new(RunBrief {

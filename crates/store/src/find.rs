@@ -1,6 +1,8 @@
 //! Finding runs and tasks by the beginning of their ids.
 
-use crewline_types::{RunId, TaskId};
+use std::collections::HashMap;
+
+use crewline_types::{RunId, TaskId, TaskStatus, task::PARKED};
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
 use crate::{
@@ -11,6 +13,8 @@ use crate::{
 
 /// Characters of an id.
 const ID_LEN: usize = 8;
+/// Runs in one statement.
+const RUNS_MAX: usize = 500;
 
 impl Store {
     /// The runs whose ids begin with `prefix`, at most `limit`, by id.
@@ -42,6 +46,28 @@ impl Store {
             .all(self.reader().await?)
             .await?;
         ids.iter().map(|(task, run)| Ok((task_id(task)?, run_id(run)?))).collect()
+    }
+
+    /// How many tasks of each of `runs` wait for their models; runs without one are left out.
+    pub async fn parked(&self, runs: &[RunId]) -> Result<HashMap<RunId, u64>, Error> {
+        let mut parked = HashMap::new();
+        for some in runs.chunks(RUNS_MAX) {
+            let rows: Vec<(String, i64)> = entity::task::Entity::find()
+                .select_only()
+                .column(entity::task::Column::RunId)
+                .column_as(entity::task::Column::Id.count(), "parked")
+                .filter(entity::task::Column::RunId.is_in(some.iter().map(RunId::as_str)))
+                .filter(entity::task::Column::Status.eq(TaskStatus::Pending.as_str()))
+                .filter(entity::task::Column::Reason.starts_with(PARKED))
+                .group_by(entity::task::Column::RunId)
+                .into_tuple()
+                .all(self.reader().await?)
+                .await?;
+            for (run, count) in rows {
+                parked.insert(run_id(&run)?, u64::try_from(count).unwrap_or_default());
+            }
+        }
+        Ok(parked)
     }
 
     /// `None` when no id begins like that.

@@ -234,6 +234,19 @@ pub enum EventBody {
         /// Whether another attempt follows.
         will_retry: bool,
     },
+    /// No model of the task's chain serves anybody now; the task waits, and goes on by itself.
+    TaskParked {
+        /// The task's name inside the plan.
+        key: Arc<str>,
+        /// Who waits.
+        role: Role,
+        /// The models it waits for.
+        models: Vec<Arc<str>>,
+        /// What the last of them said.
+        error: ErrorNote,
+        /// When the first of them may be asked again; it may answer sooner.
+        until: Timestamp,
+    },
     /// A requirement of the task failed.
     TaskBlocked {
         /// The task's name inside the plan.
@@ -301,6 +314,7 @@ impl EventBody {
             Self::ModelCall { .. } => "model_call",
             Self::TaskCompleted { .. } => "task_completed",
             Self::TaskFailed { .. } => "task_failed",
+            Self::TaskParked { .. } => "task_parked",
             Self::TaskBlocked { .. } => "task_blocked",
             Self::AwaitingApproval { .. } => "awaiting_approval",
             Self::MemoryStored { .. } => "memory_stored",

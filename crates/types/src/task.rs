@@ -101,6 +101,9 @@ impl<'de> Deserialize<'de> for TaskStatus {
     }
 }
 
+/// The beginning of the reason of a pending task that waits for its models; what follows says for which, and why.
+pub const PARKED: &str = "parked: ";
+
 /// What a task is in the tree (G2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -174,7 +174,9 @@ fn line(event: &Event, keys: &HashMap<TaskId, Arc<str>>, style: Style) -> String
     let kind = match &event.body {
         EventBody::TaskCompleted { .. } => style.green(&kind),
         EventBody::TaskFailed { .. } | EventBody::TaskBlocked { .. } => style.red(&kind),
-        EventBody::BudgetReached { .. } | EventBody::AwaitingApproval { .. } => style.yellow(&kind),
+        EventBody::BudgetReached { .. } | EventBody::AwaitingApproval { .. } | EventBody::TaskParked { .. } => {
+            style.yellow(&kind)
+        }
         EventBody::RunStarted { .. }
         | EventBody::PlanReady { .. }
         | EventBody::TaskStarted { .. }
@@ -217,6 +219,7 @@ fn what(body: &EventBody) -> Cow<'_, str> {
         EventBody::TaskFailed { error, will_retry, .. } => {
             format!("{}{}", note(error), if *will_retry { ", trying again" } else { "" }).into()
         }
+        EventBody::TaskParked { error, until, .. } => format!("until {until} at least: {}", note(error)).into(),
         EventBody::TaskBlocked { reason, .. } => Cow::Borrowed(reason),
         EventBody::AwaitingApproval { what } => Cow::Borrowed(what),
         EventBody::MemoryStored { memory, kind } => format!("{kind} {memory}").into(),

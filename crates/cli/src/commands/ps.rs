@@ -107,7 +107,10 @@ fn rows(runs: &[RunSummary], now: Timestamp, style: Style) -> String {
         .map(|run| {
             vec![
                 run.run.to_string(),
-                run.status.as_str().to_owned(),
+                match run.parked {
+                    0 => run.status.as_str().to_owned(),
+                    parked => format!("{}, {parked} parked", run.status.as_str()),
+                },
                 duration(now.since(run.created_at)),
                 run.finished_at.map_or_else(|| "-".to_owned(), |at| duration(at.since(run.created_at))),
                 clean(&run.project).into_owned(),

@@ -61,6 +61,7 @@ pub(crate) async fn run(args: ServeArgs, settings: &Settings, console: &Console)
     let app = App::start_as(&settings, registry, mode, Part::Server).await?;
     let mut signals = Signals::listen()?;
     ops.start(&app.handle);
+    ops.keep_registry(&app.handle)?;
     let joined = join(&app, args.slots, console).await;
     if let Err(error) = joined {
         app.stop().await;

@@ -4,7 +4,7 @@ use std::{collections::HashMap, fmt::Write as _, time::Duration};
 
 use clap::Args;
 use crewline_runtime::{AttemptReport, Report, TaskReport};
-use crewline_types::{MicroUsd, TaskId, TaskKind, TaskStatus, event::CallOutcome};
+use crewline_types::{MicroUsd, TaskId, TaskKind, TaskStatus, event::CallOutcome, task::PARKED};
 use serde::Serialize;
 
 use crate::{
@@ -187,7 +187,12 @@ fn label(branch: &Branch<'_>, style: Style) -> String {
     if !branch.depends_on.is_empty() {
         text.push_str(&style.dim(&format!(" ← {}", fit(&clean(&branch.depends_on.join(", ")), TITLE))));
     }
-    if let (Some(reason), TaskStatus::Failed | TaskStatus::Blocked) = (branch.reason, branch.status) {
+    let is_told = match branch.status {
+        TaskStatus::Failed | TaskStatus::Blocked => true,
+        TaskStatus::Pending => branch.reason.is_some_and(|it| it.starts_with(PARKED)),
+        TaskStatus::InProgress | TaskStatus::AwaitingApproval | TaskStatus::Completed | TaskStatus::Cancelled => false,
+    };
+    if let Some(reason) = branch.reason.filter(|_| is_told) {
         _ = write!(text, ": {}", fit(&clean(reason), 2 * TITLE));
     }
     text

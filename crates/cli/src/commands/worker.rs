@@ -55,6 +55,7 @@ pub(crate) async fn run(args: WorkerArgs, settings: &Settings, console: &Console
     let app = App::start_as(&settings, registry, mode, Part::Worker).await?;
     let mut signals = Signals::listen()?;
     ops.start(&app.handle);
+    ops.keep_registry(&app.handle)?;
     let roles: Vec<Role> = args.roles.iter().map(|role| Role::from(role.trim())).collect();
     let post = Post { slots: Some(args.slots), roles: (!roles.is_empty()).then_some(roles), is_server: false };
     let joined = app.handle.join(post).await;

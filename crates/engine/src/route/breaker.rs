@@ -95,9 +95,23 @@ impl Breaker {
         pass
     }
 
-    /// A call was answered.
-    pub fn succeeded(&mut self) {
+    /// A call was answered; whether that is news.
+    pub fn succeeded(&mut self) -> bool {
+        let was_closed = matches!(self.state, State::Closed { .. });
         self.state = State::Closed { failures: 0, last: Timestamp::default() };
+        !was_closed
+    }
+
+    /// The model does not serve anybody, as its provider said or its whole chain shows: it is open until the pause is over, at
+    /// the latest `until`. A longer pause stays.
+    pub fn trip(&mut self, now: Timestamp, until: Option<Timestamp>) {
+        let until = until.unwrap_or_else(|| now.after(self.rules.pause)).min(now.after(self.rules.pause_max));
+        let pause = match self.state {
+            State::Open { until: known, .. } if known >= until => return,
+            State::Open { pause, .. } | State::HalfOpen { pause, .. } => pause,
+            State::Closed { .. } => self.rules.pause,
+        };
+        self.state = State::Open { until, pause };
     }
 
     /// A call failed at `now`; the provider may have said when to come back.

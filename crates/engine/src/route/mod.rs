@@ -7,6 +7,7 @@
 
 pub mod breaker;
 pub mod learn;
+pub mod outage;
 mod start;
 
 use std::{fmt, sync::Arc};

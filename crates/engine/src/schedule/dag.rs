@@ -193,6 +193,16 @@ impl Dag {
                 slot.lost_attempts += 1;
                 self.ready.push((slot.rank, Reverse(node)));
             }
+            Event::AttemptParked { node, attempt } => {
+                if !self.is_current(node, attempt) {
+                    return actions;
+                }
+                self.running -= 1;
+                let slot = &mut self.slots[node as usize];
+                slot.stage = Stage::Waiting;
+                slot.lost_attempts += 1;
+                slot.is_held = true;
+            }
             Event::RetryDue { node } => {
                 let is_draining = self.is_draining;
                 let Some(slot) = self.slots.get_mut(node as usize).filter(|it| it.is_held && !is_draining) else {

@@ -96,7 +96,14 @@ pub enum Event {
         /// The attempt, as [`Action::Dispatch`] named it.
         attempt: u32,
     },
-    /// The delay of [`Action::RetryAfter`] has passed.
+    /// An attempt found that it can not be made now. It does not count as a try; the task waits for [`Event::RetryDue`].
+    AttemptParked {
+        /// The task.
+        node: u32,
+        /// The attempt, as [`Action::Dispatch`] named it.
+        attempt: u32,
+    },
+    /// The delay of [`Action::RetryAfter`] has passed, or the reason of [`Event::AttemptParked`] is gone.
     RetryDue {
         /// The task.
         node: u32,

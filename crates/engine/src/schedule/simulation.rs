@@ -109,6 +109,11 @@ impl Oracle {
                 self.nodes[node as usize].stage = Stage::Waiting;
                 self.lost[node as usize] += 1;
             }
+            Event::AttemptParked { node, attempt } if self.is_current(node, attempt) => {
+                self.nodes[node as usize].stage = Stage::Waiting;
+                self.lost[node as usize] += 1;
+                self.held[node as usize] = true;
+            }
             Event::AttemptFailed { node, attempt, .. } if self.is_current(node, attempt) => {
                 self.nodes[node as usize].stage = Stage::Waiting;
             }
@@ -118,6 +123,7 @@ impl Oracle {
             | Event::Succeeded { .. }
             | Event::AttemptFailed { .. }
             | Event::AttemptLost { .. }
+            | Event::AttemptParked { .. }
             | Event::RetryDue { .. } => {}
         }
     }
@@ -243,15 +249,21 @@ fn simulate(seed: u64) -> Finish {
             };
             past.push(event);
             has_begun |= event == Event::Begin;
+            if let Event::AttemptParked { node, attempt } = event
+                && oracle.is_current(node, attempt)
+            {
+                inbox.push(Event::RetryDue { node });
+            }
             oracle.on(event);
             actions.extend(dag.apply(event));
         }
         for action in actions {
             oracle.check(action, limits);
             match action {
-                Action::Dispatch { node, attempt } => inbox.push(match rng.below(11) {
+                Action::Dispatch { node, attempt } => inbox.push(match rng.below(12) {
                     0 => Event::AttemptFailed { node, attempt, retry: Retry::Never },
                     10 => Event::AttemptLost { node, attempt },
+                    11 => Event::AttemptParked { node, attempt },
                     1..4 => Event::AttemptFailed { node, attempt, retry: Retry::May },
                     _ => Event::Succeeded { node, attempt },
                 }),

@@ -18,6 +18,7 @@ use super::{
     shape::{self, list, suggestion},
     spans::{self, Node, TEXT_MAX},
 };
+use crate::RateLimits;
 
 /// Bytes a file with instructions may have.
 const INSTRUCTIONS_MAX: u64 = 256 << 10;
@@ -312,6 +313,7 @@ impl<'a> Check<'a> {
             model: entry.model.clone(),
             params: entry.params.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
             temperature: entry.temperature,
+            rates: RateLimits { requests: entry.limits.rpm, tokens: entry.limits.tpm },
             has_tools: capabilities.contains(&Capability::Tools),
             has_vision: capabilities.contains(&Capability::Vision),
         })
@@ -451,6 +453,7 @@ fn policies(entry: &file::PoliciesEntry) -> Policies {
         attempts_max: entry.attempts_max.unwrap_or(2),
         plan_tasks_max: entry.plan_tasks_max.unwrap_or(8),
         plan_tasks_min: entry.plan_tasks_min.unwrap_or(1),
+        outage_max: entry.outage_max.map_or(Duration::from_hours(1), |it| it.0),
         retry: RetryPolicy {
             delay: entry.retry.delay.map_or(Duration::from_millis(500), |it| it.0),
             delay_max: entry.retry.delay_max.map_or(Duration::from_secs(30), |it| it.0),

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** the doc comments here are the descriptions people see in their editor.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
 use crewline_types::time::parse_duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -201,6 +201,14 @@ pub(crate) struct LimitsEntry {
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub(crate) concurrency: Option<u32>,
+    /// Requests within any minute. Default: no limit of its own.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub(crate) rpm: Option<NonZeroU32>,
+    /// Tokens of prompt and answer together within any minute. Default: no limit of its own.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub(crate) tpm: Option<NonZeroU32>,
 }
 
 /// One role.
@@ -247,6 +255,9 @@ pub(crate) struct PoliciesEntry {
     #[serde(default)]
     #[schemars(range(min = 1, max = 24))]
     pub(crate) plan_tasks_min: Option<u32>,
+    /// How long a task waits when no model of its chain serves anybody, before it fails. Default: `1h`.
+    #[serde(default)]
+    pub(crate) outage_max: Option<Span>,
     /// The wait between two attempts.
     #[serde(default)]
     pub(crate) retry: RetryEntry,

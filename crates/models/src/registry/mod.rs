@@ -26,7 +26,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 pub(crate) use self::file::ProviderType;
 pub use self::{diff::Difference, watch::RegistryFile};
-use crate::Error;
+use crate::{Error, RateLimits};
 
 /// Something wrong in a registry, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -212,6 +212,8 @@ pub struct ModelConfig {
     pub params: serde_json::Map<String, serde_json::Value>,
     /// When the request does not say.
     pub temperature: Option<f32>,
+    /// What it may be asked for in a minute.
+    pub rates: RateLimits,
     /// Calls tools.
     pub has_tools: bool,
     /// Reads images.
@@ -227,6 +229,8 @@ pub struct Policies {
     pub plan_tasks_max: u32,
     /// Tasks a planner's answer should have, at least 1 and at most `plan_tasks_max`.
     pub plan_tasks_min: u32,
+    /// How long a task waits for a chain that is down as a whole.
+    pub outage_max: Duration,
     /// The wait between two attempts.
     pub retry: RetryPolicy,
 }
@@ -327,6 +331,11 @@ impl Registry {
     /// The roles of the file in its order, then the shipped ones it does not name; without `default`.
     pub fn roles(&self) -> Vec<Role> {
         self.roles.clone()
+    }
+
+    /// Whether it names the role, or ships instructions for it.
+    pub fn has_role(&self, role: &Role) -> bool {
+        self.roles.contains(role)
     }
 
     /// Attempts of a role at once.

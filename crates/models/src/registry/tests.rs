@@ -1,6 +1,6 @@
 //! One `check(input, expect)` for everything a registry can get wrong.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use super::*;
 
@@ -83,7 +83,7 @@ providers:
   cloud: {type: openai_compatible, base_url: "https://api.openai.com/v1/", api_key: "env:KEY", headers: {X-Title: crewline, x-api-key: "env:KEY"}, stream: true}
   local: {type: openai_compatible, managed: {command: [server, --port, "{port}", -m, "{model}"], model: "{data_dir}/m.gguf", health: /healthz, start_timeout: 90}}
 models:
-  big: {provider: cloud, model: gpt, context_window: 8192, output_tokens_max: 100, capabilities: [tools], timeouts: {connect: 500ms, total: 1h}, limits: {concurrency: 3}, params: {top_p: 0.5, stop: [a]}, temperature: 1}
+  big: {provider: cloud, model: gpt, context_window: 8192, output_tokens_max: 100, capabilities: [tools], timeouts: {connect: 500ms, total: 1h}, limits: {concurrency: 3, rpm: 60, tpm: 90000}, params: {top_p: 0.5, stop: [a]}, temperature: 1}
   small: {provider: local, model: m, context_window: 1000}
 roles:
   default: {chain: [small, big], instructions: "Be brief."}
@@ -102,6 +102,8 @@ policies: {attempts_max: 3, plan_tasks_max: 20, retry: {delay: 1s, delay_max: 2s
         (Duration::from_millis(500), Duration::from_hours(1))
     );
     assert_eq!((big.spec.concurrency_max, big.temperature), (Some(3), Some(1.0)));
+    let rates = (big.rates.requests.map(NonZeroU32::get), big.rates.tokens.map(NonZeroU32::get));
+    assert_eq!(rates, (Some(60), Some(90_000)));
     let small = registry.config("small").unwrap();
     assert_eq!((small.spec.output_tokens_max, small.spec.price), (250, None));
     assert_eq!(small.provider.managed.as_ref().unwrap().start_timeout, Duration::from_secs(90));

@@ -18,6 +18,9 @@ use crate::Error;
 #[derive(Debug)]
 pub struct RegistryFile {
     path: PathBuf,
+    /// What was read last.
+    read: Option<Stamp>,
+    /// What was seen at the last look.
     seen: Option<Stamp>,
 }
 
@@ -33,25 +36,26 @@ impl Stamp {
 }
 
 impl RegistryFile {
-    /// Watches a file from its present state on.
+    /// A file of which nothing was read yet.
     pub fn new(path: PathBuf) -> Self {
-        Self { seen: Stamp::of(&path), path }
+        Self { path, read: None, seen: None }
     }
 
-    /// The registry, when the file has changed since the last look. A few milliseconds when it has, one system call when not.
+    /// The registry, when the file has changed since it was read, and not since the last look: an editor may be writing it.
+    /// A few milliseconds then, one system call otherwise.
     pub fn changed(&mut self, env: &dyn Fn(&str) -> Option<String>) -> Option<Result<Registry, Error>> {
         let now = Stamp::of(&self.path);
-        if now == self.seen {
+        let is_at_rest = std::mem::replace(&mut self.seen, now) == now;
+        if !is_at_rest || now.is_none() || now == self.read {
             return None;
         }
-        self.seen = now;
-        // An editor may be between removing and writing it.
-        now.map(|_| Registry::load(&self.path, env))
+        self.read = now;
+        Some(Registry::load(&self.path, env))
     }
 
     /// The registry as the file is now, changed or not: keys and instructions may stand in other files.
     pub fn load(&mut self, env: &dyn Fn(&str) -> Option<String>) -> Result<Registry, Error> {
-        self.seen = Stamp::of(&self.path);
+        self.read = Stamp::of(&self.path);
         Registry::load(&self.path, env)
     }
 }
@@ -78,17 +82,23 @@ mod tests {
         };
         write(&text(1_000));
         let mut file = RegistryFile::new(path.clone());
+        assert!(file.changed(&|_| None).is_none(), "it may still be written");
+        assert!(file.changed(&|_| None).unwrap().is_ok(), "nothing was read of it yet");
         assert!(file.changed(&|_| None).is_none());
         write(&text(20_000));
+        assert!(file.changed(&|_| None).is_none());
         let registry = file.changed(&|_| None).unwrap().unwrap();
         assert_eq!(registry.model("a").unwrap().context_window, 20_000);
         assert!(file.changed(&|_| None).is_none());
         write("version: 1\nmodels: [");
+        assert!(file.changed(&|_| None).is_none());
         assert_eq!(file.changed(&|_| None).unwrap().unwrap_err().code(), "registry.invalid");
         assert!(file.changed(&|_| None).is_none());
         fs::remove_file(&path).unwrap();
         assert!(file.changed(&|_| None).is_none());
+        assert!(file.changed(&|_| None).is_none());
         write(&text(3_000));
+        assert!(file.changed(&|_| None).is_none());
         assert!(file.changed(&|_| None).unwrap().is_ok());
         assert!(file.load(&|_| None).is_ok());
     }

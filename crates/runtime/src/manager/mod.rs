@@ -4,6 +4,7 @@
 //! **Invariant:** every write carries the run's lease epoch; a stale manager stops and is loaded anew.
 //! **Invariant:** one report per attempt has an effect; late and repeated ones do nothing.
 
+mod park;
 mod queue;
 mod reports;
 mod reuse;
@@ -77,6 +78,8 @@ pub enum Message {
     RetryDue(u32),
     /// Internal: the pause after a lost attempt is over.
     LossDue(u32, u32),
+    /// Internal: tasks wait for their models, and it is time to look at those.
+    LookAtParked,
     /// Internal: the run's time is up.
     Deadline,
     /// What the run made is summed up for so much, or the wait for it is over.
@@ -140,6 +143,8 @@ pub struct State {
     run: Option<Running>,
     guards: Vec<WorkGuard>,
     pauses: HashMap<u32, WorkGuard>,
+    /// The next look at the models that tasks wait for.
+    parking: Option<WorkGuard>,
     /// Reads the reports of workers.
     look: Option<WorkGuard>,
     must_look_again: bool,
@@ -167,6 +172,7 @@ impl Actor for Manager {
             run: None,
             guards: vec![guard],
             pauses: HashMap::new(),
+            parking: None,
             look: None,
             must_look_again: false,
             next_look: None,
@@ -195,6 +201,7 @@ impl Actor for Manager {
             Message::Recorded(what, result) => state.on_recorded(&myself, &what, result)?,
             Message::RetryDue(node) => state.on_retry_due(&myself, node),
             Message::LossDue(node, attempt) => state.on_loss_due(&myself, node, attempt),
+            Message::LookAtParked => state.look_at_parked(&myself),
             Message::Deadline => state.on_deadline(&myself),
             Message::Closed(spent) => state.on_closed(&myself, spent),
             Message::Renew => state.on_renew(&myself),
@@ -229,7 +236,7 @@ impl State {
             }
         };
         let now = self.args.deps.clock.now();
-        let mut running = Running::new(&loaded, self.args.deps.registry.policies().clone(), now);
+        let mut running = Running::new(&loaded, self.args.deps.registry().policies().clone(), now);
         if let Some(change) = running.recover(&loaded, now) {
             self.record(myself, change, Recorded::Note);
         }
@@ -280,12 +287,14 @@ impl State {
         }
         run.steps += 1;
         run.root_attempt += 1;
-        let rules = planning::planner_rules(&self.args.deps.registry);
-        let tasks_min = self.args.deps.registry.policies().plan_tasks_min as usize;
+        let models = self.args.deps.models.pinned();
+        let registry = models.registry();
+        let rules = planning::planner_rules(&registry);
+        let tasks_min = registry.policies().plan_tasks_min as usize;
         let schema = OutputSchema { name: "plan".into(), schema: plan::schema(&rules, tasks_min) };
         let attempt = AttemptId { task: run.root.brief.id, number: run.root_attempt };
         let given = Given { goal: &run.brief.goal, index: None, requires: Vec::new(), refers: Vec::new() };
-        let input_hash = replay::input_hash(&self.args.deps.registry, &run.root.brief, given);
+        let input_hash = replay::input_hash(&registry, &run.root.brief, given);
         let assignment = Assignment {
             attempt,
             run: Arc::clone(&run.brief),
@@ -293,6 +302,7 @@ impl State {
             sources: Vec::new(),
             input_hash: Some(input_hash),
             work: Work::Plan { rules: Arc::new(rules), schema: Arc::new(schema), is_strict: run.settings.strict_plan },
+            models,
             rungs: Vec::new(),
             route: [].into(),
             obligation: Obligation::new(attempt, ReportTo::Manager(myself.clone())),
@@ -327,8 +337,10 @@ impl State {
 
     fn dispatch(&mut self, myself: &ActorRef<Message>, node: u32, attempt: u32) {
         let now = self.args.deps.clock.now();
+        let models = self.args.deps.models.pinned();
+        let registry = models.registry();
         let Some(run) = &mut self.run else { return };
-        if let Some(change) = run.reuse(node, attempt, &self.args.deps.registry, now) {
+        if let Some(change) = run.reuse(node, attempt, &registry, now) {
             self.record(myself, change, Recorded::Result(node, attempt));
             return;
         }
@@ -354,8 +366,9 @@ impl State {
             run: Arc::clone(&run.brief),
             task: Arc::clone(&run.tasks[node as usize].brief),
             sources: run.sources(node),
-            input_hash: Some(run.input_hash(node, &self.args.deps.registry)),
+            input_hash: Some(run.input_hash(node, &registry)),
             work: Work::Text,
+            models,
             rungs: Vec::new(),
             route: [].into(),
             obligation: Obligation::new(id, ReportTo::Manager(myself.clone())),
@@ -554,7 +567,7 @@ impl State {
         let Some(run) = &mut self.run else { return };
         run.stop.get_or_insert(Stop { status: RunStatus::Interrupted, error: None });
         self.recall_attempts(myself, Withdraw::Free);
-        let is_planning_paused = self.pauses.remove(&u32::MAX).is_some();
+        let is_planning_paused = self.pauses.remove(&u32::MAX).is_some() | self.unpark_planning();
         if is_planning_paused {
             self.end(myself, Finish::Drained);
         } else {

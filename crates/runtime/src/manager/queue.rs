@@ -144,7 +144,7 @@ impl State {
         if is_queued && run.dag.is_some() {
             // Workers go on, and report to the next one.
             self.release(myself);
-        } else if self.pauses.remove(&u32::MAX).is_some() {
+        } else if self.pauses.remove(&u32::MAX).is_some() | self.unpark_planning() {
             self.release(myself);
         } else {
             self.apply(myself, schedule::Event::Drain);

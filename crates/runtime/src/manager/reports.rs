@@ -16,20 +16,24 @@ use crate::{
     actor::remind,
     assignment::{Failure, Output, Progress, Report},
     attempt::end_calls,
+    config::Dispatch,
     metrics,
     planning::{self, Author, Below},
     scribe::events_of,
 };
 
 use super::{
-    Distrust, Message, Recorded, State,
+    Distrust, Message, Recorded, State, park,
     run::{AfterPlanning, LOSS_PAUSE, LOSSES_MAX, limit_reached},
 };
 
 impl State {
     pub(super) fn on_reported(&mut self, myself: &ActorRef<Message>, report: Report) -> Result<(), ActorProcessingErr> {
         let Some(run) = &mut self.run else { return Ok(()) };
-        run.has_answer |= report.progress.ended.iter().any(|it| it.end.outcome == CallOutcome::Ok);
+        for answered in report.progress.ended.iter().filter(|it| it.end.outcome == CallOutcome::Ok) {
+            run.has_answer = true;
+            run.answered.insert(answered.model.clone());
+        }
         run.unpriced += report.progress.spent.unpriced;
         if report.attempt.task == run.root.brief.id {
             if report.attempt.number == run.root_attempt && run.dag.is_none() && !run.is_ending {
@@ -121,12 +125,22 @@ impl State {
             reason: Some(note.message.to_string()),
             ..Transition::new(attempt.task, from, TaskStatus::Pending)
         };
-        let next = run.after_planning_failed(&failure, attempt.number);
+        let health = self.args.deps.health.clone();
+        let next = run.after_planning_failed(&failure, attempt.number, &health, at);
         match next {
             AfterPlanning::Again(pause) => {
                 change.transitions.push(transition);
                 self.record(myself, change, Recorded::Note);
                 self.pauses.insert(u32::MAX, remind(myself, pause, || Message::RetryDue(u32::MAX)));
+            }
+            AfterPlanning::Parked => {
+                if let Failure::Down(outage) = &failure {
+                    transition.reason = Some(park::reason(outage));
+                    change.events.push(park::event(&run.root.brief, attempt.number, outage, at));
+                }
+                change.transitions.push(transition);
+                self.record(myself, change, Recorded::Note);
+                self.look_at_parked(myself);
             }
             AfterPlanning::Stop(stop) => {
                 if stop.status == RunStatus::Failed {
@@ -162,6 +176,12 @@ impl State {
         let brief = Arc::clone(&entry.brief);
         let model: Arc<str> = output.model.as_str().into();
         end_calls(&mut change, attempt, &brief.role, ended);
+        run.lot.forget(node);
+        run.answered.insert(output.model.clone());
+        if self.args.deps.dispatch == Dispatch::Queue {
+            // A worker asked it; here that may be the first sign that it is back.
+            self.args.deps.health.succeeded(&output.model);
+        }
         change.transitions.push(Transition {
             attempts_from: attempt.number,
             attempts_to: attempt.number,
@@ -208,6 +228,9 @@ impl State {
         change.memories = memories;
         change.texts.push(output.text);
         self.record(myself, change, Recorded::Result(node, attempt.number));
+        if self.parking.is_some() {
+            self.look_at_parked(myself);
+        }
     }
 
     fn fail(
@@ -222,7 +245,16 @@ impl State {
         let Some(run) = &mut self.run else { return Ok(()) };
         let note = failure.note();
         let mut is_lost = false;
+        let mut parked = None;
         let event = match failure {
+            Failure::Down(outage) => match run.park(node, outage, &self.args.deps.health, at) {
+                Ok(()) => {
+                    parked = Some(outage);
+                    run.steps -= u32::from(!progress.is_started && run.steps > 0);
+                    schedule::Event::AttemptParked { node, attempt: attempt.number }
+                }
+                Err(retry) => schedule::Event::AttemptFailed { node, attempt: attempt.number, retry },
+            },
             Failure::Stale => return Err(Distrust(note.message.to_string()).into()),
             Failure::Store { .. } => {
                 self.give_up(myself, &note);
@@ -274,7 +306,7 @@ impl State {
             attempts_to: attempt.number,
             usage: spent.usage,
             cost: spent.cost,
-            reason: Some(note.message.to_string()),
+            reason: Some(parked.map_or_else(|| note.message.to_string(), park::reason)),
             ..Transition::new(
                 brief.id,
                 if is_started { TaskStatus::InProgress } else { TaskStatus::Pending },
@@ -305,7 +337,10 @@ impl State {
         entry.status = if is_final { TaskStatus::Failed } else { TaskStatus::Pending };
         transition.to = entry.status;
         change.transitions.push(transition);
-        if !is_lost {
+        if let Some(outage) = parked {
+            change.events.push(park::event(&brief, attempt.number, outage, at));
+        } else if !is_lost {
+            run.lot.forget(node);
             change.events.push(NewEvent::of_task(
                 at,
                 brief.id,
@@ -328,6 +363,9 @@ impl State {
         }
         self.record(myself, change, Recorded::Note);
         self.perform(myself);
+        if parked.is_some() || self.parking.is_some() {
+            self.look_at_parked(myself);
+        }
         Ok(())
     }
 }

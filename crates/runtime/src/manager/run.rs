@@ -10,25 +10,29 @@ use std::{
 
 use crewline_engine::{
     context::{self, Item, Tier},
-    schedule::{self, Action, Dag, Node, Stage},
+    route::outage::Lot,
+    schedule::{self, Action, Dag, Node, Retry, Stage},
     wallet::Wallet,
 };
 use crewline_models::Policies;
 use crewline_store::{AttemptEnd, Change, NewOffer, Transition};
 use crewline_types::{
-    AttemptId, ErrorKind, MemoryId, MemoryRecord, MemoryType, Priority, ProjectScope, Role, RunStatus, Task, TaskId,
-    TaskStatus, Text, TextHash, Timestamp, event::ErrorNote,
+    AttemptId, ErrorKind, MemoryId, MemoryRecord, MemoryType, ModelAlias, Priority, ProjectScope, Role, RunStatus,
+    Task, TaskId, TaskStatus, Text, TextHash, Timestamp, event::ErrorNote,
 };
 
 use crate::{
     assignment::{Failure, Post, RunBrief, Spent, TaskBrief},
     attempt::end_calls,
     config::Limits,
+    health::Health,
     load::Loaded,
     offer,
     replay::Reusable,
     sources,
 };
+
+use super::park::ROOT;
 
 /// Times an attempt of a task may be lost (panic, killed specialist) before that counts as its failure.
 pub(super) const LOSSES_MAX: u32 = 5;
@@ -43,6 +47,8 @@ pub(super) struct Entry {
     pub(super) dependents: Vec<u32>,
     pub(super) status: TaskStatus,
     pub(super) losses: u32,
+    /// Times it waited for its models.
+    pub(super) parks: u32,
     pub(super) spent: Spent,
     pub(super) result: Option<Text>,
     pub(super) started_at: Option<Timestamp>,
@@ -79,6 +85,10 @@ pub(super) struct Running {
     pub(super) stop: Option<Stop>,
     pub(super) first_failure: Option<ErrorNote>,
     pub(super) has_answer: bool,
+    /// The models that answered a call of the run.
+    pub(super) answered: HashSet<ModelAlias>,
+    /// Tasks whose whole chain is down.
+    pub(super) lot: Lot,
     pub(super) steps: u32,
     pub(super) unpriced: u64,
     pub(super) started_at: Timestamp,
@@ -98,6 +108,7 @@ pub(super) struct Running {
 /// What follows a planning attempt that made nothing.
 pub(super) enum AfterPlanning {
     Again(Duration),
+    Parked,
     Stop(Stop),
     Distrust,
 }
@@ -131,6 +142,8 @@ impl Running {
             stop: None,
             first_failure: None,
             has_answer: loaded.has_answer,
+            answered: loaded.answered.clone(),
+            lot: Lot::default(),
             steps: loaded.steps,
             unpriced: loaded.unpriced,
             started_at: now,
@@ -337,7 +350,13 @@ impl Running {
         Some(note)
     }
 
-    pub(super) fn after_planning_failed(&mut self, failure: &Failure, attempt: u32) -> AfterPlanning {
+    pub(super) fn after_planning_failed(
+        &mut self,
+        failure: &Failure,
+        attempt: u32,
+        health: &Health,
+        now: Timestamp,
+    ) -> AfterPlanning {
         let failed = |note: ErrorNote| {
             let message = format!("planning failed: {}", note.message).into();
             AfterPlanning::Stop(Stop { status: RunStatus::Failed, error: Some(ErrorNote { message, ..note }) })
@@ -345,6 +364,19 @@ impl Running {
         if let Some(stop) = &self.stop {
             return AfterPlanning::Stop(stop.clone());
         }
+        let may_retry = match failure {
+            Failure::Down(outage) => match self.park(ROOT, outage, health, now) {
+                Ok(()) => {
+                    self.root.parks += 1;
+                    return AfterPlanning::Parked;
+                }
+                Err(retry) => retry == Retry::May,
+            },
+            Failure::Models { may_retry, .. } => *may_retry,
+            Failure::Busy | Failure::TimedOut => true,
+            Failure::Lost | Failure::Stale | Failure::OverBudget { .. } | Failure::Store { .. } => false,
+        };
+        self.lot.forget(ROOT);
         match failure {
             Failure::Stale => AfterPlanning::Distrust,
             Failure::OverBudget { message } => AfterPlanning::Stop(limit_reached("max_cost", message.clone())),
@@ -352,14 +384,18 @@ impl Running {
                 self.root.losses += 1;
                 AfterPlanning::Again(LOSS_PAUSE * self.root.losses)
             }
-            Failure::Models { may_retry: true, .. } | Failure::Busy | Failure::TimedOut
-                if attempt.saturating_sub(self.root.losses) < self.policies.attempts_max =>
+            Failure::Down(_) | Failure::Models { .. } | Failure::Busy | Failure::TimedOut
+                if may_retry
+                    && attempt.saturating_sub(self.root.losses + self.root.parks) < self.policies.attempts_max =>
             {
                 AfterPlanning::Again(self.policies.retry.delay)
             }
-            Failure::Models { .. } | Failure::Busy | Failure::TimedOut | Failure::Lost | Failure::Store { .. } => {
-                failed(failure.note())
-            }
+            Failure::Down(_)
+            | Failure::Models { .. }
+            | Failure::Busy
+            | Failure::TimedOut
+            | Failure::Lost
+            | Failure::Store { .. } => failed(failure.note()),
         }
     }
 }
@@ -376,6 +412,7 @@ impl Entry {
             dependents: Vec::new(),
             status: task.status,
             losses: 0,
+            parks: 0,
             spent: Spent { usage: task.usage, cost: task.cost, unpriced: 0 },
             result: None,
             started_at: task.started_at,

@@ -123,6 +123,13 @@ async fn every_event_round_trips(place: &Place) {
             elapsed_ms: u64::MAX,
             copied_from: None,
         },
+        EventBody::TaskParked {
+            key: text.clone(),
+            role: role.clone(),
+            models: vec![text.clone()],
+            error: error.clone(),
+            until: Timestamp(5_000_000),
+        },
         EventBody::TaskFailed { key: text.clone(), role, error: error.clone(), will_retry: true },
         EventBody::TaskBlocked { key: text.clone(), reason: text.clone() },
         EventBody::AwaitingApproval { what: text.clone() },
