@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crewline_testkit::{Script, StubServer};
+use crewline_testkit::{Script, StubReply, StubServer, TestApp, app::finish};
 
 use crate::{app, fan, run_args};
 
@@ -53,4 +53,64 @@ fn time_is_up() {
     let run = app.run(run_args(&["--plan", "plan.json", "--max-time", "1s"])).expect_code(7);
     assert!(run.elapsed < Duration::from_secs(30), "{:?}", run.elapsed);
     assert_eq!(run.events().last().unwrap()["status"], "limit_reached");
+}
+
+#[test]
+fn a_task_that_has_spent_its_share_fails_and_the_others_go_on() {
+    let server = StubServer::start(
+        Script::default().when(|request| request.model == "cheap" && request.contains("Break"), StubReply::text("")),
+    );
+    let app = app();
+    app.registry(&server);
+    app.write(
+        "plan.json",
+        r#"{"goal": "g", "tasks": [
+            {"id": "dear", "title": "Dear", "description": "Break.", "role": "coder", "depends_on": []},
+            {"id": "good", "title": "Good", "description": "Fine.", "role": "coder", "depends_on": []}]}"#,
+    );
+    // A call of `cheap` fits, one of `strong` does not.
+    let run = app.run(run_args(&["--plan", "plan.json", "--max-task-cost", "0.02"])).expect_code(7);
+    let failed = run.events_of("task_failed");
+    assert_eq!(failed[0]["error"]["code"], "budget.max_task_cost", "{failed:?}");
+    assert_eq!(failed[0]["will_retry"], false);
+    assert!(run.events_of("model_call").iter().all(|it| it["model"] == "cheap"));
+    let last = run.events().pop().unwrap();
+    assert_eq!((&last["status"], &last["tasks"]["completed"]), (&"failed".into(), &1.into()));
+    let id = last["run"].as_str().unwrap();
+    app.run(["retry", id, "--max-task-cost", "1", "--out", "out"]).expect_code(0);
+}
+
+#[test]
+fn a_project_is_never_overspent_by_runs_at_the_same_time() {
+    let server = StubServer::start(Script::text("word ".repeat(200)));
+    let app = app();
+    app.registry(&server);
+    app.write("plan.json", &fan(50).to_string());
+    let args = ["--plan", "plan.json", "--max-project-cost", "0.06", "--concurrency", "20", "--out"];
+    let with = |out: &'static str| {
+        let mut line = vec!["run", "-o", "jsonl", "--no-input"];
+        line.extend(args);
+        line.push(out);
+        line
+    };
+    let both = [app.spawn(with("one")), app.spawn(with("two"))];
+    let ended: Vec<_> = both.into_iter().map(|it| finish(it, TestApp::LIMIT)).collect();
+    let mut spent = 0.0;
+    for run in &ended {
+        assert_eq!(run.code, Some(7), "{}", run.stderr);
+        let last = run.events().pop().unwrap();
+        assert_eq!(
+            (&last["status"], &last["error"]["code"]),
+            (&"limit_reached".into(), &"budget.max_project_cost".into())
+        );
+        spent += last["cost_usd"].as_f64().unwrap();
+    }
+    assert!(spent > 0.0 && spent <= 0.06, "{spent}");
+    // What is spent stays spent, for later runs as well; another project has its own.
+    let third = app.run(with("three")).expect_code(7);
+    assert!(spent + third.events().pop().unwrap()["cost_usd"].as_f64().unwrap() <= 0.06);
+    let mut other = with("four");
+    other.extend(["--project", "other", "--max-steps", "1"]);
+    let other = app.run(other).expect_code(7);
+    assert_eq!(other.events().pop().unwrap()["error"]["code"], "budget.max_steps");
 }

@@ -30,6 +30,7 @@ mod workers;
 
 use std::process::Command;
 mod templates;
+mod verify;
 
 use crewline_testkit::TestApp;
 use serde_json::{Value, json};

@@ -57,6 +57,12 @@ pub struct NewLimits {
     /// US dollars.
     #[serde(default)]
     pub max_cost_usd: Option<MicroUsd>,
+    /// US dollars for one task.
+    #[serde(default)]
+    pub max_task_cost_usd: Option<MicroUsd>,
+    /// US dollars for all runs of the project, earlier ones included.
+    #[serde(default)]
+    pub max_project_cost_usd: Option<MicroUsd>,
     /// Attempts.
     #[serde(default)]
     pub max_steps: Option<u32>,
@@ -118,7 +124,13 @@ impl NewRun {
             project: self.project.unwrap_or_else(|| "default".to_owned()),
             goal,
             plan: self.plan,
-            limits: RunLimits { cost_max: self.limits.max_cost_usd, steps_max: self.limits.max_steps, time_max },
+            limits: RunLimits {
+                cost_max: self.limits.max_cost_usd,
+                task_cost_max: self.limits.max_task_cost_usd,
+                project_cost_max: self.limits.max_project_cost_usd,
+                steps_max: self.limits.max_steps,
+                time_max,
+            },
             concurrency,
             strategy: self.strategy,
             mode: if self.offline { Mode::Offline } else { Mode::Online },

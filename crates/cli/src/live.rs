@@ -452,6 +452,7 @@ mod tests {
             cost_usd: Some(MicroUsd(1_500)),
             elapsed_ms: 10,
             error: None,
+            checks: Vec::new(),
         }
     }
 

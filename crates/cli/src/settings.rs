@@ -209,6 +209,10 @@ impl Settings {
 pub(crate) struct RunDefaults {
     /// `CREWLINE_RUN__MAX_COST`
     pub(crate) cost_max: Option<MicroUsd>,
+    /// `CREWLINE_RUN__MAX_TASK_COST`
+    pub(crate) task_cost_max: Option<MicroUsd>,
+    /// `CREWLINE_RUN__MAX_PROJECT_COST`
+    pub(crate) project_cost_max: Option<MicroUsd>,
     /// `CREWLINE_RUN__MAX_STEPS`
     pub(crate) steps_max: Option<u32>,
     /// `CREWLINE_RUN__MAX_TIME`
@@ -225,6 +229,8 @@ impl RunDefaults {
         let read = Reader { env };
         Ok(Self {
             cost_max: read.parsed("CREWLINE_RUN__MAX_COST", parse_usd)?,
+            task_cost_max: read.parsed("CREWLINE_RUN__MAX_TASK_COST", parse_usd)?,
+            project_cost_max: read.parsed("CREWLINE_RUN__MAX_PROJECT_COST", parse_usd)?,
             steps_max: read.parsed("CREWLINE_RUN__MAX_STEPS", parse_number)?,
             time_max: read.parsed("CREWLINE_RUN__MAX_TIME", parse_time)?,
             concurrency: read.parsed("CREWLINE_RUN__CONCURRENCY", parse_number)?,

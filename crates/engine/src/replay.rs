@@ -52,7 +52,11 @@ pub fn input_hash(inputs: &Inputs<'_>) -> TextHash {
     field(&criteria.len().to_string());
     for criterion in *criteria {
         field(&criterion.criterion);
-        field(if criterion.measurable { "measurable" } else { "" });
+        let measurable = if criterion.measurable { "measurable" } else { "" };
+        match &criterion.check {
+            Some(check) => field(&format!("{measurable} {}", serde_json::to_string(check).unwrap_or_default())),
+            None => field(measurable),
+        }
     }
     field(&index.map(|hash| hash.to_string()).unwrap_or_default());
     for made in [requires, refers] {
@@ -212,12 +216,12 @@ mod tests {
     #[test]
     fn every_input_counts_and_their_order_does_not() {
         let (role, other) = (Role::from("writer"), Role::from("coder"));
-        let criteria = [Criterion { criterion: "short".into(), measurable: true }];
+        let criteria = [Criterion { criterion: "short".into(), measurable: true, check: None }];
         let base = inputs(&role, &criteria);
         let turned = Inputs { requires: base.requires.iter().rev().copied().collect(), ..base.clone() };
         assert_eq!(input_hash(&base), input_hash(&turned));
         let mut seen = HashSet::from([input_hash(&base)]);
-        let loose = [Criterion { criterion: "short".into(), measurable: false }];
+        let loose = [Criterion { criterion: "short".into(), measurable: false, check: None }];
         for changed in [
             Inputs { key: "t2", ..base.clone() },
             Inputs { kind: TaskKind::Synthesis, ..base.clone() },

@@ -28,6 +28,12 @@ impl OutputSchema {
         )
     }
 
+    /// Why it is no schema, if it is none.
+    pub fn problem(&self) -> Option<String> {
+        let built = jsonschema::validator_for(&self.schema);
+        built.err().map(|error| format!("the schema `{}` is not usable: {error}", self.name))
+    }
+
     /// The value of an answer, or all that is wrong with it (eight lines at most).
     ///
     /// Text around the value (a code fence, a sentence before it) is forgiven: models that were told in words add it.

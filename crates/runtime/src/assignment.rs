@@ -10,17 +10,24 @@ use std::{
     time::Duration,
 };
 
-use crewline_engine::{context::Item, plan, route::Mode, wallet::Wallet};
+use crewline_engine::{context::Item, plan, route::Mode};
 use crewline_models::{Models, OutputSchema};
-use crewline_store::{CallEnd, Change, Fence};
+use crewline_store::{CallEnd, Change, Fence, ProjectMax};
 use crewline_types::{
     AttemptId, CallId, Criterion, ErrorKind, MicroUsd, ModelAlias, ModelSpec, ProjectScope, Role, RunId, Task, TaskId,
     TaskKind, Text, TextHash, Timestamp, Usage,
-    event::{CallOutcome, Candidate, ErrorNote},
+    event::{CallOutcome, Candidate, CheckResult, ErrorNote},
 };
 use ractor::ActorRef;
 
-use crate::{actor::tell, journal::Refusal, manager, outage::Outage, worker};
+use crate::{
+    actor::tell,
+    journal::Refusal,
+    manager,
+    outage::Outage,
+    purse::{Cap, Purse},
+    worker,
+};
 
 /// What all attempts of a run share.
 #[derive(Debug)]
@@ -39,8 +46,12 @@ pub struct RunBrief {
     pub models: BTreeMap<String, ModelAlias>,
     /// The keys of its tasks, as a worker needs them; its manager has the tasks themselves.
     pub keys: HashMap<TaskId, Arc<str>>,
-    /// The run's money.
-    pub wallet: Arc<Mutex<Wallet>>,
+    /// The money of the run and its tasks.
+    pub purse: Purse,
+    /// What all runs of the project may cost together; the database counts.
+    pub project_max: Option<MicroUsd>,
+    /// What one task may cost.
+    pub task_max: Option<MicroUsd>,
 }
 
 /// Where attempts of a run are made.
@@ -71,18 +82,15 @@ impl RunBrief {
 
     /// An empty change of `attempt`, fenced.
     pub fn change(&self, attempt: AttemptId, at: Timestamp) -> Change {
+        let project = |max| ProjectMax { project: self.scope.project().into(), max };
+        let project_max = self.project_max.map(project);
         match &self.post {
-            Post::Manager { epoch } => Change::new(self.run, *epoch, at),
+            Post::Manager { epoch } => Change { project_max, ..Change::new(self.run, *epoch, at) },
             Post::Worker { node, cost_max } => {
                 let fence = Fence::Claim { attempt, node: Arc::clone(node) };
-                Change { cost_max: *cost_max, ..Change::new(self.run, fence, at) }
+                Change { cost_max: *cost_max, project_max, ..Change::new(self.run, fence, at) }
             }
         }
-    }
-
-    /// Runs `work` on the wallet; it is never held across an await.
-    pub fn with_wallet<R>(&self, work: impl FnOnce(&mut Wallet) -> R) -> R {
-        work(&mut self.wallet.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -170,7 +178,7 @@ impl Progress {
     /// A call's beginning was refused, and the ends of earlier calls with it.
     pub fn not_recorded(&mut self, refusal: &Refusal, ended: Vec<EndedCall>) {
         match refusal {
-            Refusal::Stale | Refusal::OverBudget | Refusal::Failed { .. } => {
+            Refusal::Stale | Refusal::OverBudget | Refusal::OverProject | Refusal::Failed { .. } => {
                 self.open = None;
                 self.ended = ended;
             }
@@ -199,7 +207,7 @@ impl Progress {
                 error: None,
             };
             spent.add(&end);
-            ended.push(EndedCall { end, model, provider, reply: None });
+            ended.push(EndedCall { end, model, provider, reply: None, checks: Vec::new() });
         }
         (spent, ended)
     }
@@ -216,6 +224,8 @@ pub struct EndedCall {
     pub provider: Arc<str>,
     /// The answer, when it is kept.
     pub reply: Option<Text>,
+    /// What the task's checks say of it.
+    pub checks: Vec<CheckResult>,
 }
 
 /// One attempt's work.
@@ -352,6 +362,8 @@ pub enum Failure {
     Down(Outage),
     /// The run's money does not cover the next call.
     OverBudget {
+        /// Whose money it is.
+        cap: Cap,
         /// For people.
         message: String,
     },
@@ -380,7 +392,12 @@ impl Failure {
         match refusal {
             Refusal::Stale => Self::Stale,
             Refusal::OverBudget => {
-                Self::OverBudget { message: "the run's cost limit does not cover the next call".into() }
+                let message = "the run's cost limit does not cover the next call".into();
+                Self::OverBudget { cap: Cap::Run, message }
+            }
+            Refusal::OverProject => {
+                let message = "what all runs of the project may cost does not cover the next call".into();
+                Self::OverBudget { cap: Cap::Project, message }
             }
             Refusal::Failed { code, kind, message } => Self::Store { code, kind, message },
             Refusal::Unknown => Self::Lost,
@@ -391,7 +408,13 @@ impl Failure {
     pub fn note(&self) -> ErrorNote {
         let (code, kind, message): (&str, ErrorKind, String) = match self {
             Self::Models { error, .. } | Self::Down(Outage { error, .. }) => return error.clone(),
-            Self::OverBudget { message } => ("budget.cost", ErrorKind::Limit, message.clone()),
+            Self::OverBudget { cap, message } => {
+                let code = match cap {
+                    Cap::Run => "budget.cost",
+                    Cap::Task | Cap::Project => cap.code(),
+                };
+                (code, ErrorKind::Limit, message.clone())
+            }
             Self::Stale => ("attempt.stale", ErrorKind::Conflict, "another attempt took over".into()),
             Self::Store { code, kind, message } => (code, *kind, message.clone()),
             Self::Busy => ("attempt.busy", ErrorKind::Busy, "all slots and the queue of the role are taken".into()),

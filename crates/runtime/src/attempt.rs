@@ -17,7 +17,7 @@ use crewline_models::{ChatMessage, ChatReply, ChatRequest, Finish, Models, Regis
 use crewline_store::{CallEnd, Change, NewAttempt, NewCall, NewContext, Store, Transition};
 use crewline_types::{
     CallId, Clock, ErrorKind, MicroUsd, ModelSpec, Role, TaskStatus, Text, TextHash, Usage,
-    event::{CallOutcome, ErrorNote, EventBody, NewEvent},
+    event::{CallOutcome, CheckResult, ErrorNote, EventBody, NewEvent},
 };
 
 use crate::{
@@ -32,6 +32,7 @@ use crate::{
     prompt::Prompts,
     recorded::Answers,
     rooms::Rooms,
+    verify,
 };
 
 /// What every attempt works with.
@@ -154,6 +155,9 @@ async fn climb(assignment: &mut Assignment, deps: &Deps) -> Result<Output, Failu
                         rungs.push_back(Arc::clone(&model));
                     }
                 }
+                if matches!(assignment.work, Work::Text) {
+                    problem = miss.problem.clone().or(problem);
+                }
                 last = miss;
                 previous = Some(model);
             }
@@ -226,29 +230,28 @@ fn recalled(hit: Hit) -> Item {
 /// Money reserved for a call; charged in full when dropped after the call was sent.
 struct Held<'a> {
     run: &'a RunBrief,
-    reservation: Option<wallet::Reservation>,
+    hold: Option<wallet::Hold>,
     worst: Option<MicroUsd>,
 }
 
 impl Held<'_> {
     fn settle(mut self, actual: Option<MicroUsd>) {
-        if let Some(reservation) = self.reservation.take() {
-            self.run.with_wallet(|wallet| wallet.settle(reservation, actual));
+        if let Some(hold) = self.hold.take() {
+            self.run.purse.settle(hold, actual);
         }
     }
 
     fn refund(mut self) {
-        if let Some(reservation) = self.reservation.take() {
-            self.run.with_wallet(|wallet| wallet.refund(reservation));
+        if let Some(hold) = self.hold.take() {
+            self.run.purse.refund(hold);
         }
     }
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        if let Some(reservation) = self.reservation.take() {
-            let worst = self.worst;
-            self.run.with_wallet(|wallet| wallet.settle(reservation, worst));
+        if let Some(hold) = self.hold.take() {
+            self.run.purse.settle(hold, self.worst);
         }
     }
 }
@@ -300,7 +303,7 @@ async fn ask_model(
             assignment.obligation.note(|progress| progress.is_started = true);
         }
         let call = CallId { attempt: assignment.attempt, number };
-        return Ok(accept(assignment, model, &reply, call, None, Duration::ZERO).2);
+        return Ok(accept(assignment, model, &reply, call, None, Duration::ZERO).result);
     }
     let said: u64 = messages.iter().map(|it| u64::from(context::estimate_tokens(&it.text)) + 8).sum();
     let input_tokens = said + u64::from(form);
@@ -309,10 +312,11 @@ async fn ask_model(
     let role_max = registry.output_tokens_max(&task.role).unwrap_or(u32::MAX);
     let output_tokens_max = model.output_tokens_max.min(role_max);
     let worst = model.price.map(|price| price.of_tokens(input_tokens, output_tokens_max.into()));
-    let reservation = run
-        .with_wallet(|wallet| wallet.reserve(worst))
-        .map_err(|refused| Failure::OverBudget { message: refused.to_string() })?;
-    let held = Held { run, reservation: Some(reservation), worst };
+    let hold = run
+        .purse
+        .reserve(task.id, worst)
+        .map_err(|(cap, refused)| Failure::OverBudget { cap, message: format!("{cap}: {refused}") })?;
+    let held = Held { run, hold: Some(hold), worst };
 
     let call = CallId { attempt: assignment.attempt, number };
     let open = OpenCall {
@@ -342,7 +346,7 @@ async fn ask_model(
     let answer = assignment.models.chat(&model.alias, &request).await;
     let elapsed = deps.clock.now().since(started);
 
-    let (ended, kept, result) = match answer {
+    let Accepted { end: ended, kept, result, checks } = match answer {
         Ok(reply) => {
             let cost = model.price.map(|price| price.of(&reply.usage));
             held.settle(cost);
@@ -351,7 +355,7 @@ async fn ask_model(
                 metrics::cost(&model.alias, cost);
             }
             let accepted = accept(assignment, model, &reply, call, cost, elapsed);
-            deps.experience.answered(&task.role, task.kind, &model.alias, accepted.2.is_ok());
+            deps.experience.answered(&task.role, task.kind, &model.alias, accepted.result.is_ok());
             accepted
         }
         Err(error) => {
@@ -374,7 +378,8 @@ async fn ask_model(
             let note =
                 ErrorNote { code: error.code().into(), kind: error.kind(), message: full_message(&error).into() };
             let end = CallEnd { id: call, outcome, usage, cost, elapsed, reply: None, error: Some(note.clone()) };
-            (end, None, Err(Miss { may_retry: error.is_retryable(), note, error: Some(error), problem: None }))
+            let miss = Miss { may_retry: error.is_retryable(), note, error: Some(error), problem: None };
+            Accepted { end, kept: None, result: Err(miss), checks: Vec::new() }
         }
     };
     assignment.obligation.note(|progress| {
@@ -385,6 +390,7 @@ async fn ask_model(
             model: model.alias.clone(),
             provider: Arc::clone(&model.provider),
             reply: kept,
+            checks,
         });
     });
     Ok(result)
@@ -504,7 +510,7 @@ fn purpose(assignment: &Assignment, number: u32) -> &'static str {
 
 /// Adds the ends of calls and their events to `change`.
 pub fn end_calls(change: &mut Change, attempt: crewline_types::AttemptId, role: &Role, ended: Vec<EndedCall>) {
-    for EndedCall { end, model, provider, reply } in ended {
+    for EndedCall { end, model, provider, reply, checks } in ended {
         change.events.push(NewEvent::of_task(
             change.at,
             attempt.task,
@@ -519,6 +525,7 @@ pub fn end_calls(change: &mut Change, attempt: crewline_types::AttemptId, role: 
                 cost_usd: end.cost,
                 elapsed_ms: u64::try_from(end.elapsed.as_millis()).unwrap_or(u64::MAX),
                 error: end.error.clone(),
+                checks,
             },
         ));
         change.calls_ended.push(end);
@@ -526,7 +533,16 @@ pub fn end_calls(change: &mut Change, attempt: crewline_types::AttemptId, role: 
     }
 }
 
-/// Checks what the model said. The text in the middle is that of a rejected answer, which nothing else keeps.
+/// What became of a call.
+struct Accepted {
+    end: CallEnd,
+    /// The text of a rejected answer, which nothing else keeps.
+    kept: Option<Text>,
+    result: Result<Output, Miss>,
+    checks: Vec<CheckResult>,
+}
+
+/// Checks what the model said.
 fn accept(
     assignment: &Assignment,
     model: &ModelSpec,
@@ -534,7 +550,7 @@ fn accept(
     call: CallId,
     cost: Option<MicroUsd>,
     elapsed: Duration,
-) -> (CallEnd, Option<Text>, Result<Output, Miss>) {
+) -> Accepted {
     let text = Text::from(without_thinking(&reply.text).trim());
     let mut end = CallEnd {
         id: call,
@@ -545,24 +561,32 @@ fn accept(
         reply: Some(text.hash),
         error: None,
     };
+    let mut checks = Vec::new();
     let verdict = match (&assignment.work, reply.finish) {
         (_, Finish::Filtered) => Err(("model.refused", "the provider's filter stopped the answer".to_owned())),
         (Work::Text, _) if text.body.is_empty() => Err(("model.empty", "the answer is empty".to_owned())),
-        (Work::Text, _) => Ok(None),
+        (Work::Text, _) => {
+            checks = verify::verdicts(&assignment.task.success_criteria, &text.body);
+            verify::rejection(&checks).map_or(Ok(None), |message| Err((verify::REJECTED, message)))
+        }
         (Work::Plan { rules, is_strict, .. }, _) => check_plan(&text.body, rules, *is_strict).map(Some),
     };
     let miss = match verdict {
-        Ok(plan) => return (end, None, Ok(Output { text, plan, model: model.alias.clone() })),
+        Ok(plan) => {
+            let result = Ok(Output { text, plan, model: model.alias.clone() });
+            return Accepted { end, kept: None, result, checks };
+        }
         Err((code, message)) => {
             end.outcome = CallOutcome::Invalid;
             let note = ErrorNote { code: code.into(), kind: ErrorKind::Invalid, message: message.as_str().into() };
             end.error = Some(note.clone());
-            let problem = matches!(assignment.work, Work::Plan { .. }).then_some(message);
+            let is_told = matches!(assignment.work, Work::Plan { .. }) || code == verify::REJECTED;
+            let problem = is_told.then_some(message);
             let may_retry = code != "plan.invalid";
             Miss { note, may_retry, error: None, problem }
         }
     };
-    (end, Some(text), Err(miss))
+    Accepted { end, kept: Some(text), result: Err(miss), checks }
 }
 
 fn check_plan(text: &str, rules: &plan::Rules, is_strict: bool) -> Result<PlanOutput, (&'static str, String)> {

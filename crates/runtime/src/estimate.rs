@@ -8,6 +8,8 @@ use crewline_models::Registry;
 use crewline_types::{MicroUsd, ModelAlias};
 use serde::Serialize;
 
+use crate::verify;
+
 /// Tokens of the prompt's own words and its index.
 const FRAME_TOKENS: u64 = 900;
 
@@ -29,6 +31,10 @@ pub struct Estimate {
 /// Estimates `document`; refuses it with all its problems when it is not valid.
 pub fn estimate(document: &Document, registry: &Registry) -> Result<Estimate, Vec<Problem>> {
     let plan = plan::check(document, &crate::planning::file_rules(registry))?;
+    let problems = verify::problems(&plan);
+    if !problems.is_empty() {
+        return Err(problems);
+    }
     let mut estimate = Estimate {
         calls: 0,
         input_tokens: 0,

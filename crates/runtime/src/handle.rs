@@ -42,7 +42,7 @@ use crate::{
     rooms::Rooms,
     root::{self, Root},
     settings::Settings,
-    warden,
+    verify, warden,
     watch::Watch,
 };
 
@@ -398,12 +398,15 @@ impl Handle {
     }
 
     fn checked(&self, document: &Document) -> Result<plan::Plan, Error> {
-        plan::check(document, &planning::file_rules(&self.deps.registry())).map_err(|problems| Error::Plan { problems })
+        let rules = planning::file_rules(&self.deps.registry());
+        let plan = plan::check(document, &rules).map_err(|problems| Error::Plan { problems })?;
+        let problems = verify::problems(&plan);
+        if problems.is_empty() { Ok(plan) } else { Err(Error::Plan { problems }) }
     }
 
     /// A cap on cost can only hold where every model has a price.
     pub(crate) fn refuse_unpriced(&self, limits: &RunLimits) -> Result<(), Error> {
-        if limits.cost_max.is_none() {
+        if limits.cost_max.or(limits.task_cost_max).or(limits.project_cost_max).is_none() {
             return Ok(());
         }
         let registry = self.deps.registry();
@@ -428,7 +431,7 @@ impl Handle {
                 self.hub.publish(events);
                 Ok(())
             }
-            Some(Committed::Stale | Committed::OverBudget) | None => {
+            Some(Committed::Stale | Committed::OverBudget | Committed::OverProject) | None => {
                 Err(Error::Held { run, owner: "another process that was faster".into() })
             }
         }

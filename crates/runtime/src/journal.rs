@@ -28,6 +28,9 @@ pub enum Refusal {
     /// The run's cost limit does not cover its calls.
     #[error("the run's cost limit does not cover the call")]
     OverBudget,
+    /// What the project has left does not cover a call of it.
+    #[error("the project's cost limit does not cover the call")]
+    OverProject,
     /// The database failed; nothing of the change is written.
     #[error("{message}")]
     Failed {
@@ -159,6 +162,7 @@ impl State {
                         }
                         Committed::Stale => answers.push((ack, Err(Refusal::Stale))),
                         Committed::OverBudget => answers.push((ack, Err(Refusal::OverBudget))),
+                        Committed::OverProject => answers.push((ack, Err(Refusal::OverProject))),
                     }
                 }
                 let happenings = scribe::happenings(&events);

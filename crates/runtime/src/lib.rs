@@ -38,6 +38,7 @@ mod offer;
 mod outage;
 mod planning;
 mod prompt;
+mod purse;
 mod recorded;
 mod remember;
 mod reload;
@@ -59,6 +60,7 @@ mod summing;
 #[cfg(test)]
 mod survival;
 pub mod template;
+mod verify;
 mod warden;
 mod watch;
 mod worker;

@@ -17,6 +17,7 @@ use crate::{
     assignment::{EndedCall, Failure, Output, Progress, Report, Spent},
     attempt::end_calls,
     outage::Outage,
+    purse::Cap,
 };
 
 /// The report of a claimed attempt, as its offer's row keeps it.
@@ -36,7 +37,7 @@ enum WireResult {
     Made { text: TextHash, model: ModelAlias },
     Models { error: ErrorNote, may_retry: bool },
     Down(Outage),
-    OverBudget { message: String },
+    OverBudget { cap: Cap, message: String },
     Busy,
     TimedOut,
     Lost,
@@ -57,7 +58,7 @@ pub fn write_report(change: &mut Change, role: &Role, report: Report) -> Result<
         }
         Err(Failure::Models { error, may_retry }) => WireResult::Models { error, may_retry },
         Err(Failure::Down(outage)) => WireResult::Down(outage),
-        Err(Failure::OverBudget { message }) => WireResult::OverBudget { message },
+        Err(Failure::OverBudget { cap, message }) => WireResult::OverBudget { cap, message },
         Err(Failure::Busy) => WireResult::Busy,
         Err(Failure::TimedOut) => WireResult::TimedOut,
         // Whoever refused the attempt's own changes will refuse this one, or was out of reach for a moment.
@@ -158,6 +159,7 @@ pub fn progress_of_lost(is_started: bool, calls: &[CallRow]) -> Progress {
                 model: ModelAlias::from(call.model.as_str()),
                 provider: call.provider.as_str().into(),
                 reply: None,
+                checks: Vec::new(),
             });
         }
     }
@@ -189,7 +191,7 @@ impl Wire {
             },
             WireResult::Models { error, may_retry } => Err(Failure::Models { error, may_retry }),
             WireResult::Down(outage) => Err(Failure::Down(outage)),
-            WireResult::OverBudget { message } => Err(Failure::OverBudget { message }),
+            WireResult::OverBudget { cap, message } => Err(Failure::OverBudget { cap, message }),
             WireResult::Busy => Err(Failure::Busy),
             WireResult::TimedOut => Err(Failure::TimedOut),
             WireResult::Lost => Err(Failure::Lost),

@@ -94,7 +94,8 @@ impl Prompts {
                     | crewline_types::TaskKind::Atomic => "task.j2",
                 };
                 let values = context! {
-                    goal => &*run.goal, title => &*task.title, description => &*task.description, criteria, context
+                    goal => &*run.goal, title => &*task.title, description => &*task.description, criteria, context,
+                    problem
                 };
                 self.fill(name, &values)?
             }

@@ -122,7 +122,7 @@ impl State {
             None => registry.chain(&task.role),
         };
         let now = deps.clock.now();
-        let remaining = assignment.run.with_wallet(|wallet| wallet.remaining());
+        let remaining = assignment.run.purse.remaining(task.id);
         deps.experience.with(|learned| {
             let view = View { chain, health: &|alias| deps.health.of(alias, now), remaining, learned: Some(learned) };
             route::choose(&request, &view)

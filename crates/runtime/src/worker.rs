@@ -8,7 +8,7 @@ use std::{
     collections::{HashMap, HashSet},
     num::NonZeroUsize,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -17,7 +17,6 @@ use std::{
 use crewline_engine::{
     context::{Item, Tier},
     replay::index_hash,
-    wallet::Wallet,
 };
 use crewline_models::Models;
 use crewline_store::{Change, Offer, RunRow};
@@ -32,6 +31,7 @@ use crate::{
     attempt::Deps,
     journal::{self, Ack, Refusal},
     metrics, offer,
+    purse::Purse,
     replay::{self, Given},
     router,
     settings::Settings,
@@ -296,6 +296,7 @@ impl State {
         let mut change = claim.run.change(attempt, self.args.deps.clock.now());
         // What was spent is spent: only new calls are counted against the cap.
         change.cost_max = None;
+        change.project_max = None;
         match offer::write_report(&mut change, &claim.task.role, report) {
             Ok(()) => {
                 claim.report = Some(change);
@@ -320,7 +321,7 @@ impl State {
         match result {
             Ok(()) => {}
             // Recorded by an earlier try whose answer was lost, or no longer ours to report.
-            Err(Refusal::Stale | Refusal::OverBudget) => {
+            Err(Refusal::Stale | Refusal::OverBudget | Refusal::OverProject) => {
                 tracing::info!(task_id = %attempt.task, attempt = attempt.number, "the claim is no longer ours");
             }
             Err(Refusal::Failed { .. } | Refusal::Unknown) => {
@@ -509,6 +510,7 @@ async fn claim(args: &Args, runs: &HashMap<RunId, Arc<RunBrief>>, max: usize) ->
             made.filter_map(|(_, made)| Some((&*made.key, made.result?))).collect()
         };
         let task = TaskBrief::of(&row.task);
+        run.purse.begin(task.id, row.task.cost);
         let given = Given {
             goal: &run.goal,
             index: index.map(|(name, _)| *name),
@@ -530,9 +532,13 @@ fn output_item(tier: Tier, task: &Task, texts: &HashMap<TextHash, Arc<str>>) -> 
 async fn brief_of(args: &Args, row: &RunRow, known: Option<&Arc<RunBrief>>) -> Result<Arc<RunBrief>, Error> {
     let settings = Settings::of(row)?;
     let cost_max = settings.limits.cost_max;
+    let project_max = settings.limits.project_cost_max;
+    let task_max = settings.limits.task_cost_max;
     if let Some(known) = known
         && known.models == settings.models
         && known.mode == settings.mode()
+        && known.project_max == project_max
+        && known.task_max == task_max
         && matches!(&known.post, Post::Worker { cost_max: known, .. } if *known == cost_max)
     {
         return Ok(Arc::clone(known));
@@ -549,6 +555,8 @@ async fn brief_of(args: &Args, row: &RunRow, known: Option<&Arc<RunBrief>>) -> R
         models: settings.models,
         keys: args.deps.store.keys(row.id).await?,
         // The database counts what all machines spend; this one has no limit of its own.
-        wallet: Arc::new(Mutex::new(Wallet::new(None, MicroUsd::ZERO))),
+        purse: Purse::new(None, MicroUsd::ZERO, task_max),
+        project_max,
+        task_max,
     }))
 }

@@ -253,6 +253,7 @@ fn finish(run: RunId, epoch: u64, task: TaskId) -> Change {
             cost_usd: Some(cost),
             elapsed_ms: 50,
             error: None,
+            checks: Vec::new(),
         },
     ));
     change.events.push(NewEvent::of_task(

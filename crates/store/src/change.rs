@@ -86,6 +86,17 @@ pub struct Change {
     /// What the run may cost: when its calls (ended: their cost, open: their reservation) exceed it with those of this
     /// change, the change is refused as [`Committed::OverBudget`]. A change without a new call is never refused.
     pub cost_max: Option<MicroUsd>,
+    /// The same for all runs of its project together: refused as [`Committed::OverProject`].
+    pub project_max: Option<ProjectMax>,
+}
+
+/// What all runs of a project may cost together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProjectMax {
+    /// The project.
+    pub project: Arc<str>,
+    /// The most its calls may cost.
+    pub max: MicroUsd,
 }
 
 impl Change {
@@ -114,6 +125,7 @@ impl Change {
             offers_settled: Vec::new(),
             report: None,
             cost_max: None,
+            project_max: None,
         }
     }
 
@@ -173,6 +185,8 @@ pub enum Committed {
     Stale,
     /// The run's money does not suffice for the calls it begins; nothing of it was written.
     OverBudget,
+    /// A call of it might cost more than what its project has left; nothing of it is recorded.
+    OverProject,
 }
 
 /// A task goes from one status to another, if it still is where the manager thinks.

@@ -54,7 +54,8 @@ use crewline_types::TaskId;
 use sea_orm::{DatabaseConnection, sqlx::postgres::PgConnectOptions};
 
 pub use change::{
-    AttemptEnd, CallEnd, Change, Committed, Fence, NewAttempt, NewCall, NewContext, NewOffer, RunEnd, Transition,
+    AttemptEnd, CallEnd, Change, Committed, Fence, NewAttempt, NewCall, NewContext, NewOffer, ProjectMax, RunEnd,
+    Transition,
 };
 pub use error::Error;
 pub use hints::{Hint, Hints};

@@ -134,6 +134,19 @@ impl CallOutcome {
     }
 }
 
+/// What a criterion's check says of an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckResult {
+    /// The criterion.
+    pub criterion: Arc<str>,
+    /// The kind of check: `regex`, `contains`, `length`, `number` or `json_schema`.
+    pub verifier: Arc<str>,
+    /// Whether the answer passes.
+    pub passed: bool,
+    /// What was found.
+    pub evidence: Arc<str>,
+}
+
 /// An error as events and reports show it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorNote {
@@ -203,6 +216,9 @@ pub enum EventBody {
         /// Why it failed.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<ErrorNote>,
+        /// What the task's checks say of the answer.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        checks: Vec<CheckResult>,
     },
     /// A task has its result.
     TaskCompleted {
@@ -277,7 +293,7 @@ pub enum EventBody {
     },
     /// A budget or limit of the run was reached.
     BudgetReached {
-        /// Which: `max_cost`, `max_steps` or `max_time`.
+        /// Which: `max_cost`, `max_project_cost`, `max_task_cost`, `max_steps` or `max_time`.
         limit: Arc<str>,
         /// For people.
         message: Arc<str>,

@@ -3,6 +3,7 @@
 //! **Invariant:** nothing here reads a file, a socket or the environment; the one clock is [`time::SystemClock`].
 //! **Invariant:** ids and scope are types: a task id can not be passed where a run id is wanted.
 
+pub mod check;
 pub mod error;
 pub mod event;
 pub mod id;
@@ -14,6 +15,7 @@ pub mod task;
 pub mod text;
 pub mod time;
 
+pub use check::Check;
 pub use error::ErrorKind;
 pub use event::{Event, EventBody};
 pub use id::{AttemptId, CallId, IdSource, MemoryId, RunId, TaskId};

@@ -59,6 +59,12 @@ pub struct RunLimits {
     /// Money, reserved before each call.
     #[serde(default)]
     pub cost_max: Option<MicroUsd>,
+    /// Cost of all calls of one task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_cost_max: Option<MicroUsd>,
+    /// Cost of all calls of all runs of the project, earlier ones included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project_cost_max: Option<MicroUsd>,
     /// Attempts started.
     #[serde(default)]
     pub steps_max: Option<u32>,

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use crate::{MicroUsd, Role, RunId, TaskId, TextHash, Timestamp, Usage};
+use crate::{Check, MicroUsd, Role, RunId, TaskId, TextHash, Timestamp, Usage};
 
 /// A word is not one of those allowed for a field (T14).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -239,11 +239,15 @@ impl<'de> Deserialize<'de> for Priority {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Criterion {
-    /// What must hold.
+    /// What must hold; made from `check` when left out there.
+    #[serde(default)]
     pub criterion: String,
     /// Whether a program can tell.
     #[serde(default)]
     pub measurable: bool,
+    /// How a program tells: an answer that fails is rejected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Check>,
 }
 
 /// A task as the database holds it.

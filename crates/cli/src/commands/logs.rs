@@ -207,10 +207,12 @@ fn what(body: &EventBody) -> Cow<'_, str> {
             format!("{} tasks; repaired: {}", tasks.len(), repairs.join("; ")).into()
         }
         EventBody::TaskStarted { title, role, model, .. } => format!("{title} ({role}, {model})").into(),
-        EventBody::ModelCall { model, outcome, usage, cost_usd, elapsed_ms, error, .. } => {
+        EventBody::ModelCall { model, outcome, usage, cost_usd, elapsed_ms, error, checks, .. } => {
             let spent = cost_usd.map_or_else(|| "unpriced".to_owned(), |amount| cost(amount, 0));
             let error = error.as_ref().map(|error| format!(": {}", note(error))).unwrap_or_default();
-            format!("{model} {} {} {spent} {}{error}", outcome.as_str(), tokens(usage), ms(*elapsed_ms)).into()
+            let passed = checks.iter().filter(|it| it.passed).count();
+            let checks = if checks.is_empty() { String::new() } else { format!(" {passed}/{} checks", checks.len()) };
+            format!("{model} {} {} {spent} {}{checks}{error}", outcome.as_str(), tokens(usage), ms(*elapsed_ms)).into()
         }
         EventBody::TaskCompleted { copied_from: Some(task), .. } => format!("taken over from {task}").into(),
         EventBody::TaskCompleted { model, usage, cost_usd, elapsed_ms, .. } => {
@@ -262,6 +264,7 @@ mod tests {
             cost_usd: Some(MicroUsd(1_500)),
             elapsed_ms: 1_200,
             error: None,
+            checks: Vec::new(),
         });
         assert_eq!(
             line(&call, &keys, Style::PLAIN),

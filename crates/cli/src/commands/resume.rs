@@ -105,13 +105,16 @@ struct Recorded {
 
 /// The limits the run had, with those that are given now. `None` when none is given.
 pub(crate) async fn limits(common: &Common, run: RunId, store: &Store) -> Result<Option<RunLimits>, Error> {
-    if common.max_cost.is_none() && common.max_steps.is_none() && common.max_time.is_none() {
+    let costs = common.max_cost.or(common.max_task_cost).or(common.max_project_cost);
+    if costs.is_none() && common.max_steps.is_none() && common.max_time.is_none() {
         return Ok(None);
     }
     let row = store.run(run).await?;
     let recorded: Recorded = row.and_then(|row| serde_json::from_str(&row.settings).ok()).unwrap_or_default();
     Ok(Some(RunLimits {
         cost_max: common.max_cost.or(recorded.limits.cost_max),
+        task_cost_max: common.max_task_cost.or(recorded.limits.task_cost_max),
+        project_cost_max: common.max_project_cost.or(recorded.limits.project_cost_max),
         steps_max: common.max_steps.or(recorded.limits.steps_max),
         time_max: common.max_time.or(recorded.limits.time_max),
     }))

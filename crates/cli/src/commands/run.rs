@@ -83,6 +83,12 @@ pub(crate) struct Common {
     /// Stop before more than this is spent; every model needs a price
     #[arg(long, value_name = "USD", value_parser = parse_usd)]
     pub(crate) max_cost: Option<MicroUsd>,
+    /// Fail a task before more than this is spent on it
+    #[arg(long, value_name = "USD", value_parser = parse_usd)]
+    pub(crate) max_task_cost: Option<MicroUsd>,
+    /// Stop before more than this is spent on all runs of the project, earlier ones included
+    #[arg(long, value_name = "USD", value_parser = parse_usd)]
+    pub(crate) max_project_cost: Option<MicroUsd>,
     /// Stop after this many attempts
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_steps: Option<u32>,
@@ -118,6 +124,8 @@ pub(crate) fn run(args: RunArgs, settings: &Settings, console: &Console) -> Resu
         plan,
         limits: RunLimits {
             cost_max: args.common.max_cost.or(defaults.cost_max),
+            task_cost_max: args.common.max_task_cost.or(defaults.task_cost_max),
+            project_cost_max: args.common.max_project_cost.or(defaults.project_cost_max),
             steps_max: args.common.max_steps.or(defaults.steps_max),
             time_max: args.common.max_time.or(defaults.time_max),
         },
@@ -330,6 +338,10 @@ mod tests {
             "o",
             "--max-cost",
             "0.5",
+            "--max-task-cost",
+            "0.1",
+            "--max-project-cost",
+            "20",
             "--max-steps",
             "9",
             "--max-time",
@@ -368,6 +380,7 @@ mod tests {
         for line in [
             &["g", "--max-cost", "-1"][..],
             &["g", "--max-cost", "much"],
+            &["g", "--max-task-cost", "-1"],
             &["g", "--max-steps", "0"],
             &["g", "--max-time", "0s"],
             &["g", "--concurrency", "0"],

@@ -271,7 +271,7 @@ impl Walk<'_> {
     }
 
     fn criteria(&mut self, value: Option<&Value>, path: &str, task: Option<&str>) -> Vec<Criterion> {
-        const ALLOWED: &str = "a text, or an object with `criterion` and `measurable`";
+        const ALLOWED: &str = "a text, or an object with `criterion`, `measurable` and `check`";
         let list = match value {
             None | Some(Value::Null) => return Vec::new(),
             Some(Value::Array(list)) => list,
@@ -283,8 +283,16 @@ impl Walk<'_> {
         let mut criteria = Vec::with_capacity(list.len());
         for (index, it) in list.iter().enumerate() {
             let criterion = match it {
-                Value::String(text) => Some(Criterion { criterion: text.clone(), measurable: false }),
-                Value::Object(_) => Criterion::deserialize(it).ok(),
+                Value::String(text) => Some(Criterion { criterion: text.clone(), measurable: false, check: None }),
+                Value::Object(_) => match Criterion::deserialize(it) {
+                    Ok(criterion) => Some(named(criterion)),
+                    Err(error) if it.get("check").is_some() => {
+                        let message = format!("`{path}.success_criteria[{index}]`: {error}");
+                        self.problems.push(Problem::new("invalid_field", task, message));
+                        continue;
+                    }
+                    Err(_) => None,
+                },
                 _ => None,
             };
             match criterion.filter(|it| !it.criterion.trim().is_empty()) {
@@ -294,6 +302,17 @@ impl Walk<'_> {
         }
         criteria
     }
+}
+
+/// A check says by itself what must hold.
+fn named(mut criterion: Criterion) -> Criterion {
+    if let Some(check) = &criterion.check {
+        criterion.measurable = true;
+        if criterion.criterion.trim().is_empty() {
+            criterion.criterion = check.to_string();
+        }
+    }
+    criterion
 }
 
 /// `deps` is understood where `depends_on` is not given.
@@ -347,6 +366,13 @@ mod tests {
         let [one, two, three] = &document.tasks[..] else { panic!() };
         assert_eq!((one.id.as_str(), one.priority.unwrap().get(), one.duration), ("1", 8, Some(1.5)));
         assert!(!one.success_criteria[0].measurable && one.success_criteria[1].measurable);
+        let checks = json!([{"check": {"type": "contains", "text": "x"}}]);
+        let checked = document_from_value(&json!({"tasks": [{"id": "a", "title": "A", "success_criteria": checks}]}));
+        let criterion = checked.unwrap().tasks.remove(0).success_criteria.remove(0);
+        assert_eq!((criterion.criterion.as_str(), criterion.measurable), ("it contains `x`", true));
+        let checks = json!([{"check": {"type": "shell", "command": "rm"}}]);
+        let refused = messages(&json!({"tasks": [{"id": "a", "title": "A", "success_criteria": checks}]}));
+        assert!(refused[0].contains("success_criteria[0]") && refused[0].contains("shell"), "{refused:?}");
         assert_eq!((two.title.as_str(), two.depends_on.as_slice()), ("Do two. Well", &["1".to_owned()][..]));
         assert_eq!((three.description.as_str(), three.role.as_deref()), ("", None));
         let short = json!({"tasks": [{"id": "a", "title": "A"}, {"id": "b", "title": "B", "deps": ["a"]}]});

@@ -95,7 +95,8 @@ pub struct Planned {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// What is wrong: `cycle`, `self_dependency`, `unknown_dependency`, `duplicate_id`, `missing_id`, `empty_plan`,
-    /// `blank_title`, `negative_duration`, `too_many_tasks`, `unknown_role`, `unknown_field`, `invalid_field` or `no_plan`;
+    /// `blank_title`, `negative_duration`, `too_many_tasks`, `unknown_role`, `unknown_field`, `invalid_field`,
+    /// `invalid_check` or `no_plan`;
     /// of documents that link others `invalid_link`, `link_cycle` or `too_deep`.
     pub code: &'static str,
     /// The id of the task it is about.

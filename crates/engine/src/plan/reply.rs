@@ -382,11 +382,12 @@ fn criteria_of(value: &Value) -> Vec<Criterion> {
         other => std::slice::from_ref(other),
     };
     let one = |it: &Value| match it {
-        Value::String(text) => Some(Criterion { criterion: text.trim().to_owned(), measurable: false }),
+        Value::String(text) => Some(Criterion { criterion: text.trim().to_owned(), measurable: false, check: None }),
         Value::Object(map) => {
             let criterion = map.get("criterion").or_else(|| map.get("description"))?.as_str()?.trim().to_owned();
             let measurable = map.get("measurable").and_then(Value::as_bool).unwrap_or(false);
-            Some(Criterion { criterion, measurable })
+            // What is checked, and how, is for people to say.
+            Some(Criterion { criterion, measurable, check: None })
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => None,
     };

@@ -496,7 +496,7 @@ impl State {
     ) -> Result<(), ActorProcessingErr> {
         match result {
             Ok(()) => {}
-            Err(refusal @ (Refusal::Stale | Refusal::Unknown | Refusal::OverBudget)) => {
+            Err(refusal @ (Refusal::Stale | Refusal::Unknown | Refusal::OverBudget | Refusal::OverProject)) => {
                 return Err(Distrust(refusal.to_string()).into());
             }
             Err(Refusal::Failed { code, kind, message }) => {

@@ -19,6 +19,7 @@ use crate::{
     config::Dispatch,
     metrics,
     planning::{self, Author, Below},
+    purse::Cap,
     scribe::events_of,
 };
 
@@ -260,8 +261,12 @@ impl State {
                 self.give_up(myself, &note);
                 return Ok(());
             }
-            Failure::OverBudget { message } => {
-                run.stop.get_or_insert_with(|| limit_reached("max_cost", message.clone()));
+            // Only this task has spent its share: the others go on.
+            Failure::OverBudget { cap: Cap::Task, .. } => {
+                schedule::Event::AttemptFailed { node, attempt: attempt.number, retry: Retry::Never }
+            }
+            Failure::OverBudget { cap, message } => {
+                run.stop.get_or_insert_with(|| limit_reached(cap.limit(), message.clone()));
                 is_lost = true;
                 schedule::Event::AttemptLost { node, attempt: attempt.number }
             }

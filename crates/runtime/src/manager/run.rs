@@ -4,7 +4,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
@@ -12,13 +12,12 @@ use crewline_engine::{
     context::{self, Item, Tier},
     route::outage::Lot,
     schedule::{self, Action, Dag, Node, Retry, Stage},
-    wallet::Wallet,
 };
 use crewline_models::Policies;
 use crewline_store::{AttemptEnd, Change, NewOffer, Transition};
 use crewline_types::{
-    AttemptId, ErrorKind, MemoryId, MemoryRecord, MemoryType, ModelAlias, Priority, ProjectScope, Role, RunStatus,
-    Task, TaskId, TaskStatus, Text, TextHash, Timestamp, event::ErrorNote,
+    AttemptId, ErrorKind, MemoryId, MemoryRecord, MemoryType, MicroUsd, ModelAlias, Priority, ProjectScope, Role,
+    RunStatus, Task, TaskId, TaskStatus, Text, TextHash, Timestamp, event::ErrorNote,
 };
 
 use crate::{
@@ -28,6 +27,7 @@ use crate::{
     health::Health,
     load::Loaded,
     offer,
+    purse::Purse,
     replay::Reusable,
     sources,
 };
@@ -116,7 +116,11 @@ pub(super) enum AfterPlanning {
 impl Running {
     pub(super) fn new(loaded: &Loaded, policies: Policies, now: Timestamp) -> Self {
         let row = &loaded.row;
-        let wallet = Wallet::new(loaded.settings.limits.cost_max, loaded.spent);
+        let limits = &loaded.settings.limits;
+        let purse = Purse::new(limits.cost_max, loaded.spent, limits.task_cost_max);
+        for task in loaded.tasks.iter().chain([&loaded.root]).filter(|it| it.cost > MicroUsd::ZERO) {
+            purse.begin(task.id, task.cost);
+        }
         let brief = RunBrief {
             run: row.id,
             post: Post::Manager { epoch: loaded.epoch },
@@ -125,7 +129,9 @@ impl Running {
             mode: loaded.settings.mode(),
             models: loaded.settings.models.clone(),
             keys: HashMap::new(),
-            wallet: Arc::new(Mutex::new(wallet)),
+            purse,
+            project_max: limits.project_cost_max,
+            task_max: limits.task_cost_max,
         };
         let mut run = Self {
             brief: Arc::new(brief),
@@ -379,7 +385,7 @@ impl Running {
         self.lot.forget(ROOT);
         match failure {
             Failure::Stale => AfterPlanning::Distrust,
-            Failure::OverBudget { message } => AfterPlanning::Stop(limit_reached("max_cost", message.clone())),
+            Failure::OverBudget { cap, message } => AfterPlanning::Stop(limit_reached(cap.limit(), message.clone())),
             Failure::Lost if self.root.losses < LOSSES_MAX => {
                 self.root.losses += 1;
                 AfterPlanning::Again(LOSS_PAUSE * self.root.losses)

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use crewline_types::{Criterion, Priority, Role, Task};
 
-use crate::Error;
+use crate::{Error, verify};
 
 /// What may be edited, for people.
 const FIELDS: &str = "title, description, role, success_criteria or priority";
@@ -44,11 +44,18 @@ impl FromStr for Edit {
             "description" => Self::Description(filled()?),
             "role" => Self::Role(Role::from(filled()?)),
             "priority" => Self::Priority(value.parse().map_err(|error| invalid(format!("{error}")))?),
-            "success_criteria" => Self::Criteria(serde_json::from_str(value).map_err(|error| {
-                invalid(format!(
-                    "`success_criteria` is a JSON array of {{\"criterion\": text, \"measurable\": true or false}}: {error}"
-                ))
-            })?),
+            "success_criteria" => {
+                let criteria: Vec<Criterion> = serde_json::from_str(value).map_err(|error| {
+                    invalid(format!(
+                        "`success_criteria` is a JSON array of {{\"criterion\": text, \"measurable\": true or false}}: {error}"
+                    ))
+                })?;
+                let unusable = criteria.iter().find_map(|it| verify::unusable(it.check.as_ref()?));
+                match unusable {
+                    Some(message) => return Err(invalid(format!("`success_criteria`: {message}"))),
+                    None => Self::Criteria(criteria),
+                }
+            }
             other => return Err(invalid(format!("`{}` can not be edited: it is {FIELDS}", shown(other)))),
         })
     }
@@ -92,7 +99,7 @@ mod tests {
             ("priority=high", Edit::Priority("8".parse().unwrap())),
             (
                 r#"success_criteria=[{"criterion":"short"}]"#,
-                Edit::Criteria(vec![Criterion { criterion: "short".into(), measurable: false }]),
+                Edit::Criteria(vec![Criterion { criterion: "short".into(), measurable: false, check: None }]),
             ),
         ] {
             assert_eq!(text.parse::<Edit>().unwrap(), edit);

@@ -2,18 +2,23 @@
 //!
 //! The first change with a limit adds up the calls of its run; from then on the run's row keeps the sum.
 //!
+//! What all runs of a project may cost is added up anew each time, from the sums of its runs.
+//!
 //! **Invariant:** whatever is begun under a limit, the run's calls (ended: their cost, open: their reservation) do not
 //! exceed it.
 //! **Invariant:** an end is never refused: what was spent is recorded.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use crewline_types::{CallId, MicroUsd, RunId};
 
 use super::{Batch, Fate, Numbers, Stop, run_id};
 use crate::{
-    Error,
-    change::Change,
+    Backend, Error,
+    change::{Change, ProjectMax},
     sql::{Args, clamp},
     statements as sql,
     tx::Tx,
@@ -43,15 +48,28 @@ impl Batch<'_> {
         })
         .await?;
         let mut reserved = self.reserved(tx, numbers, &sums).await?;
+        let mut projects = self.projects(tx).await?;
         let mut is_refused = false;
         for (change, fate) in self.changes.iter().zip(&mut self.fates).filter(|(_, fate)| **fate == Fate::Live) {
             let Some(sum) = sums.get_mut(&change.run) else { continue };
-            let after = sum.saturating_add(difference(change, &reserved));
+            let difference = difference(change, &reserved);
+            let after = sum.saturating_add(difference);
             let begins = change.calls.iter().any(|call| call.reserved.is_some_and(|it| it > MicroUsd::ZERO));
             if begins && change.cost_max.is_some_and(|max| after > clamp(max.0)) {
                 *fate = Fate::OverBudget;
                 is_refused = true;
                 continue;
+            }
+            if let Some(ProjectMax { project, max }) = &change.project_max
+                && let Some(total) = projects.get_mut(project)
+            {
+                let after = total.saturating_add(difference);
+                if begins && after > clamp(max.0) {
+                    *fate = Fate::OverProject;
+                    is_refused = true;
+                    continue;
+                }
+                *total = after;
             }
             *sum = after;
             for call in &change.calls {
@@ -73,6 +91,27 @@ impl Batch<'_> {
         Ok(())
     }
 
+    /// What the projects with a limit have cost so far. Nobody else adds to them until the transaction ends.
+    async fn projects(&self, tx: &mut Tx) -> Result<BTreeMap<Arc<str>, i64>, Error> {
+        let begins = self.live().filter(|(_, change)| !change.calls.is_empty());
+        let capped = begins.filter_map(|(_, change)| change.project_max.as_ref());
+        let mut projects: BTreeMap<Arc<str>, i64> = capped.map(|it| (Arc::clone(&it.project), 0)).collect();
+        // In one order everywhere, so that nobody waits in a circle. SQLite has one writer at a time anyway.
+        let names: Vec<Arc<str>> = projects.keys().cloned().collect();
+        let add = |args: &mut Args, name: &Arc<str>| args.text(name);
+        if tx.backend() == Backend::Postgres {
+            for name in &names {
+                tx.ask(&sql::LOCK_PROJECT, std::slice::from_ref(name), add, |_| Ok(())).await?;
+            }
+        }
+        tx.ask(&sql::SUM_PROJECTS, &names, add, |row| {
+            projects.insert(row.text(0)?.into(), row.int(1)?);
+            Ok(())
+        })
+        .await?;
+        Ok(projects)
+    }
+
     /// The runs whose sum is kept, and those where it has to be from now on.
     fn capped(&self, charged: &BTreeMap<RunId, Option<i64>>) -> (BTreeMap<RunId, i64>, Vec<RunId>) {
         let mut sums = BTreeMap::new();
@@ -83,7 +122,7 @@ impl Batch<'_> {
             }
             match charged.get(&change.run) {
                 Some(Some(sum)) => drop(sums.insert(change.run, *sum)),
-                Some(None) if change.cost_max.is_some() => unknown.push(change.run),
+                Some(None) if change.cost_max.is_some() || change.project_max.is_some() => unknown.push(change.run),
                 Some(None) | None => {}
             }
         }

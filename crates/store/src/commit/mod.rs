@@ -69,6 +69,7 @@ enum Fate {
     Live,
     Stale,
     OverBudget,
+    OverProject,
 }
 
 /// What one try of a batch knows.
@@ -112,6 +113,7 @@ impl Store {
             Fate::Live => Committed::Done { events },
             Fate::Stale => Committed::Stale,
             Fate::OverBudget => Committed::OverBudget,
+            Fate::OverProject => Committed::OverProject,
         });
         Ok(answers.collect())
     }

@@ -205,6 +205,22 @@ pub(crate) static SUM_CALLS: Bulk = Bulk::new(
     " JOIN tasks AS t ON t.run_id = v.column1 JOIN calls AS c ON c.task = t.number GROUP BY t.run_id",
 );
 
+/// What all runs of projects have cost: project. The sum that a run keeps, else that of its calls.
+pub(crate) static SUM_PROJECTS: Bulk = Bulk::new(
+    "SELECT r.project, CAST(SUM(COALESCE(r.charged_micro_usd, (SELECT SUM(LEAST(1000000000000, \
+     CASE WHEN c.outcome IS NULL THEN COALESCE(c.reserved_micro_usd, 0) ELSE COALESCE(c.cost_micro_usd, 0) END)) \
+     FROM tasks AS t JOIN calls AS c ON c.task = t.number WHERE t.run_id = r.id), 0)) AS BIGINT) FROM ",
+    &[Text],
+    " JOIN runs AS r ON r.project = v.column1 GROUP BY r.project",
+);
+
+/// Keeps others from adding to a project until the transaction ends: project. PostgreSQL only.
+pub(crate) static LOCK_PROJECT: Bulk = Bulk::new(
+    "SELECT pg_advisory_xact_lock(hashtextextended(v.column1, 7_103_271)) FROM ",
+    &[Text],
+    " WHERE v.column1 IS NOT NULL",
+);
+
 /// What is reserved for calls that are open: task, attempt, call.
 pub(crate) static OPEN_CALLS: Bulk = Bulk::new(
     "SELECT c.task, c.attempt, c.number, COALESCE(c.reserved_micro_usd, 0) FROM ",
@@ -335,6 +351,7 @@ mod tests {
             &DRAIN_MEMORIES,
             &INSERT_VECTORS,
             &SUM_CALLS,
+            &SUM_PROJECTS,
             &OPEN_CALLS,
             &CHARGE_RUNS,
             &INSERT_OFFERS,

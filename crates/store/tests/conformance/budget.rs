@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crewline_store::{CallEnd, Change, Committed};
+use crewline_store::{CallEnd, Change, Committed, ProjectMax};
 use crewline_types::{AttemptId, CallId, MicroUsd, TaskId, Usage, event::CallOutcome};
 
 use crate::common::{Crew, Place, call, first, is_done};
@@ -14,6 +14,7 @@ on_both! {
     a_sum_begins_with_what_is_there
     what_has_no_price_costs_nothing
     huge_costs_fit
+    a_project_is_never_exceeded
 }
 
 /// Begins an attempt's first call under a cap.
@@ -153,4 +154,39 @@ async fn huge_costs_fit(place: &Place) {
     }
     assert_eq!(crew.commit(begin(&crew, tasks[2], 1, 100)).await, Committed::OverBudget);
     assert!(is_done(&crew.commit(begin(&crew, tasks[2], u64::MAX, u64::MAX)).await));
+}
+
+async fn a_project_is_never_exceeded(place: &Place) {
+    let mut crews = [Crew::new(place, "p", 1).await, Crew::on(place.open().await, "p", 2).await];
+    let mut other = Crew::on(place.open().await, "q", 3).await;
+    let cap = |project: &str| Some(ProjectMax { project: project.into(), max: MicroUsd(100) });
+    let capped = |change: Change, project: &str| Change { cost_max: None, project_max: cap(project), ..change };
+    // A call of a run without any cap counts as well.
+    let first_of = crews[0].tasks(40).await;
+    let second_of = crews[1].tasks(40).await;
+    let free = Change { cost_max: None, ..begin(&crews[0], first_of[0], 30, 0) };
+    assert!(is_done(&crews[0].commit(free).await));
+    // Two runs in two processes at the same time, each call by itself: 10 times 7 fit beside the 30.
+    let changes: Vec<(usize, [Change; 1])> = (1..40)
+        .flat_map(|it| [(0, first_of[it]), (1, second_of[it])])
+        .map(|(of, task)| (of, [capped(begin(&crews[of], task, 7, 0), "p")]))
+        .collect();
+    let commits = changes.iter().map(|(of, change)| crews[*of].store.commit(change));
+    let answers: Vec<Committed> =
+        futures::future::join_all(commits).await.into_iter().flat_map(Result::unwrap).collect();
+    assert_eq!(answers.iter().filter(|it| is_done(it)).count(), 10, "{answers:?}");
+    assert_eq!(answers.iter().filter(|it| **it == Committed::OverProject).count(), 68);
+    let both = spent(&crews[0]).await + spent(&crews[1]).await;
+    assert_eq!(both, 100);
+    // Another project has its own money.
+    let task = other.tasks(1).await[0];
+    assert!(is_done(&other.commit(capped(begin(&other, task, 100, 0), "q")).await));
+    // What ends cheaper makes room for the other run.
+    let mut ended = crews[0].change();
+    ended.calls_ended.push(end(first(first_of[0]), 1, Some(4)));
+    crews[0].done(ended).await;
+    let next = capped(begin(&crews[1], second_of[0], 26, 0), "p");
+    assert!(is_done(&crews[1].commit(next).await));
+    assert_eq!(spent(&crews[0]).await + spent(&crews[1]).await, 100);
+    assert_eq!(crews[0].store.integrity().await.unwrap(), []);
 }

@@ -165,7 +165,11 @@ pub(crate) fn task_of(run: RunId, id: TaskId, position: u32) -> Task {
         priority: Priority::default(),
         status: TaskStatus::Pending,
         duration: Some(Duration::from_millis(1_500)),
-        success_criteria: vec![crewline_types::Criterion { criterion: "it works".into(), measurable: true }],
+        success_criteria: vec![crewline_types::Criterion {
+            criterion: "it works".into(),
+            measurable: true,
+            check: None,
+        }],
         attempts: 0,
         result: None,
         reason: None,

@@ -113,6 +113,12 @@ async fn every_event_round_trips(place: &Place) {
             cost_usd: None,
             elapsed_ms: 3,
             error: Some(error.clone()),
+            checks: vec![CheckResult {
+                criterion: text.clone(),
+                verifier: text.clone(),
+                passed: true,
+                evidence: text.clone(),
+            }],
         },
         EventBody::TaskCompleted {
             key: text.clone(),
