@@ -93,3 +93,19 @@ fn offline_never_calls_out() {
     assert!(matches!(run.code, Some(3 | 6)), "{:?} {}", run.code, run.stderr);
     assert!(run.stderr.contains("offline"), "{}", run.stderr);
 }
+
+#[test]
+fn a_prompt_that_is_too_long_goes_to_a_larger_window() {
+    let server = StubServer::start(Script::default().on_model("cheap", StubReply::too_long()));
+    let app = app();
+    let registry = server
+        .registry()
+        .replace("chain: [cheap, strong]", "chain: [cheap, same, large]")
+        .replace("roles:", "  same: {provider: stub, model: same, context_window: 32768}\n  large: {provider: stub, model: large, context_window: 131072}\nroles:");
+    app.write("crewline.yaml", &registry);
+    app.write("plan.json", &fan(0).to_string());
+    let run = app.run(run_args(&["--plan", "plan.json"])).expect_code(0);
+    let mut models: Vec<_> = run.events_of("model_call").iter().map(|it| it["model"].to_string()).collect();
+    models.sort_unstable();
+    assert_eq!(models, ["\"cheap\"", "\"cheap\"", "\"large\"", "\"large\""], "not merely the next one");
+}

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use crewline_engine::{
     context::{self, Item, Tier},
     plan,
-    route::breaker::Pass,
+    route::{self, breaker::Pass},
     wallet,
 };
 use crewline_memory::{Filter, Hit, Query, Rules};
@@ -145,6 +145,9 @@ async fn climb(assignment: &mut Assignment, deps: &Deps) -> Result<Output, Failu
                     continue;
                 }
                 repeated = 0;
+                if &*miss.note.code == OVERFLOW {
+                    route::after_overflow(rungs.make_contiguous(), &model);
+                }
                 if let (Work::Plan { is_strict: false, rules, .. }, Some(text)) = (&assignment.work, &miss.problem) {
                     if problem.is_some() {
                         // The one repair request did not help either.
@@ -171,6 +174,9 @@ async fn climb(assignment: &mut Assignment, deps: &Deps) -> Result<Output, Failu
     let down = found.failure(&deps.health, deps.clock.now(), heard);
     Err(down.unwrap_or(Failure::Models { error: last.note, may_retry }))
 }
+
+/// The code of a prompt that is too long for a model.
+const OVERFLOW: &str = "model.context_overflow";
 
 /// Instructions of a role that has none.
 const GENERAL_INSTRUCTIONS: &str = "You are a careful specialist in a crew of language-model agents.";
@@ -415,7 +421,7 @@ fn too_large(model: &ModelSpec, tokens: u32) -> Miss {
         model.input_tokens_max()
     );
     Miss {
-        note: ErrorNote { code: "model.context_overflow".into(), kind: ErrorKind::Invalid, message: message.into() },
+        note: ErrorNote { code: OVERFLOW.into(), kind: ErrorKind::Invalid, message: message.into() },
         may_retry: false,
         error: None,
         problem: None,

@@ -50,6 +50,12 @@ impl StubReply {
         Self::of(Action::Status { status, body: body.into(), retry_after: None })
     }
 
+    /// The prompt is too long, as OpenAI says it.
+    pub fn too_long() -> Self {
+        let body = r#"{"error":{"message":"This model's maximum context length is 4096 tokens.","type":"invalid_request_error","code":"context_length_exceeded"}}"#;
+        Self::of(Action::Status { status: 400, body: body.into(), retry_after: None })
+    }
+
     /// Status 200 and a body that breaks off in the middle of the JSON.
     pub fn malformed() -> Self {
         Self::raw(r#"{"id":"chatcmpl-1","choices":[{"index":0,"message":{"role":"assis"#)

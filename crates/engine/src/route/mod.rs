@@ -233,6 +233,12 @@ fn start_at_the_best(request: &Request<'_>, view: &View<'_>, rungs: &mut [Rung])
     rungs.rotate_left(at);
 }
 
+/// The order of the models that are left after the prompt was too long for `model`: those that take a longer one go first. The
+/// others stay: what a registry says of a window may be wrong.
+pub fn after_overflow(left: &mut [Arc<ModelSpec>], model: &ModelSpec) {
+    left.sort_by_key(|it| it.input_tokens_max() <= model.input_tokens_max());
+}
+
 /// Tokens of an answer, where a cost has to be guessed.
 const ANSWER_TOKENS: u64 = 500;
 

@@ -124,3 +124,16 @@ fn a_rung_that_is_no_use_is_left_out_until_all_others_failed() {
 fn the_worst_cost_takes_the_longest_answer() {
     assert_eq!(worst_cost(&model("a", Locality::Remote), 100), Some(MicroUsd(500)));
 }
+
+#[test]
+fn a_prompt_that_is_too_long_goes_to_a_larger_window() {
+    let sized = |alias: &str, context_window: u32| {
+        let base = model(alias, Locality::Remote);
+        Arc::new(ModelSpec { context_window, ..ModelSpec::clone(&base) })
+    };
+    let failed = sized("failed", 1_000);
+    let mut left = [sized("same", 1_000), sized("large", 9_000), sized("small", 500), sized("larger", 90_000)];
+    after_overflow(&mut left, &failed);
+    let order: Vec<&str> = left.iter().map(|it| it.alias.as_str()).collect();
+    assert_eq!(order, ["large", "larger", "same", "small"], "cheap to dear among those that may take it");
+}
