@@ -4,7 +4,10 @@ use std::{fs, path::Path, time::Duration};
 
 use crewline_testkit::{Script, StubReply, StubServer, TestApp, app::finish};
 
-use crate::{app, fan, run_args};
+use crate::{
+    app, fan, run_args,
+    serve::{free_port, get, post, wait_until_ready},
+};
 
 const KEY: &str = "sk-canary-7f3a9c21";
 const HEADER: &str = "header-canary-51e0";
@@ -64,6 +67,46 @@ fn a_key_is_found_nowhere() {
         assert_eq!(files_with(app.dir(), needle), Vec::<String>::new());
     }
     assert!(run.stdout.contains("***"), "the echo was there, blanked: {}", run.stdout);
+}
+
+/// A server whose models repeat the key in what they get wrong: nothing of it in the metrics, the events, the reload's answer or the log.
+#[test]
+fn a_key_is_in_no_metric() {
+    let failure = StubReply::raw(format!(r#"{{"error":{{"message":"your key {KEY} and {HEADER}","type":"x"}}}}"#));
+    let not_json = StubReply::raw(format!("not json {KEY} {HEADER}"));
+    let server = StubServer::start(Script::default().on_call(1, failure).on_call(2, not_json));
+    let app = app();
+    let registry = server.registry().replace(
+        "type: openai_compatible,",
+        "type: openai_compatible, api_key: \"env:CANARY_KEY\", headers: {x-team: \"env:CANARY_HEADER\"},",
+    );
+    app.write("crewline.yaml", &registry);
+    let port = free_port();
+    let mut command = app.command(["serve", "--addr", &format!("127.0.0.1:{port}"), "-vvv"]);
+    command.env("CANARY_KEY", KEY).env("CANARY_HEADER", HEADER);
+    let child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    wait_until_ready(port);
+    let plan = serde_json::json!({"goal": "g", "tasks": [
+        {"id": "a", "title": "A", "description": "Say a word.", "role": "coder", "depends_on": []}]});
+    let body = serde_json::json!({"goal": "g", "plan": plan}).to_string();
+    let (status, launched) = post(port, "/api/v1/runs", &body);
+    assert_eq!(status, 201, "{launched}");
+    let run = launched["run"].as_str().unwrap();
+    let (_, events) = get(port, &format!("/api/v1/runs/{run}/events")).unwrap();
+    assert!(events.contains("run_finished"), "{events}");
+    app.write("crewline.yaml", &registry.replace("env:CANARY_KEY", "env:MISSING_KEY"));
+    let (_, reloaded) = post(port, "/api/v1/registry/reload", "");
+    app.write("crewline.yaml", &registry.replace("version: 1", "version: 2"));
+    let (_, refused) = post(port, "/api/v1/registry/reload", "");
+    let (_, metrics) = get(port, "/metrics").unwrap();
+    assert!(metrics.contains("crewline_llm_requests_total") && metrics.contains("crewline_registry_reloads_total"));
+    crate::signal(child.id(), "TERM");
+    let ended = finish(child, TestApp::LIMIT);
+    let told = [metrics, events, reloaded.to_string(), refused.to_string(), ended.stdout, ended.stderr];
+    for needle in [KEY, HEADER, &KEY[3..]] {
+        assert!(told.iter().all(|it| !it.contains(needle)), "{needle} is told: {told:?}");
+        assert_eq!(files_with(app.dir(), needle), Vec::<String>::new());
+    }
 }
 
 /// Offline, a private address is asked straight, whatever proxy the environment names; a public one not at all.

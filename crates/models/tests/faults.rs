@@ -257,3 +257,22 @@ async fn bytes_one_by_one_are_an_answer() {
         assert_eq!(result.unwrap().text, "Grüße 日本");
     }
 }
+
+#[path = "../../../fuzz/check.rs"]
+mod check;
+
+/// What the fuzz target runs, on the streams that it starts from: so it stays code that compiles.
+#[test]
+fn the_corpus_of_the_fuzz_target_passes() {
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/sse");
+    let mut streams = 0;
+    for entry in std::fs::read_dir(corpus).unwrap() {
+        let stream = std::fs::read(entry.unwrap().path()).unwrap();
+        // Cut in every way that the first byte can say.
+        for size in 1..=u8::MAX {
+            check::check(&[&[size], &*stream].concat());
+        }
+        streams += 1;
+    }
+    assert!(streams >= 6, "{streams} streams");
+}
