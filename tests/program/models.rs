@@ -52,11 +52,12 @@ fn registries_are_compared_and_imported() {
 
     app.write(
         "litellm.yaml",
-        "model_list:\n  - model_name: local\n    litellm_params: {model: ollama/qwen3:8b, rpm: 3}\n    \
+        "model_list:\n  - model_name: local\n    litellm_params: {model: ollama/qwen3:8b, rpm: 3, tags: [a]}\n    \
          model_info: {max_input_tokens: 8192}\n",
     );
     let imported = app.run(["registry", "import", "litellm.yaml"]).expect_code(0);
-    assert!(imported.stderr.contains("`rpm` is not carried over"), "{}", imported.stderr);
+    assert!(imported.stderr.contains("`tags` is not carried over"), "{}", imported.stderr);
+    assert!(imported.stdout.contains("limits: {rpm: 3}"), "{}", imported.stdout);
     app.write("imported.yaml", &imported.stdout);
     app.run(["registry", "check", "imported.yaml"]).expect_code(0);
     app.write("other.yaml", "a: 1\n");

@@ -40,6 +40,10 @@ fn an_answer_that_fails_a_criterion_leads_to_the_next_model() {
     assert_eq!(run.events_of("task_completed")[0]["model"], "strong");
     let told = server.requests().last().unwrap().contains("a broker is named (no match)");
     assert!(told, "the next model hears what was wrong");
+    let shown = app.run(["route", "verifiers", "-o", "json"]).expect_code(0);
+    let shown: Value = serde_json::from_str(&shown.stdout).unwrap();
+    let length = json!({"answers": 2, "accepted": 2, "accepted_in_vain": 1, "rejected_alone": 0});
+    assert_eq!((&shown["length"], &shown["regex"]["accepted"]), (&length, &json!(1)));
     let id = run.events()[0]["run"].as_str().unwrap().to_owned();
     let logs = app.run(["logs", &id]).expect_code(0);
     assert!(logs.stdout.contains("1/3 checks") && logs.stdout.contains("3/3 checks"), "{}", logs.stdout);

@@ -183,7 +183,7 @@ mod tests {
                 let taken = match rates.take(now, wanted) {
                     Ok(taken) => taken,
                     Err(wait) => {
-                        prop_assert!(wait > Duration::ZERO && wait <= SECONDS as u32 * SECOND);
+                        prop_assert!(wait > Duration::ZERO && wait <= Duration::from_secs(SECONDS));
                         now += wait;
                         let taken = rates.take(now, wanted);
                         prop_assert!(taken.is_ok(), "a wait in vain");
@@ -193,7 +193,7 @@ mod tests {
                 let used = wanted.min(tokens.into()) * share / 100;
                 rates.used(taken, used);
                 granted.push((now, used));
-                let minute = granted.iter().filter(|(at, _)| now - *at < 60 * SECOND);
+                let minute = granted.iter().filter(|(at, _)| now < *at + 60 * SECOND);
                 let (count, sum) = minute.fold((0, 0), |(count, sum), (_, used)| (count + 1, sum + used));
                 prop_assert!(count <= requests && sum <= u64::from(tokens));
             }

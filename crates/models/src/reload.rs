@@ -121,7 +121,7 @@ mod tests {
 
         std::fs::write(&path, text(&model("a"), "nobody")).unwrap();
         let refused = look().unwrap().unwrap_err();
-        assert!(refused.to_string().contains("crewline.yaml:6:"), "{refused}");
+        assert!(refused.to_string().contains("crewline.yaml:7:"), "{refused}");
         assert!(models.registry().model("b").is_some(), "the one before stays");
         assert!(look().is_none(), "it is told once");
         assert_eq!(reloader.reload().unwrap_err().code(), "registry.invalid", "and whenever it is asked for");

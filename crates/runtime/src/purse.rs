@@ -134,6 +134,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::unnecessary_wraps, reason = "the form that is asked for")]
     fn usd(micros: u64) -> Option<MicroUsd> {
         Some(MicroUsd(micros))
     }
@@ -175,7 +176,7 @@ mod tests {
                         let Ok(hold) = purse.reserve(tasks[place], usd(worst)) else { continue };
                         std::thread::yield_now();
                         let actual = rng.u64(..=worst);
-                        if actual % 5 == 0 {
+                        if actual.is_multiple_of(5) {
                             purse.refund(hold);
                         } else {
                             spent[place].fetch_add(actual, Ordering::Relaxed);

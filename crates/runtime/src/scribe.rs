@@ -100,6 +100,7 @@ pub fn happenings(events: &[crewline_types::Event]) -> Vec<Happening> {
             | EventBody::PlanReady { .. }
             | EventBody::TaskCompleted { .. }
             | EventBody::TaskFailed { .. }
+            | EventBody::TaskParked { .. }
             | EventBody::TaskBlocked { .. }
             | EventBody::AwaitingApproval { .. }
             | EventBody::MemoryStored { .. }
@@ -513,7 +514,7 @@ async fn record_with(
     match journal::record(&args.deps.rooms.journal, change).await {
         Ok(()) => Ok(made),
         // Another process has the run: the summary is of the project, and is kept without it.
-        Err(Refusal::Stale | Refusal::OverBudget) => {
+        Err(Refusal::Stale | Refusal::OverBudget | Refusal::OverProject) => {
             if let Some(made) = &made {
                 args.library.keep(scope, made).await?;
             }

@@ -10,7 +10,7 @@ use crewline_engine::{
     context::{self, Item, Tier},
     route::{self, Request, View},
 };
-use crewline_models::{ChatRequest, Finish};
+use crewline_models::{ChatRequest, Finish, Registry};
 use crewline_store::{CallEnd, Change, NewCall, Transition};
 use crewline_types::{
     AttemptId, CallId, MicroUsd, ModelSpec, Role, TaskId, TaskKind, TaskStatus, Text, TextHash, Usage,
@@ -56,14 +56,16 @@ pub struct Written {
 
 /// Whether summaries are written by a model.
 pub fn is_wanted(deps: &Deps) -> bool {
-    deps.roles.contains(&Role::from(ROLE))
+    deps.registry().has_role(&Role::from(ROLE))
 }
 
 /// Asks the first model of the role that may be asked. None when no call was made.
 pub async fn write(deps: &Deps, brief: &RunBrief, root: Root, draft: &Draft) -> Result<Option<Written>, crate::Error> {
     let (Post::Manager { epoch }, true) = (&brief.post, is_wanted(deps)) else { return Ok(None) };
     let role = Role::from(ROLE);
-    let Some(model) = choose(deps, brief, &role, draft) else { return Ok(None) };
+    let models = deps.models.pinned();
+    let registry = models.registry();
+    let Some(model) = choose(deps, &registry, brief, root, draft) else { return Ok(None) };
     let tokens_max = deps.limits.project_tokens;
     let Some(budget) = model.input_tokens_max().checked_sub(PROMPT_TOKENS) else { return Ok(None) };
     let (items, ids): (Vec<Item>, Vec<_>) = draft.sources().iter().map(|it| (item(it), it.id)).unzip();
@@ -72,18 +74,18 @@ pub async fn write(deps: &Deps, brief: &RunBrief, root: Root, draft: &Draft) -> 
         return Ok(None);
     }
     let messages =
-        deps.prompts.summary(instructions(&deps.registry, &role), &context::render(&bundle), words(tokens_max))?;
+        deps.prompts.summary(instructions(&registry, &role), &context::render(&bundle), words(tokens_max))?;
     let input_tokens: u64 = messages.iter().map(|it| u64::from(context::estimate_tokens(&it.text)) + 8).sum();
     let output_tokens_max = model.output_tokens_max.min(tokens_max * EXCESS_MAX);
     let worst = model.price.map(|price| price.of_tokens(input_tokens, output_tokens_max.into()));
     // A summary is never what a run is stopped for.
-    let Ok(reservation) = brief.with_wallet(|wallet| wallet.reserve(worst)) else { return Ok(None) };
+    let Ok(hold) = brief.purse.reserve(root.task, worst) else { return Ok(None) };
     let last = deps.store.last_call(root.task).await?;
     let call = match last {
         Some(CallId { attempt, number }) => CallId { attempt, number: number + 1 },
         None => CallId { attempt: AttemptId { task: root.task, number: root.attempts.max(1) }, number: 1 },
     };
-    let mut intent = Change::new(brief.run, *epoch, deps.clock.now());
+    let mut intent = brief.change(call.attempt, deps.clock.now());
     intent.calls.push(NewCall {
         id: call,
         purpose: PURPOSE,
@@ -93,14 +95,14 @@ pub async fn write(deps: &Deps, brief: &RunBrief, root: Root, draft: &Draft) -> 
         reserved: worst,
     });
     if let Err(refusal) = journal::record(&deps.rooms.journal, intent).await {
-        brief.with_wallet(|wallet| wallet.refund(reservation));
+        brief.purse.refund(hold);
         tracing::warn!(run_id = %brief.run, error = %refusal, "no model is asked for a summary");
         return Ok(None);
     }
-    let temperature = deps.registry.temperature(&role);
+    let temperature = registry.temperature(&role);
     let request = ChatRequest { messages, output_tokens_max, schema: None, temperature, tools: None };
     let begun = deps.clock.now();
-    let answer = deps.models.chat(&model.alias, &request).await;
+    let answer = models.chat(&model.alias, &request).await;
     let elapsed = deps.clock.now().since(begun);
     let (end, text) = match answer {
         Ok(reply) => {
@@ -119,13 +121,13 @@ pub async fn write(deps: &Deps, brief: &RunBrief, root: Root, draft: &Draft) -> 
             let usage =
                 Usage { input_tokens: if is_lost { input_tokens } else { 0 }, estimated: is_lost, ..Usage::default() };
             let cost = if is_lost { worst } else { Some(MicroUsd::ZERO) };
-            deps.health.failed(&model.alias, deps.clock.now(), error.retry_after());
+            deps.health.failed(&model.alias, deps.clock.now(), &error);
             let message = error.to_string().into();
             let note = ErrorNote { code: error.code().into(), kind: error.kind(), message };
             (CallEnd { error: Some(note), ..end_of(call, usage, cost, elapsed, outcome) }, None)
         }
     };
-    brief.with_wallet(|wallet| wallet.settle(reservation, end.cost));
+    brief.purse.settle(hold, end.cost);
     let mut spent = Spent::default();
     spent.add(&end);
     let at = deps.clock.now();
@@ -143,6 +145,7 @@ pub async fn write(deps: &Deps, brief: &RunBrief, root: Root, draft: &Draft) -> 
         model: model.alias.clone(),
         provider: Arc::clone(&model.provider),
         reply: text.clone(),
+        checks: Vec::new(),
     };
     end_calls(&mut change, call.attempt, &role, vec![ended]);
     let made = text.map(|text| {
@@ -174,13 +177,14 @@ fn item(record: &crewline_types::MemoryRecord) -> Item {
     }
 }
 
-fn choose(deps: &Deps, brief: &RunBrief, role: &Role, draft: &Draft) -> Option<Arc<ModelSpec>> {
+fn choose(deps: &Deps, registry: &Registry, brief: &RunBrief, root: Root, draft: &Draft) -> Option<Arc<ModelSpec>> {
+    let role = &Role::from(ROLE);
     let input: u32 = draft.sources().iter().map(|it| context::estimate_tokens(&it.text)).fold(0, u32::saturating_add);
     let request = Request { role, kind: TaskKind::Synthesis, input_tokens: input, mode: brief.mode };
     let now = deps.clock.now();
-    let remaining = brief.with_wallet(|wallet| wallet.remaining());
+    let remaining = brief.purse.remaining(root.task);
     let decision = deps.experience.with(|learned| {
-        let chain = deps.registry.chain(role);
+        let chain = registry.chain(role);
         let view = View { chain, health: &|alias| deps.health.of(alias, now), remaining, learned: Some(learned) };
         route::choose(&request, &view)
     });

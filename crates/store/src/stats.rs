@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crewline_types::{Event, MicroUsd, RunId, TaskId, TaskKind, Usage};
-use sea_orm::{ColumnTrait, ConnectionTrait as _, EntityTrait, QueryFilter, QueryOrder, Statement};
+use sea_orm::{ColumnTrait, ConnectionTrait as _, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Statement};
 
 use crate::{
     Backend, Error, Store,
@@ -153,6 +153,22 @@ impl Store {
             });
         }
         Ok(found)
+    }
+
+    /// The last `limit` calls whose answers were checked by criteria, newest first.
+    pub async fn checked_answers(&self, limit: u32) -> Result<Vec<Event>, Error> {
+        entity::event::Entity::find()
+            .filter(entity::event::Column::Kind.eq("model_call"))
+            .filter(entity::event::Column::Payload.contains("\"checks\":["))
+            .order_by_desc(entity::event::Column::CreatedAt)
+            .order_by_asc(entity::event::Column::RunId)
+            .order_by_desc(entity::event::Column::Seq)
+            .limit(u64::from(limit))
+            .all(self.reader().await?)
+            .await?
+            .into_iter()
+            .map(Event::try_from)
+            .collect()
     }
 
     /// How the attempts of a task began, in order.

@@ -47,6 +47,8 @@ impl LaunchArgs {
             project: Some(self.project.unwrap_or_else(|| project.to_owned())),
             plan: plan.map_err(|error| invalid(format!("`plan`: {error}")))?,
             limits: NewLimits {
+                max_task_cost_usd: None,
+                max_project_cost_usd: None,
                 max_cost_usd: max_cost_usd.map_err(|error| invalid(format!("`max_cost_usd`: {error}")))?,
                 max_steps: self.max_steps,
                 max_time_seconds: self.max_time_seconds,

@@ -216,7 +216,7 @@ pub(crate) static SUM_PROJECTS: Bulk = Bulk::new(
 
 /// Keeps others from adding to a project until the transaction ends: project. PostgreSQL only.
 pub(crate) static LOCK_PROJECT: Bulk = Bulk::new(
-    "SELECT pg_advisory_xact_lock(hashtextextended(v.column1, 7_103_271)) FROM ",
+    "SELECT pg_advisory_xact_lock(hashtextextended(v.column1, 7103271)) FROM ",
     &[Text],
     " WHERE v.column1 IS NOT NULL",
 );

@@ -6,7 +6,7 @@ use crewline_store::{Committed, NewAttempt};
 use crewline_types::{
     AttemptId, ErrorKind, EventBody, IdSource, MicroUsd, ProjectScope, Role, RunStatus, Task, TaskCounts, TaskId,
     TaskKind, Text, TextHash, Timestamp, Usage,
-    event::{CallOutcome, Candidate, ErrorNote, NewEvent, PlanEntry},
+    event::{CallOutcome, Candidate, CheckResult, ErrorNote, NewEvent, PlanEntry},
 };
 
 use crate::{

@@ -2,6 +2,7 @@
 
 mod eval;
 mod explain;
+mod verifiers;
 
 use clap::{Args, Subcommand};
 
@@ -11,6 +12,7 @@ use crate::{commands::wait_for, console::Console, error::Error, exit::Exit, sett
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   crewline route explain --role writer --text \"Summarise the findings\"
+  crewline route verifiers
   crewline route eval --outcomes outcomes.jsonl.gz --verifier 0.9,0.9")]
 pub(crate) struct RouteArgs {
     #[command(subcommand)]
@@ -21,6 +23,8 @@ pub(crate) struct RouteArgs {
 enum Action {
     /// Show why which model is asked, for a task that ran or one that could
     Explain(explain::ExplainArgs),
+    /// Show how often each kind of check accepts answers, and how often in vain
+    Verifiers(verifiers::VerifiersArgs),
     /// Learn a policy from recorded outcomes, replay it on others, print what it saves
     Eval(eval::EvalArgs),
 }
@@ -29,6 +33,7 @@ enum Action {
 pub(crate) fn run(args: &RouteArgs, settings: &Settings, console: &Console) -> Result<Exit, Error> {
     match &args.action {
         Action::Explain(args) => wait_for(explain::run(args, settings, console)),
+        Action::Verifiers(_) => wait_for(verifiers::run(settings, console)),
         Action::Eval(args) => eval::run(args, console),
     }
 }
