@@ -6,6 +6,7 @@
 
 mod again;
 mod bad_input;
+mod context;
 mod control;
 mod failures;
 mod limits;
@@ -26,11 +27,12 @@ mod schedule;
 mod secrets;
 mod serve;
 mod shared;
+mod tasks;
+mod templates;
+mod verify;
 mod workers;
 
 use std::process::Command;
-mod templates;
-mod verify;
 
 use crewline_testkit::TestApp;
 use serde_json::{Value, json};

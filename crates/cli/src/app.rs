@@ -15,7 +15,10 @@ use std::{
 
 use crewline_api::MetricsText;
 use crewline_memory::{Embedder, Qdrant, QdrantOptions, Rules, Weights};
-use crewline_models::{Mode, Models, Options, Registry, Reloader};
+use crewline_models::{
+    Mode, Models, Options, Registry, Reloader,
+    requests::{Detail, Redactor, RequestLog},
+};
 use crewline_runtime::{Config, Dispatch, Handle, MemoryConfig};
 use crewline_store::{Backend, Store};
 use crewline_types::SystemClock;
@@ -115,9 +118,10 @@ impl App {
         if part == Part::Worker && store.backend() == Backend::Sqlite {
             return Err(Error::NotShared { database: store.target().to_owned() });
         }
+        let requests = request_log(settings)?;
         let models = Models::new(
             registry,
-            Options { data_dir: settings.data_dir.clone(), guard: std::env::current_exe().ok(), mode },
+            Options { data_dir: settings.data_dir.clone(), guard: std::env::current_exe().ok(), mode, requests },
         )?;
         let reloader = match part {
             Part::Alone => None,
@@ -205,6 +209,37 @@ pub(crate) fn rules(settings: &Settings) -> Result<Rules, Error> {
 pub(crate) fn read_weights(path: &Path) -> Result<Weights, Error> {
     let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
     Ok(Weights::parse(&text)?)
+}
+
+/// The log of requests, when `CREWLINE_REQUESTS__LOG` asks for one: `requests.jsonl` beside the other logs.
+fn request_log(settings: &Settings) -> Result<Option<Arc<RequestLog>>, Error> {
+    const NAME: &str = "CREWLINE_REQUESTS__LOG";
+    let value = process_env(NAME).unwrap_or_default();
+    let detail = match value.as_str() {
+        "" | "off" => return Ok(None),
+        "metadata" => Detail::Metadata,
+        "full" => Detail::Full,
+        _ => return Err(Error::Variable { name: NAME, value, expected: "give one of off, metadata, full".into() }),
+    };
+    let patterns = match process_env("CREWLINE_REQUESTS__REDACT").filter(|it| !it.is_empty()) {
+        Some(path) => {
+            let path = PathBuf::from(path);
+            let text = std::fs::read_to_string(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+            Some((path, text))
+        }
+        None => None,
+    };
+    let lines = || patterns.iter().flat_map(|(_, text)| text.lines()).map(str::trim);
+    let is_pattern = |line: &&str| !line.is_empty() && !line.starts_with('#');
+    let redactor = Redactor::new(lines().filter(is_pattern)).map_err(|bad| {
+        let line = lines().position(|line| line == bad.pattern).unwrap_or_default() + 1;
+        let name = patterns.as_ref().map(|(path, _)| path.display().to_string()).unwrap_or_default();
+        let message = format!("`{name}`, line {line}: {bad}");
+        Error::Usage { message, hint: "write one regular expression a line; `#` begins a comment" }
+    })?;
+    let path = settings.data_dir.join("logs").join("requests.jsonl");
+    let log = RequestLog::open(&path, detail, redactor).map_err(|source| Error::Write { path, source })?;
+    Ok(Some(Arc::new(log)))
 }
 
 /// `host:pid`, for leases.

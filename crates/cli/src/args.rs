@@ -108,6 +108,8 @@ pub(crate) enum Color {
 pub(crate) enum Command {
     /// Run a crew against a goal
     Run(commands::run::RunArgs),
+    /// Propose, show, edit or export a plan without running it
+    Plan(commands::plan::PlanArgs),
     /// Continue a run that was interrupted or reached a limit
     Resume(commands::resume::ResumeArgs),
     /// Stop runs so that they can be resumed
@@ -122,6 +124,10 @@ pub(crate) enum Command {
     Replay(commands::replay::ReplayArgs),
     /// Make a run again from a task on
     Fork(commands::replay::ForkArgs),
+    /// Make tasks of a run anew, in a new run
+    Rerun(commands::replay::RerunArgs),
+    /// Let a model break a task into smaller ones
+    Decompose(commands::decompose::DecomposeArgs),
     /// List runs
     Ps(commands::ps::PsArgs),
     /// Show a run: its tasks, models, cost and result
@@ -136,6 +142,24 @@ pub(crate) enum Command {
     Graph(commands::graph::GraphArgs),
     /// Compare two runs task by task
     Diff(commands::diff::DiffArgs),
+    /// Add, change, move, skip and complete tasks
+    Task(commands::task::TaskArgs),
+    /// Link tasks, and take links away
+    Link(commands::link::LinkArgs),
+    /// Say which task can be worked on next
+    Next(commands::next::NextArgs),
+    /// Say where a task is, for outside agents
+    Mark(commands::next::MarkArgs),
+    /// Note something on a task
+    Note(commands::next::NoteArgs),
+    /// Show and change INDEX.md of a run
+    Index(commands::index::IndexArgs),
+    /// See what tasks are told and why, and decide on it
+    Context(commands::context::ContextArgs),
+    /// Show what an output was made from: context, prompts, model, parameters
+    Trace(commands::trace::TraceArgs),
+    /// Print what a model would be sent
+    Prompt(commands::prompt::PromptArgs),
     /// Search, keep and measure what the crew remembers
     Memory(commands::memory::MemoryArgs),
     /// When each task of a plan would run

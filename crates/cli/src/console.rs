@@ -84,6 +84,11 @@ impl Console {
         }
     }
 
+    /// The same for people, whatever programs are told in the end.
+    pub(crate) fn for_people(&self) -> Self {
+        Self { output: Output::Table, ..self.clone() }
+    }
+
     /// Starts a live view of as many lines as its message has; `None` when nobody watches.
     pub(crate) fn start_drawing(&self) -> Option<ProgressBar> {
         if !self.is_live {

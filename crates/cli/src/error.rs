@@ -85,6 +85,14 @@ pub(crate) enum Error {
         /// Where it was looked for.
         project: String,
     },
+    /// A result does not meet the measurable criteria of its task.
+    #[error("the result of `{task}` does not meet its criteria: {}", problems.join("; "))]
+    Criteria {
+        /// The task.
+        task: String,
+        /// What is not met, a line each.
+        problems: Vec<String>,
+    },
     /// A file can not be written.
     #[error("`{}` cannot be written", path.display())]
     Write {
@@ -269,6 +277,7 @@ impl Error {
             | Self::Outcomes { .. }
             | Self::NoSplit { .. }
             | Self::Template { .. }
+            | Self::Criteria { .. }
             | Self::NothingFound
             | Self::NeedsYes { .. }
             | Self::PublicBind { .. }
@@ -305,6 +314,7 @@ impl Error {
             Self::Read { .. } => "cli.read",
             Self::Line { .. } => "cli.line",
             Self::NoMemory { .. } => "cli.no_memory",
+            Self::Criteria { .. } => "cli.criteria",
             Self::Write { .. } => "cli.write",
             Self::Out { .. } => "cli.out",
             Self::Syntax(_) => "plan.syntax",
@@ -379,6 +389,7 @@ impl Error {
             Self::NoMemory { .. } => {
                 "`crewline memory ls` lists them; another project is named with `--project`".into()
             }
+            Self::Criteria { .. } => "mend the result, or complete the task without `--validate`".into(),
             Self::Line { .. } => "each line is one JSON object; `--help` shows its fields".into(),
             Self::Read { .. }
             | Self::Write { .. }

@@ -189,7 +189,11 @@ impl Board {
                 }
             }
             EventBody::BudgetReached { message, .. } => self.note = Some(message.clone()),
-            EventBody::MemoryStored { .. } | EventBody::SummaryReady { .. } | EventBody::RunFinished { .. } => {}
+            EventBody::MemoryStored { .. }
+            | EventBody::TaskChanged { .. }
+            | EventBody::IndexChanged { .. }
+            | EventBody::SummaryReady { .. }
+            | EventBody::RunFinished { .. } => {}
         }
     }
 
@@ -385,6 +389,12 @@ impl Board {
             EventBody::AwaitingApproval { what } => format!("waits for a decision: {}", fit(&clean(what), 300)),
             EventBody::BudgetReached { message, .. } => format!("limit reached: {}", clean(message)),
             EventBody::RunFinished { status, .. } => format!("run {} {}", event.run, words(*status)),
+            EventBody::TaskChanged { key, action, agent, .. } => {
+                format!("{key} {} by {}", action.as_str(), fit(&clean(agent), 60))
+            }
+            EventBody::IndexChanged { version, agent } => {
+                format!("INDEX.md version {version} by {}", fit(&clean(agent), 60))
+            }
             EventBody::ModelCall { .. } | EventBody::MemoryStored { .. } | EventBody::SummaryReady { .. } => {
                 return None;
             }

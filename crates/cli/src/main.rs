@@ -9,6 +9,7 @@ mod commands;
 mod console;
 mod document;
 mod draw;
+mod edit;
 mod error;
 mod exit;
 mod follow;

@@ -21,6 +21,8 @@ use crate::{
     error::Error,
 };
 
+/// Prompt templates of the project in whose directory the command is run.
+const PROJECT_PROMPTS: &str = "config/prompts";
 /// The shortest and the longest lease.
 const LEASE_MIN: Duration = Duration::from_secs(1);
 const LEASE_MAX: Duration = Duration::from_hours(1);
@@ -177,10 +179,13 @@ impl Settings {
         candidates
     }
 
-    /// The folder of prompt templates that replace the shipped ones, if there is one.
+    /// The folder of prompt templates that replace the shipped ones, if there is one: the named one, else the project's, else
+    /// the user's.
     pub(crate) fn prompts_dir(&self) -> Option<PathBuf> {
         let named = process_env("CREWLINE_PROMPTS__DIR").map(PathBuf::from);
-        named.or_else(|| self.config_dir.as_ref().map(|dir| dir.join("prompts")).filter(|dir| dir.is_dir()))
+        let of_project = || Some(PathBuf::from(PROJECT_PROMPTS)).filter(|dir| dir.is_dir());
+        let of_user = || self.config_dir.as_ref().map(|dir| dir.join("prompts")).filter(|dir| dir.is_dir());
+        named.or_else(of_project).or_else(of_user)
     }
 
     /// Where templates of the user are.

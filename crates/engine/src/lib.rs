@@ -6,8 +6,11 @@
 
 #[cfg(test)]
 mod cases;
+pub mod citations;
 pub mod context;
+pub mod criteria;
 mod error;
+pub mod graph;
 pub mod lease;
 pub mod plan;
 pub mod replay;

@@ -22,6 +22,7 @@ use crate::{
     metrics::ModelMetrics,
     providers::Transport,
     request::estimate_tokens,
+    requests::RequestLog,
     runtimes::{LoadOptions, PullProgress, Runtime, RuntimeStatus},
 };
 
@@ -34,6 +35,8 @@ pub struct Options {
     pub guard: Option<PathBuf>,
     /// Whether remote hosts may be reached.
     pub mode: Mode,
+    /// Where requests are logged, if they are.
+    pub requests: Option<Arc<RequestLog>>,
 }
 
 /// The models of a registry. Cheap to clone; all clones change together.
@@ -136,6 +139,9 @@ impl Models {
         let meter = metrics.call();
         let result = lane.provider.chat(&lane.config, request, listener).await;
         meter.end(&result);
+        if let Some(log) = &self.0.options.requests {
+            log.record(model, &lane.config.spec.provider, request, &result);
+        }
         if let Ok(reply) = &result {
             turn.used(&reply.usage);
         }

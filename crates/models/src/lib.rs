@@ -23,6 +23,7 @@ mod rate;
 pub mod registry;
 mod reload;
 pub mod request;
+pub mod requests;
 pub mod runtimes;
 pub mod schema;
 pub mod setup;

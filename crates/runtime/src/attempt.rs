@@ -7,12 +7,11 @@
 use std::{sync::Arc, time::Duration};
 
 use crewline_engine::{
-    context::{self, Item, Tier},
-    plan,
+    context, plan,
     route::{self, breaker::Pass},
     wallet,
 };
-use crewline_memory::{Filter, Hit, Query, Rules};
+use crewline_memory::Rules;
 use crewline_models::{ChatMessage, ChatReply, ChatRequest, Finish, Models, Registry, request::form_tokens};
 use crewline_store::{CallEnd, Change, NewAttempt, NewCall, NewContext, Store, Transition};
 use crewline_types::{
@@ -21,13 +20,13 @@ use crewline_types::{
 };
 
 use crate::{
-    actor::ask,
     again,
     assignment::{Assignment, EndedCall, Failure, OpenCall, Output, PlanOutput, RunBrief, Work},
     config::{Dispatch, Limits},
+    curated::{self, Curated},
     experience::Experience,
     health::Health,
-    journal, memory, metrics,
+    journal, metrics,
     outage::Findings,
     prompt::Prompts,
     recorded::Answers,
@@ -91,8 +90,8 @@ struct Miss {
 }
 
 async fn climb(assignment: &mut Assignment, deps: &Deps) -> Result<Output, Failure> {
-    let mut items = std::mem::take(&mut assignment.sources);
-    recall(assignment, deps, &mut items).await;
+    let sources = std::mem::take(&mut assignment.sources);
+    let told = curated::of_attempt(assignment, deps, sources).await?;
     let answers = Answers::of_lost_attempts(&deps.store, assignment.attempt).await;
     let instructions = instructions(&assignment.models.registry(), &assignment.task.role).to_owned();
 
@@ -128,7 +127,7 @@ async fn climb(assignment: &mut Assignment, deps: &Deps) -> Result<Output, Failu
         if let Some(from) = previous.as_ref().filter(|from| from.alias != model.alias) {
             metrics::fallback(&from.alias, &model.alias, &last.note.code);
         }
-        let asked = Asked { items: &items, instructions: &instructions, number, problem: problem.as_deref() };
+        let asked = Asked { told: &told, instructions: &instructions, number, problem: problem.as_deref() };
         match ask_model(assignment, deps, asked, &model, &answers).await? {
             Ok(output) => return Ok(output),
             Err(miss) => {
@@ -193,46 +192,6 @@ fn last_resort(assignment: &Assignment, rules: &plan::Rules, model: &ModelSpec, 
     Output { text: Text::from(""), plan: Some(PlanOutput { plan, repairs }), model: model.alias.clone() }
 }
 
-/// Adds what memory knows; an attempt goes on without memory when it does not answer.
-async fn recall(assignment: &Assignment, deps: &Deps, items: &mut Vec<Item>) {
-    let Some(memory) = deps.rooms.memory.current() else { return };
-    let task = &assignment.task;
-    let text = match assignment.work {
-        Work::Plan { .. } => assignment.run.goal.to_string(),
-        Work::Text => format!("{} {}", task.title, task.description),
-    };
-    let mut known: Vec<crewline_types::TaskId> =
-        items.iter().filter_map(|it| it.source.strip_prefix("task:")?.parse().ok()).collect();
-    known.push(task.id);
-    let query = Query {
-        text,
-        vector: None,
-        filter: Filter { exclude_tasks: known, ..Filter::default() },
-        limit: deps.limits.recall_top,
-    };
-    let scope = assignment.run.scope.clone();
-    match ask(&memory, deps.limits.recall, |reply| memory::Message::Recall(scope, query, reply)).await {
-        Ok(hits) => items.extend(hits.into_iter().map(recalled)),
-        Err(error) => tracing::warn!(task_id = %task.id, %error, "recall failed, going on without memory"),
-    }
-}
-
-fn recalled(hit: Hit) -> Item {
-    let record = hit.record;
-    let source = match record.task {
-        Some(task) => format!("task:{task}"),
-        None => format!("memory:{}", record.id),
-    };
-    Item {
-        tier: Tier::Retrieved,
-        source: source.into(),
-        kind: record.kind.as_str().into(),
-        title: record.agent.clone(),
-        text: Text { hash: TextHash::of(&record.text), body: Arc::clone(&record.text) },
-        score: hit.score,
-    }
-}
-
 /// Money reserved for a call; charged in full when dropped after the call was sent.
 struct Held<'a> {
     run: &'a RunBrief,
@@ -265,7 +224,7 @@ impl Drop for Held<'_> {
 /// What one call asks.
 #[derive(Clone, Copy)]
 struct Asked<'a> {
-    items: &'a [Item],
+    told: &'a Curated,
     instructions: &'a str,
     number: u32,
     /// What was wrong with the answer before.
@@ -280,7 +239,7 @@ async fn ask_model(
     model: &ModelSpec,
     answers: &Answers,
 ) -> Result<Result<Output, Miss>, Failure> {
-    let Asked { items, instructions, number, problem } = asked;
+    let Asked { told, instructions, number, problem } = asked;
     let run = &*assignment.run;
     let task = &*assignment.task;
     let schema = match &assignment.work {
@@ -293,7 +252,7 @@ async fn ask_model(
     let Some(budget) = model.input_tokens_max().checked_sub(fixed) else {
         return Ok(Err(too_large(model, fixed)));
     };
-    let bundle = context::assemble(items, budget);
+    let bundle = told.bundle(budget);
     let context = if bundle.parts.is_empty() { String::new() } else { context::render(&bundle) };
     let messages = deps
         .prompts
@@ -475,6 +434,7 @@ fn start(change: &mut Change, assignment: &Assignment, model: &ModelSpec, bundle
         tokens: bundle.tokens,
         budget,
         items: serde_json::to_string(&bundle.provenance).unwrap_or_default(),
+        bundle: Some(TextHash::of(&context::render(bundle))),
     });
     if task.kind != crewline_types::TaskKind::Root {
         change.events.push(NewEvent::of_task(

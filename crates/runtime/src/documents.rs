@@ -10,10 +10,12 @@ use std::{
     sync::Arc,
 };
 
-use crewline_store::Store;
-use crewline_types::{RunStatus, TaskId, TaskKind, TaskStatus, TextHash};
+use crewline_engine::citations;
+use crewline_store::{AttemptStatus, Store};
+use crewline_types::{AttemptId, RunStatus, TaskId, TaskKind, TaskStatus, TextHash};
+use serde::Serialize;
 
-use crate::{Error, Report, TaskReport};
+use crate::{CitationReport, Error, Report, TaskReport, trace};
 
 /// Results read from the database at once.
 const PAGE: usize = 256;
@@ -26,6 +28,8 @@ pub async fn write(store: &Store, report: &Report, out: &Path) -> Result<(), Err
     let tasks: Vec<&TaskReport> = report.tasks.iter().filter(|task| task.kind != TaskKind::Root).collect();
     let shelf = Shelf::of(out)?;
     let last = report.last_task().map(|task| task.id);
+    let told = trace::contexts(store, report.run).await?;
+    let mut citations = Vec::new();
     let mut result = None;
     for page in tasks.chunks(PAGE) {
         let hashes: Vec<TextHash> = page.iter().filter_map(|task| task.result).collect();
@@ -38,12 +42,20 @@ pub async fn write(store: &Store, report: &Report, out: &Path) -> Result<(), Err
             if last == Some(task.id) {
                 result = Some(Arc::clone(text));
             }
+            let made = task.attempts.iter().rev().find(|it| it.status == AttemptStatus::Succeeded);
+            let id = made.map(|it| AttemptId { task: task.id, number: it.number });
+            if let Some(told) = id.and_then(|id| told.get(&id)) {
+                let found = citations::check(text, told);
+                if !found.is_fine() {
+                    citations.push(CitationReport { task: task.id, key: Arc::clone(&task.key), citations: found });
+                }
+            }
             files.push((shelf.place(out, name), task_document(task, text)));
         }
         shelf.put(files).await?;
     }
     shelf.close(out)?;
-    let json = serde_json::to_string_pretty(report)
+    let json = serde_json::to_string_pretty(&WithCitations { report, citations })
         .map_err(|error| Error::Io { path: out.join("report.json"), source: io::Error::other(error) })?;
     write_all(vec![
         (out.join("INDEX.md"), index(report)),
@@ -51,6 +63,15 @@ pub async fn write(store: &Store, report: &Report, out: &Path) -> Result<(), Err
         (out.join("report.json"), json),
     ])
     .await
+}
+
+/// The report, and what is to be said of what outputs cite.
+#[derive(Serialize)]
+struct WithCitations<'a> {
+    #[serde(flatten)]
+    report: &'a Report,
+    /// Tasks that cite what they were not told, or do not cite what they require.
+    citations: Vec<CitationReport>,
 }
 
 /// Where the tasks' documents go. To rename one folder is cheaper than to rename each of a thousand files.

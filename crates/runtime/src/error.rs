@@ -90,6 +90,76 @@ pub enum Error {
         /// The field, the value and what is allowed.
         message: String,
     },
+    /// Tasks would require each other in a circle.
+    #[error("tasks would require each other in a circle: {}", path.join(" → "))]
+    Circle {
+        /// The keys of the way round; the first is also the last.
+        path: Vec<String>,
+    },
+    /// A field of a task has a value that is not allowed.
+    #[error("{message}")]
+    TaskField {
+        /// The field, the value and what is allowed.
+        message: String,
+    },
+    /// A task is where that can not be done to it.
+    #[error("task `{task}` is {status}, and so can not be {what}")]
+    TaskState {
+        /// Its run.
+        run: RunId,
+        /// Its key.
+        task: String,
+        /// Where it is.
+        status: TaskStatus,
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// A key names another task already.
+    #[error("run `{run}` has a task `{key}` already")]
+    KeyTaken {
+        /// The run.
+        run: RunId,
+        /// The key.
+        key: String,
+    },
+    /// A task waits for others.
+    #[error("task `{task}` waits for {}", open.join(", "))]
+    NotReady {
+        /// Its key.
+        task: String,
+        /// The keys of what it waits for.
+        open: Vec<String>,
+    },
+    /// A person can not decide that on a context.
+    #[error("{message}")]
+    ContextItem {
+        /// What was asked for, and why not.
+        message: String,
+    },
+    /// The context of a task is approved.
+    #[error("the context of task `{task}` is approved, so nothing of it can be decided")]
+    ContextLocked {
+        /// Its run.
+        run: RunId,
+        /// Its key.
+        task: String,
+    },
+    /// The context of a task can not be approved yet.
+    #[error("the context of task `{task}` lacks the results of {}", missing.join(", "))]
+    ContextIncomplete {
+        /// Its key.
+        task: String,
+        /// The keys of the tasks that have no result.
+        missing: Vec<String>,
+    },
+    /// A recorded context can not be read.
+    #[error("context of task `{task}`: {message}")]
+    Approved {
+        /// The task.
+        task: String,
+        /// What is wrong.
+        message: String,
+    },
     /// A cap needs prices that the registry does not give.
     #[error("a cost limit needs a price for {}", models.join(", "))]
     Unpriced {
@@ -201,6 +271,9 @@ impl Error {
             | Self::Unpriced { .. }
             | Self::Prompt { .. }
             | Self::Edit { .. }
+            | Self::Circle { .. }
+            | Self::TaskField { .. }
+            | Self::ContextItem { .. }
             | Self::NotReplayable { .. }
             | Self::MemorySize { .. } => ErrorKind::Invalid,
             Self::NotFound { .. } => ErrorKind::NotFound,
@@ -209,10 +282,17 @@ impl Error {
             | Self::NotFailed { .. }
             | Self::NothingFailed { .. }
             | Self::NoPlan { .. }
+            | Self::TaskState { .. }
+            | Self::KeyTaken { .. }
+            | Self::NotReady { .. }
+            | Self::ContextLocked { .. }
+            | Self::ContextIncomplete { .. }
             | Self::FixedRegistry
             | Self::Mismatch { .. } => ErrorKind::Conflict,
             Self::Busy { .. } => ErrorKind::Busy,
-            Self::Actor(_) | Self::Spawn(_) | Self::Io { .. } | Self::Settings { .. } => ErrorKind::Internal,
+            Self::Actor(_) | Self::Spawn(_) | Self::Io { .. } | Self::Settings { .. } | Self::Approved { .. } => {
+                ErrorKind::Internal
+            }
             Self::GaveUp { note, .. } => note.kind,
             Self::Store(error) => error.kind(),
             Self::Models(error) => error.kind(),
@@ -226,6 +306,10 @@ impl Error {
             Self::Plan { .. } => "plan.invalid",
             Self::NotFound { what: "task", .. } => "task.not_found",
             Self::NotFound { what: "model", .. } => "model.unknown",
+            Self::NotFound { what: "link", .. } => "task.no_link",
+            Self::NotFound { what: "version", .. } => "index.no_version",
+            Self::NotFound { what: "attempt", .. } => "context.no_attempt",
+            Self::NotFound { what: "memory" | "task or memory", .. } => "context.no_item",
             Self::NotFound { .. } => "run.not_found",
             Self::Ambiguous { .. } => "run.ambiguous",
             Self::Held { .. } => "run.held",
@@ -236,6 +320,15 @@ impl Error {
             Self::NotReplayable { .. } => "replay.root",
             Self::Mismatch { .. } => "replay.mismatch",
             Self::Edit { .. } => "replay.edit",
+            Self::Circle { .. } => "task.circle",
+            Self::TaskField { .. } => "task.field",
+            Self::TaskState { .. } => "task.state",
+            Self::KeyTaken { .. } => "task.key_taken",
+            Self::NotReady { .. } => "task.not_ready",
+            Self::ContextItem { .. } => "context.item",
+            Self::ContextLocked { .. } => "context.locked",
+            Self::ContextIncomplete { .. } => "context.incomplete",
+            Self::Approved { .. } => "context.corrupt",
             Self::Unpriced { .. } => "run.unpriced",
             Self::FixedRegistry => "registry.fixed",
             Self::Busy { .. } => "run.busy",
@@ -267,6 +360,15 @@ impl Error {
             | Self::NotReplayable { .. }
             | Self::Mismatch { .. }
             | Self::Edit { .. }
+            | Self::Circle { .. }
+            | Self::TaskField { .. }
+            | Self::TaskState { .. }
+            | Self::KeyTaken { .. }
+            | Self::NotReady { .. }
+            | Self::ContextItem { .. }
+            | Self::ContextLocked { .. }
+            | Self::ContextIncomplete { .. }
+            | Self::Approved { .. }
             | Self::Unpriced { .. }
             | Self::FixedRegistry
             | Self::Spawn(_)
@@ -298,6 +400,14 @@ impl Error {
         match self {
             Self::NotFound { what: "model", .. } => Some("`crewline registry show` lists the models".into()),
             Self::NotFound { what: "task", .. } => Some("`crewline show RUN` lists the tasks of a run".into()),
+            Self::NotFound { what: "link", .. } => Some("`crewline link ls RUN` lists the links of a run".into()),
+            Self::NotFound { what: "version", .. } => Some("`crewline index history RUN` lists the versions".into()),
+            Self::NotFound { what: "attempt", .. } => {
+                Some("`crewline context preview TASK` shows what the next attempt would be told".into())
+            }
+            Self::NotFound { what: "memory" | "task or memory", .. } => {
+                Some("`crewline show RUN` lists tasks, `crewline memory search` finds memories of the project".into())
+            }
             Self::NotFound { .. } => Some("`crewline ps --all` lists the runs".into()),
             Self::Ambiguous { .. } => Some("give more characters of the id".into()),
             Self::Held { .. } => Some("wait for that process, or stop it: its lock goes with it".into()),
@@ -320,6 +430,15 @@ impl Error {
                     if tasks.len() > 3 { " …" } else { "" }
                 ))
             }
+            Self::Circle { .. } => Some("take one of these links away first: `crewline link rm FROM TO`".into()),
+            Self::TaskState { run, task, .. } => Some(format!("`crewline task show {run}/{task}` shows where it is")),
+            Self::NotReady { .. } => Some("`crewline next` says which task can be worked on".into()),
+            Self::ContextLocked { run, task } => {
+                Some(format!("`crewline context approve {run}/{task} --revoke` takes the approval back"))
+            }
+            Self::ContextIncomplete { .. } => {
+                Some("approve it when they are done; what is pinned or excluded holds without an approval".into())
+            }
             Self::Unpriced { .. } => {
                 Some("give each model a `price` in the registry (zero for a local one), or leave out --max-cost".into())
             }
@@ -336,6 +455,10 @@ impl Error {
             | Self::Io { .. }
             | Self::Settings { .. }
             | Self::Edit { .. }
+            | Self::TaskField { .. }
+            | Self::KeyTaken { .. }
+            | Self::ContextItem { .. }
+            | Self::Approved { .. }
             | Self::Prompt { .. }
             | Self::Store(_)
             | Self::Memory(_) => None,

@@ -17,10 +17,10 @@ use crewline_engine::{
 };
 use crewline_memory::{Embedded, Hybrid};
 use crewline_models::Reloader;
-use crewline_store::{Change, Claim, Committed, NewRun, Store, Transition};
+use crewline_store::{Change, Claim, Committed, NewRun, RunEnd, Store, Transition};
 use crewline_types::{
-    EventBody, IdSource, ModelAlias, Priority, Role, RunId, RunLimits, RunStatus, Task, TaskId, TaskKind, TaskStatus,
-    Usage, event::NewEvent,
+    EventBody, IdSource, ModelAlias, Priority, Role, RunId, RunLimits, RunStatus, Task, TaskCounts, TaskId, TaskKind,
+    TaskStatus, Usage, event::NewEvent,
 };
 use ractor::{Actor, ActorRef};
 
@@ -157,8 +157,23 @@ impl Handle {
         Ok(self.record(&request, None).await?.id)
     }
 
-    /// Records a run with its plan, if there is one, or not at all: a crash must not leave one that a model would plan.
+    /// Records a run with its plan, if there is one, and leaves it at rest: nobody plans or runs it until it is resumed.
+    pub async fn propose(&self, request: RunRequest) -> Result<RunId, Error> {
+        let request = RunRequest { stop_after_plan: true, ..request };
+        Ok(self.record_as(&request, None, Begin::AtRest).await?.id)
+    }
+
     async fn record(&self, request: &RunRequest, owner: Option<(&str, Duration)>) -> Result<RecordedRun, Error> {
+        self.record_as(request, owner, Begin::Running).await
+    }
+
+    /// Records a run with its plan, if there is one, or not at all: a crash must not leave one that a model would plan.
+    async fn record_as(
+        &self,
+        request: &RunRequest,
+        owner: Option<(&str, Duration)>,
+        begin: Begin,
+    ) -> Result<RecordedRun, Error> {
         let plan = match &request.plan {
             Some(document) => Some(self.checked(document)?),
             None => None,
@@ -202,6 +217,9 @@ impl Handle {
             change.events.push(NewEvent::of_run(at, EventBody::PlanReady { tasks: rows.entries, repairs: Vec::new() }));
             change.tasks = rows.tasks;
             change.links = rows.links;
+        }
+        if begin == Begin::AtRest {
+            end_at_once(&mut change);
         }
         let events = self.store.create_run_with(&run, &root, None, owner, &change).await?;
         self.hub.publish(events);
@@ -397,7 +415,7 @@ impl Handle {
         Ok(())
     }
 
-    fn checked(&self, document: &Document) -> Result<plan::Plan, Error> {
+    pub(crate) fn checked(&self, document: &Document) -> Result<plan::Plan, Error> {
         let rules = planning::file_rules(&self.deps.registry());
         let plan = plan::check(document, &rules).map_err(|problems| Error::Plan { problems })?;
         let problems = verify::problems(&plan);
@@ -468,6 +486,37 @@ impl Handle {
         let is_there = ask(&self.root, ROOT_LIMIT, |reply| root::Message::ToManager(run, message, reply)).await?;
         if is_there { Ok(()) } else { Err(Error::NotFound { what: "active run", id: run.to_string() }) }
     }
+}
+
+/// How a run begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Begin {
+    /// Somebody manages it, or will.
+    Running,
+    /// It waits to be resumed.
+    AtRest,
+}
+
+/// The run is interrupted from its first transaction on.
+fn end_at_once(change: &mut Change) {
+    let mut tasks = TaskCounts::default();
+    for task in &change.tasks {
+        tasks.add(task.status);
+    }
+    let status = RunStatus::Interrupted;
+    change.run_status = Some(RunEnd { status, finished_at: change.at, error: None });
+    change.events.push(NewEvent::of_run(
+        change.at,
+        EventBody::RunFinished {
+            status,
+            tasks,
+            cost_usd: crewline_types::MicroUsd::ZERO,
+            unpriced_calls: 0,
+            usage: Usage::default(),
+            elapsed_ms: 0,
+            error: None,
+        },
+    ));
 }
 
 /// A run that has a row, and whose manager is not started yet.

@@ -13,8 +13,10 @@ mod attempt;
 #[cfg(test)]
 mod bounds;
 mod config;
+mod context;
 mod control;
 mod crew;
+mod curated;
 mod diff;
 mod documents;
 mod error;
@@ -27,6 +29,7 @@ mod handle;
 mod health;
 mod hierarchy;
 mod hub;
+mod index;
 mod journal;
 mod library;
 mod load;
@@ -39,6 +42,7 @@ mod outage;
 mod planning;
 mod prompt;
 mod purse;
+mod recall;
 mod recorded;
 mod reload;
 mod remember;
@@ -59,7 +63,9 @@ mod summariser;
 mod summing;
 #[cfg(test)]
 mod survival;
+mod tasks;
 pub mod template;
+mod trace;
 mod verifiers;
 mod verify;
 mod warden;
@@ -67,14 +73,18 @@ mod watch;
 mod worker;
 
 pub use config::{Config, Dispatch, Limits, MemoryConfig};
+pub use context::{
+    ContextChange, ContextDiff, ContextItem, Preview, PreviewRequest, PromptPart, RenderedPrompt, Snapshot,
+};
 pub use crew::{NodeSummary, Post};
+pub use crewline_engine::context::{Form, Provenance, Tier};
 pub use crewline_engine::{
     plan::{Document, Problem},
     route::Mode,
     schedule::Strategy,
 };
 pub use crewline_models::{Reloaded, registry::Difference};
-pub use crewline_store::{Origin, Wish};
+pub use crewline_store::{Choice, ContextChoice, IndexVersion, Origin, Wish};
 pub use diff::{Diff, RunSide, Side, TaskDiff, Texts, Verdict};
 pub use error::Error;
 pub use estimate::{Estimate, estimate};
@@ -83,10 +93,13 @@ pub use find::Found;
 pub use graph::{Graph, GraphEdge, GraphNode};
 pub use handle::{Handle, Overrides, RunRequest};
 pub use hierarchy::{Draft, Made, version_of, with_derivatives};
+pub use index::IndexText;
 pub use library::{Drained, Kept, Library, Recalled};
 pub use remember::{MEMORY_CHARS_MAX, RECALL_MAX, Remembered};
 pub use replay::{Edit, Mismatch, ReplayRequest, Replayed};
 pub use report::{AttemptReport, CallReport, ModelReport, Report, RunSummary, TaskReport};
 pub use retry::Retried;
+pub use tasks::{Changed, ChangedTask, Next, Place, TaskCommand, TaskFields, TaskView, document_of, unmet};
+pub use trace::{CitationReport, Parameters, Trace, TracedAttempt, TracedCall};
 pub use verifiers::{VerifierReport, verifiers};
 pub use watch::Watch;

@@ -154,8 +154,27 @@ pub fn entries(tasks: &[Task], links: &[(TaskId, TaskId, LinkKind)]) -> Vec<Plan
 /// INDEX.md as prompts see it: the goal and as much of the structure as fits `tokens_max`.
 fn index(goal: &str, entries: &[PlanEntry], tokens_max: u32) -> String {
     let goal = trim_to(goal, tokens_max / 2);
-    let mut text = format!("Goal: {goal}\n\nTasks:\n");
-    let mut tokens = estimate_tokens(&text);
+    let text = format!("Goal: {goal}{LIST}");
+    let used = estimate_tokens(&text);
+    text + &list(entries, tokens_max.saturating_sub(used))
+}
+
+/// What stands before the list of tasks in INDEX.md.
+const LIST: &str = "\n\nTasks:\n";
+
+/// INDEX.md with another list of tasks; all around the list stays as it is. Without a list nothing changes, and without an
+/// INDEX.md a new one is made.
+pub fn index_with(old: Option<&str>, goal: &str, entries: &[PlanEntry], tokens_max: u32) -> String {
+    let Some(old) = old else { return index(goal, entries, tokens_max) };
+    let Some(at) = old.find(LIST) else { return old.to_owned() };
+    let (head, rest) = old.split_at(at + LIST.len());
+    let is_entry = |line: &str| line.starts_with("- [task:") || line.starts_with("- … and ");
+    let after: usize = rest.split_inclusive('\n').take_while(|line| is_entry(line)).map(str::len).sum();
+    format!("{head}{}{}", list(entries, tokens_max), &rest[after..])
+}
+
+fn list(entries: &[PlanEntry], tokens_max: u32) -> String {
+    let (mut text, mut tokens) = (String::new(), 0);
     for (done, entry) in entries.iter().enumerate() {
         let mut line = format!("- [task:{}] {} ({})", entry.id, entry.title, entry.role);
         for (index, need) in entry.depends_on.iter().take(8).enumerate() {
@@ -237,6 +256,19 @@ mod tests {
         let kinds = kinds(&plan(&[&[], &[0], &[0]]), Author::Person);
         assert_eq!(kinds.len(), 4);
         assert_eq!(kinds[3], TaskKind::Synthesis);
+    }
+
+    #[test]
+    fn a_new_list_keeps_what_stands_around_it() {
+        let rows = rows(below("goal"), &plan(&[&[], &[0]]), Author::Person, &mut IdSource::seeded(1), 500);
+        let one = index_with(None, "goal", &rows.entries[..1], 500);
+        let mine = format!("# Rules\nBe kind.\n\n{one}\n## Glossary\n- [x] y\n");
+        let two = index_with(Some(&mine), "goal", &rows.entries, 500);
+        assert!(two.starts_with("# Rules\nBe kind.\n\nGoal: goal\n\nTasks:\n- [task:"), "{two}");
+        assert!(two.ends_with("\n## Glossary\n- [x] y\n"), "{two}");
+        assert_eq!(two.matches("- [task:").count(), 2);
+        assert_eq!(index_with(Some(&two), "goal", &rows.entries[..1], 500), mine);
+        assert_eq!(index_with(Some("mine alone"), "goal", &rows.entries, 500), "mine alone");
     }
 
     #[test]

@@ -14,9 +14,12 @@ mod rows;
 
 use std::{collections::HashMap, sync::Arc};
 
-use crewline_engine::replay::{self, Inputs, Node, Record, Rule, Verdict};
+use crewline_engine::{
+    graph::{Vertex, with_parents},
+    replay::{self, Inputs, Node, Record, Rule, Verdict},
+};
 use crewline_models::Registry;
-use crewline_store::{AttemptRow, AttemptStatus, ContextRow, Lineage, Origin, RunRow, Store};
+use crewline_store::{AttemptRow, AttemptStatus, ContextChoice, ContextRow, Lineage, Origin, RunRow, Store};
 use crewline_types::{LinkKind, ModelAlias, RunId, Task, TaskId, TaskKind, TaskStatus, Text, TextHash};
 
 use crate::{Error, Handle, Overrides, assignment::TaskBrief, find::pick, settings::Settings};
@@ -149,6 +152,8 @@ struct Recorded {
     attempts: HashMap<TaskId, AttemptRow>,
     /// What they were told.
     contexts: HashMap<TaskId, ContextRow>,
+    /// What a person decided on what they are told.
+    choices: Vec<ContextChoice>,
 }
 
 impl Recorded {
@@ -157,6 +162,7 @@ impl Recorded {
         let mut tasks = store.tasks(run).await?;
         let root = tasks.iter().position(|task| task.kind == TaskKind::Root).map(|place| tasks.remove(place));
         let Some(root) = root.filter(|_| !tasks.is_empty()) else { return Err(Error::NoPlan { run }) };
+        tasks.retain(|task| !is_deleted(task));
         let links = store.links(run).await?;
         let index = match row.index {
             Some(hash) => store.texts(&[hash]).await?.remove(&hash).map(|body| Text { hash, body }),
@@ -165,7 +171,8 @@ impl Recorded {
         let (attempts, contexts) = results(store, run).await?;
         let hashes: Vec<TextHash> = tasks.iter().filter_map(|task| task.result).collect();
         let texts = store.texts(&hashes).await?.into_iter().map(|(hash, body)| Text { hash, body }).collect();
-        Ok(Self { row, root, tasks, links, index, texts, attempts, contexts })
+        let choices = store.choices_of_run(run).await?;
+        Ok(Self { row, root, tasks, links, index, texts, attempts, contexts, choices })
     }
 
     /// The places of the tasks that are named.
@@ -208,6 +215,7 @@ impl Recorded {
             .as_ref()
             .map(|text| replay::index_hash(&text.body, |id| places.get(&id).map(|place| &*self.tasks[*place].key)));
         let result = |place: usize| Some((&*self.tasks[place].key, self.tasks[place].result?));
+        let tree = self.tree(&places, &requires);
         let mut nodes = Vec::with_capacity(tasks.len());
         for (place, task) in tasks.iter().enumerate() {
             let told = self.contexts.get(&task.id).map(|context| TextsOf::read(&context.items)).unwrap_or_default();
@@ -222,17 +230,20 @@ impl Recorded {
                     .filter(|(_, text)| told.has(*text))
                     .collect(),
             };
-            let is_made = task.status == TaskStatus::Completed && task.result.is_some();
-            let record = match self.attempts.get(&task.id).filter(|_| is_made) {
+            let record = match self.attempts.get(&task.id).filter(|_| task.status == TaskStatus::Completed) {
+                // What a person made, or let count as done, is as good as it was. What has others below it is put together
+                // again from theirs, which costs nothing.
+                None if task.status == TaskStatus::Completed && task.kind != TaskKind::Composite => Record::Same,
                 None => Record::None,
+                Some(attempt) if is_curated_since(&self.choices, attempt) => Record::Other,
                 Some(attempt) if attempt.input_hash == Some(input_hash(registry, &TaskBrief::of(task), given)) => {
                     Record::Same
                 }
                 Some(_) => Record::Other,
             };
-            let needs = requires[place].iter().chain(&refers[place]).filter_map(|need| u32::try_from(*need).ok());
+            let refers = refers[place].iter().filter_map(|need| u32::try_from(*need).ok());
             let is_forced = request.model.is_some() && from.contains(&place);
-            nodes.push(Node { needs: needs.collect(), record, is_forced });
+            nodes.push(Node { needs: tree[place].iter().copied().chain(refers).collect(), record, is_forced });
         }
         let from: Vec<u32> = from.iter().filter_map(|place| u32::try_from(*place).ok()).collect();
         let rule = match request.origin {
@@ -245,8 +256,24 @@ impl Recorded {
         })
     }
 
+    /// What each task requires, with what follows from the tree.
+    fn tree(&self, places: &HashMap<TaskId, usize>, requires: &[Vec<usize>]) -> Vec<Vec<u32>> {
+        let index = |place: &usize| u32::try_from(*place).ok();
+        let vertex = |(task, needs): (&Task, &Vec<usize>)| Vertex {
+            status: task.status,
+            kind: task.kind,
+            parent: task.parent.and_then(|parent| index(places.get(&parent)?)),
+            needs: needs.iter().filter_map(index).collect(),
+        };
+        with_parents(&self.tasks.iter().zip(requires).map(vertex).collect::<Vec<_>>())
+    }
+
     fn mismatch(&self, place: usize, registry: &Registry) -> Mismatch {
         let task = &self.tasks[place];
+        if self.attempts.get(&task.id).is_some_and(|attempt| is_curated_since(&self.choices, attempt)) {
+            let why = "what a person decided on its context has changed since".to_owned();
+            return Mismatch { key: task.key.to_string(), why };
+        }
         let has_hash = self.attempts.get(&task.id).is_some_and(|attempt| attempt.input_hash.is_some());
         let why = if !has_hash {
             "the version that made it did not record its inputs".to_owned()
@@ -257,6 +284,16 @@ impl Recorded {
         };
         Mismatch { key: task.key.to_string(), why }
     }
+}
+
+/// Whether a person deleted the task: it is none of a new run. What was cancelled with its run is.
+fn is_deleted(task: &Task) -> bool {
+    task.status == TaskStatus::Cancelled && task.reason.as_deref().is_some_and(|it| it.starts_with("deleted by "))
+}
+
+/// Whether a person changed what the task is told after the attempt had begun.
+fn is_curated_since(choices: &[ContextChoice], attempt: &AttemptRow) -> bool {
+    choices.iter().any(|choice| choice.task == attempt.id.task && choice.at > attempt.started_at)
 }
 
 /// The attempts of `run` that made results, and what they were told.
@@ -298,13 +335,14 @@ pub struct Reusable {
 /// The results of the run that a replay was made from, by key: only of tasks that are open in the replay.
 pub async fn reusable(store: &Store, parent: RunId, open: &[&Task]) -> Result<HashMap<Arc<str>, Reusable>, Error> {
     let (attempts, mut contexts) = results(store, parent).await?;
+    let choices = store.choices_of_run(parent).await?;
     let made: HashMap<Arc<str>, Task> =
         store.tasks(parent).await?.into_iter().map(|task| (Arc::clone(&task.key), task)).collect();
     let made: Vec<&Task> = open.iter().filter_map(|task| made.get(&task.key)).collect();
     let hashes: Vec<TextHash> = made.iter().filter_map(|task| task.result).collect();
     let texts = store.texts(&hashes).await?;
     let found = made.into_iter().filter_map(|task| {
-        let attempt = attempts.get(&task.id)?;
+        let attempt = attempts.get(&task.id).filter(|attempt| !is_curated_since(&choices, attempt))?;
         let hash = task.result.filter(|_| task.status == TaskStatus::Completed)?;
         let found = Reusable {
             from: task.id,

@@ -117,10 +117,17 @@ pub struct Report {
 }
 
 impl Report {
-    /// The task whose output is the final document: the one that no other requires.
+    /// The task whose output is the final document: the first that no other requires, and that stands below none.
     pub fn last_task(&self) -> Option<&TaskReport> {
         let required: HashSet<TaskId> = self.tasks.iter().flat_map(|task| task.depends_on.iter().copied()).collect();
-        self.tasks.iter().find(|task| task.kind != TaskKind::Root && !required.contains(&task.id))
+        let composite = self.tasks.iter().filter(|task| task.kind == TaskKind::Composite);
+        let above: HashSet<TaskId> = composite.map(|task| task.id).collect();
+        self.tasks.iter().find(|task| {
+            task.kind != TaskKind::Root
+                && task.status != TaskStatus::Cancelled
+                && !required.contains(&task.id)
+                && !task.parent.is_some_and(|parent| above.contains(&parent))
+        })
     }
 }
 
@@ -356,7 +363,7 @@ pub async fn report(store: &Store, run: RunId) -> Result<Report, Error> {
     })
 }
 
-fn call_report(call: CallRow) -> CallReport {
+pub(crate) fn call_report(call: CallRow) -> CallReport {
     CallReport {
         call: call.id.to_string(),
         purpose: call.purpose,

@@ -106,6 +106,8 @@ pub fn happenings(events: &[crewline_types::Event]) -> Vec<Happening> {
             | EventBody::MemoryStored { .. }
             | EventBody::SummaryReady { .. }
             | EventBody::BudgetReached { .. }
+            | EventBody::TaskChanged { .. }
+            | EventBody::IndexChanged { .. }
             | EventBody::RunFinished { .. } => return None,
         };
         Some(Happening { run: event.run, task: event.task?, what })

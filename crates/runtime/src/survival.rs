@@ -38,7 +38,7 @@ pub(crate) async fn world_of(
     let server = StubServer::start(script);
     let folder = tempfile::tempdir().unwrap();
     let registry = Arc::new(Registry::parse(&change(server.registry()), "crewline.yaml", &|_| None).unwrap());
-    let options = Options { data_dir: folder.path().into(), guard: None, mode: crewline_models::Mode::Online };
+    let options = Options { data_dir: folder.path().into(), mode: crewline_models::Mode::Online, ..Options::default() };
     let models = Models::new(registry, options).unwrap();
     let url = format!("sqlite:{}", folder.path().join("crewline.db").display());
     let handle = Handle::start(Config {

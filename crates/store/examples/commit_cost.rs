@@ -184,7 +184,13 @@ fn start(run: RunId, epoch: u64, task: TaskId) -> Change {
         r#"{{"source":"task:{task}","kind":"result","tier":"requires","score":1.0,"tokens":120,"form":"whole","reason":"required","text":"{}"}}"#,
         TextHash::of("x")
     );
-    change.contexts.push(NewContext { id: attempt, tokens: 300, budget: 8_000, items: format!("[{item},{item}]") });
+    change.contexts.push(NewContext {
+        id: attempt,
+        tokens: 300,
+        budget: 8_000,
+        items: format!("[{item},{item}]"),
+        bundle: None,
+    });
     change.events.push(NewEvent::of_task(
         at,
         task,

@@ -6,13 +6,13 @@
 use std::{sync::Arc, time::Duration};
 
 use crewline_types::{
-    AttemptId, CallId, Event, MemoryRecord, MicroUsd, Role, RunId, RunStatus, Task, TaskId, TaskStatus, Text, TextHash,
-    Timestamp, Usage,
+    AttemptId, CallId, Event, MemoryRecord, MicroUsd, Role, RunId, RunStatus, Task, TaskDetails, TaskId, TaskStatus,
+    Text, TextHash, Timestamp, Usage,
     event::{CallOutcome, ErrorNote, NewEvent},
     task::LinkKind,
 };
 
-use crate::{Error, summaries::Superseded};
+use crate::{ContextChoice, Error, summaries::Superseded};
 
 /// Who writes, and what must still hold for it to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +77,20 @@ pub struct Change {
     pub index: Option<TextHash>,
     /// Tasks whose results were taken over, each with the task that made it.
     pub copied: Vec<(TaskId, TaskId)>,
+    /// Who wrote the new INDEX.md; the crew when nobody is named.
+    pub index_by: Option<Arc<str>>,
+    /// Tasks whose fields a person changed: tree, order, kind, words, role, priority, criteria and duration are written.
+    pub edits: Vec<Task>,
+    /// What people say about tasks.
+    pub details: Vec<(TaskId, TaskDetails)>,
+    /// Links that go; one that is not there is ignored.
+    pub links_removed: Vec<(TaskId, TaskId, LinkKind)>,
+    /// A run that is not running goes from one end to another.
+    pub run_moved: Option<RunMove>,
+    /// The run's last event must have this `seq`, else the change is stale: for who decides without holding the run.
+    pub last_seq: Option<u64>,
+    /// What is decided on contexts of its tasks from the beginning; by managers only.
+    pub choices: Vec<ContextChoice>,
     /// Attempts that any worker may claim from now on; by managers only.
     pub offers: Vec<NewOffer>,
     /// Attempts whose offers are dealt with and go; by managers only.
@@ -121,6 +135,13 @@ impl Change {
             events: Vec::new(),
             index: None,
             copied: Vec::new(),
+            choices: Vec::new(),
+            index_by: None,
+            edits: Vec::new(),
+            details: Vec::new(),
+            links_removed: Vec::new(),
+            run_moved: None,
+            last_seq: None,
             offers: Vec::new(),
             offers_settled: Vec::new(),
             report: None,
@@ -150,6 +171,11 @@ impl Change {
                     && self.index.is_none()
                     && self.copied.is_empty()
                     && self.superseded.is_empty()
+                    && self.choices.is_empty()
+                    && self.edits.is_empty()
+                    && self.details.is_empty()
+                    && self.links_removed.is_empty()
+                    && self.run_moved.is_none()
                     && self.transitions.iter().all(|it| it.task == attempt.task)
                     && self.attempts.iter().all(|it| it.id == *attempt)
                     && self.attempts_ended.iter().all(|it| it.id == *attempt)
@@ -243,6 +269,17 @@ pub struct RunEnd {
     pub error: Option<String>,
 }
 
+/// A run that is not running goes from one end to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunMove {
+    /// Where it is; nothing happens when it is elsewhere.
+    pub from: RunStatus,
+    /// Where it goes; not `running`.
+    pub to: RunStatus,
+    /// When.
+    pub at: Timestamp,
+}
+
 /// An attempt that begins, at the change's time.
 #[derive(Debug, Clone)]
 pub struct NewAttempt {
@@ -320,4 +357,6 @@ pub struct NewContext {
     pub budget: u32,
     /// Where every part came from, as JSON.
     pub items: String,
+    /// Names the bundle as it was sent.
+    pub bundle: Option<TextHash>,
 }

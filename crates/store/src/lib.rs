@@ -3,7 +3,7 @@
 //! The heart is [`Store::commit`]: many changes of many runs in one transaction, in a few set-based statements.
 //! Where things are: `open` (URL, pragmas, pools, migrations), `change` (what a caller hands over), `commit` (how it
 //! is written), `run` (runs and their leases), `queue` (offers and claims), `node` (processes and wishes), `hints`
-//! (what others tell), `query`, `recover`, `find` and `lineage` (reads), `memory` (memories, vectors, the outbox),
+//! (what others tell), `query`, `recover`, `find` and `lineage` (reads), `choice` (what a person decided on contexts), `memory` (memories, vectors, the outbox),
 //! `memory_edit` (adding, marking, forgetting), `backup`, `integrity` and `prune` (for operators), `entity` (rows,
 //! private), `migration` (the schema), `sql`, `statements`, `rows`, `tx` and `retry` (texts, arguments and the one writing
 //! connection).
@@ -16,10 +16,12 @@
 
 mod backup;
 mod change;
+mod choice;
 mod commit;
 mod entity;
 mod error;
 mod find;
+mod graph;
 mod hints;
 mod integrity;
 mod lineage;
@@ -55,9 +57,11 @@ use sea_orm::{DatabaseConnection, sqlx::postgres::PgConnectOptions};
 
 pub use change::{
     AttemptEnd, CallEnd, Change, Committed, Fence, NewAttempt, NewCall, NewContext, NewOffer, ProjectMax, RunEnd,
-    Transition,
+    RunMove, Transition,
 };
+pub use choice::{BUNDLE, Choice, ContextChoice};
 pub use error::Error;
+pub use graph::IndexVersion;
 pub use hints::{Hint, Hints};
 pub use integrity::Problem;
 pub use lineage::{Lineage, Origin};

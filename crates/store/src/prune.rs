@@ -17,6 +17,7 @@ use sea_orm::{ConnectionTrait as _, Statement};
 use crate::{
     Error, Store,
     entity::hash,
+    graph::DELETE_INDEX_VERSIONS,
     sql::{Args, Bulk, dialect},
     statements as sql,
     tx::Tx,
@@ -33,8 +34,13 @@ const CONTEXTS: i64 = 256;
 const YOUNG_US: i64 = 10 * 60 * 1_000_000;
 
 /// Every column that holds the hash of a text; a migration that adds one adds it here, and a test reminds it.
-pub(crate) const REFERENCES: &[(&str, &str)] =
-    &[("tasks", "result"), ("calls", "reply"), ("runs", "index_hash"), ("memories", "text_hash")];
+pub(crate) const REFERENCES: &[(&str, &str)] = &[
+    ("tasks", "result"),
+    ("calls", "reply"),
+    ("runs", "index_hash"),
+    ("index_versions", "hash"),
+    ("memories", "text_hash"),
+];
 
 /// What went.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -163,13 +169,15 @@ async fn delete_batch(tx: &mut Tx, run: RunId) -> Result<Option<u64>, Error> {
     .await?;
     if tasks.is_empty() {
         tx.write(&sql::DELETE_EVENTS, &[run], id).await?;
+        tx.write(&DELETE_INDEX_VERSIONS, &[run], id).await?;
         tx.write(&sql::DELETE_RUNS, &[run], id).await?;
         return Ok(Some(0));
     }
-    let below: [&'static Bulk; 6] = [
+    let below: [&'static Bulk; 7] = [
         &sql::DELETE_LINKS_OF_TASKS,
         &sql::DELETE_OFFERS_OF_TASKS,
         &sql::DELETE_CONTEXTS_OF_TASKS,
+        &sql::DELETE_CHOICES_OF_TASKS,
         &sql::DELETE_CALLS_OF_TASKS,
         &sql::DELETE_ATTEMPTS_OF_TASKS,
         &sql::DELETE_TASKS,
@@ -208,6 +216,7 @@ mod tests {
             ("runs", "registry"),
             ("calls", "input_hash"),
             ("attempts", "input_hash"),
+            ("task_contexts", "bundle"),
             ("texts", "hash"),
             ("memories", "id"),
             ("memories", "source_ids"),

@@ -123,6 +123,8 @@ pub struct ContextRow {
     pub budget: u32,
     /// Where every part came from, as JSON.
     pub items: String,
+    /// Names the bundle as it was sent; the hash of [`crewline_types::Text`]. Older versions did not record it.
+    pub bundle: Option<TextHash>,
     /// When.
     pub at: Timestamp,
 }

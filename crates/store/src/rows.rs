@@ -182,6 +182,7 @@ pub(super) fn add_context(args: &mut Args, (number, context, at): &(i64, &NewCon
     args.int(context.budget.into());
     args.text(&context.items);
     args.int(at.0);
+    args.bytes_or_null(context.bundle.as_ref().map(|hash| hash.0.as_slice()));
 }
 
 pub(super) fn add_memory(args: &mut Args, (record, same): &(&MemoryRecord, Option<TextHash>)) {

@@ -158,6 +158,62 @@ pub struct ErrorNote {
     pub message: Arc<str>,
 }
 
+/// What was done to a task by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskAction {
+    /// It is new.
+    Added,
+    /// A field has another value.
+    Updated,
+    /// It stands elsewhere in the tree or the order.
+    Moved,
+    /// It is cancelled.
+    Deleted,
+    /// It is done without a result.
+    Skipped,
+    /// It is done.
+    Completed,
+    /// Somebody works on it.
+    Started,
+    /// It failed.
+    Failed,
+    /// It is to be done again.
+    Reopened,
+    /// Nobody goes on with it for now.
+    Blocked,
+    /// What it requires is there after all.
+    Unblocked,
+    /// It links to another.
+    Linked,
+    /// It no longer does.
+    Unlinked,
+    /// Somebody noted something.
+    Noted,
+}
+
+impl TaskAction {
+    /// The name used in events.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Added => "added",
+            Self::Updated => "updated",
+            Self::Moved => "moved",
+            Self::Deleted => "deleted",
+            Self::Skipped => "skipped",
+            Self::Completed => "completed",
+            Self::Started => "started",
+            Self::Failed => "failed",
+            Self::Reopened => "reopened",
+            Self::Blocked => "blocked",
+            Self::Unblocked => "unblocked",
+            Self::Linked => "linked",
+            Self::Unlinked => "unlinked",
+            Self::Noted => "noted",
+        }
+    }
+}
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -270,6 +326,24 @@ pub enum EventBody {
         /// Why.
         reason: Arc<str>,
     },
+    /// A person or an outside agent changed a task.
+    TaskChanged {
+        /// The task's name inside the plan.
+        key: Arc<str>,
+        /// What was done.
+        action: TaskAction,
+        /// Who did it.
+        agent: Arc<str>,
+        /// For people; of a note, the note.
+        detail: Arc<str>,
+    },
+    /// INDEX.md was rewritten by a person.
+    IndexChanged {
+        /// Which version this is.
+        version: u32,
+        /// Who wrote it.
+        agent: Arc<str>,
+    },
     /// A person must decide.
     AwaitingApproval {
         /// What about.
@@ -332,6 +406,8 @@ impl EventBody {
             Self::TaskFailed { .. } => "task_failed",
             Self::TaskParked { .. } => "task_parked",
             Self::TaskBlocked { .. } => "task_blocked",
+            Self::TaskChanged { .. } => "task_changed",
+            Self::IndexChanged { .. } => "index_changed",
             Self::AwaitingApproval { .. } => "awaiting_approval",
             Self::MemoryStored { .. } => "memory_stored",
             Self::SummaryReady { .. } => "summary_ready",

@@ -23,6 +23,6 @@ pub use memory::{MemoryMarks, MemoryRecord, MemoryType, ProjectScope};
 pub use model::{ModelAlias, ModelSpec, Price, Role};
 pub use money::{MicroUsd, Usage};
 pub use run::{RunLimits, RunStatus, TaskCounts};
-pub use task::{Criterion, LinkKind, Priority, Task, TaskKind, TaskStatus};
+pub use task::{Criterion, LinkKind, Priority, Task, TaskDetails, TaskKind, TaskStatus};
 pub use text::{Text, TextHash};
 pub use time::{Clock, SystemClock, Timestamp};

@@ -141,7 +141,7 @@ fn registry_check(registry: &Registry) -> Check {
 }
 
 async fn providers(registry: Arc<Registry>, settings: &Settings) -> Vec<Check> {
-    let options = Options { data_dir: settings.data_dir.clone(), guard: None, mode: Mode::Online };
+    let options = Options { data_dir: settings.data_dir.clone(), mode: Mode::Online, ..Options::default() };
     let models = match Models::new(registry.clone(), options) {
         Ok(models) => models,
         Err(error) => return vec![broken("providers", &error.into())],

@@ -180,6 +180,8 @@ fn line(event: &Event, keys: &HashMap<TaskId, Arc<str>>, style: Style) -> String
         EventBody::RunStarted { .. }
         | EventBody::PlanReady { .. }
         | EventBody::TaskStarted { .. }
+        | EventBody::TaskChanged { .. }
+        | EventBody::IndexChanged { .. }
         | EventBody::ModelCall { .. }
         | EventBody::MemoryStored { .. }
         | EventBody::SummaryReady { .. }
@@ -223,6 +225,10 @@ fn what(body: &EventBody) -> Cow<'_, str> {
         }
         EventBody::TaskParked { error, until, .. } => format!("until {until} at least: {}", note(error)).into(),
         EventBody::TaskBlocked { reason, .. } => Cow::Borrowed(reason),
+        EventBody::TaskChanged { action, agent, detail, .. } => {
+            format!("{} by {agent}: {detail}", action.as_str()).into()
+        }
+        EventBody::IndexChanged { version, agent } => format!("version {version} by {agent}").into(),
         EventBody::AwaitingApproval { what } => Cow::Borrowed(what),
         EventBody::MemoryStored { memory, kind } => format!("{kind} {memory}").into(),
         EventBody::SummaryReady { memory, kind, version } => format!("{kind} {memory} (version {version})").into(),

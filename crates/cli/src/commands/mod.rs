@@ -3,21 +3,28 @@
 //! **Invariant:** a command returns how the process ends; only [`execute`] prints its error.
 
 pub(crate) mod completions;
+pub(crate) mod context;
 pub(crate) mod cost;
 pub(crate) mod critical_path;
 pub(crate) mod db;
+pub(crate) mod decompose;
 pub(crate) mod diff;
 pub(crate) mod docs;
 pub(crate) mod doctor;
 pub(crate) mod graph;
 pub(crate) mod guard;
+pub(crate) mod index;
 pub(crate) mod init;
+pub(crate) mod link;
 pub(crate) mod logs;
 pub(crate) mod mcp;
 pub(crate) mod memory;
 pub(crate) mod models;
+pub(crate) mod next;
 pub(crate) mod nodes;
+pub(crate) mod plan;
 mod preview;
+pub(crate) mod prompt;
 pub(crate) mod prune;
 pub(crate) mod ps;
 pub(crate) mod registry;
@@ -31,7 +38,9 @@ pub(crate) mod serve;
 pub(crate) mod setup;
 pub(crate) mod show;
 pub(crate) mod stop;
+pub(crate) mod task;
 pub(crate) mod template;
+pub(crate) mod trace;
 pub(crate) mod tree;
 pub(crate) mod watch;
 pub(crate) mod worker;
@@ -115,6 +124,14 @@ fn dispatch(command: Command, settings: &Settings, console: &Console) -> Result<
             let _log = log(LogFile::Wanted);
             wait_for(replay::replay(args, settings, console))
         }
+        Command::Rerun(args) => {
+            let _log = log(LogFile::Wanted);
+            wait_for(replay::rerun(args, settings, console))
+        }
+        Command::Decompose(args) => {
+            let _log = log(LogFile::Wanted);
+            wait_for(decompose::run(args, settings, console))
+        }
         Command::Fork(args) => {
             let _log = log(LogFile::Wanted);
             wait_for(replay::fork(args, settings, console))
@@ -162,6 +179,46 @@ fn dispatch(command: Command, settings: &Settings, console: &Console) -> Result<
         Command::Diff(args) => {
             let _log = log(LogFile::None);
             wait_for(diff::run(args, settings, console))
+        }
+        Command::Plan(args) => {
+            let _log = log(LogFile::Wanted);
+            wait_for(plan::run(args, settings, console))
+        }
+        Command::Task(args) => {
+            let _log = log(LogFile::None);
+            wait_for(task::run(args, settings, console))
+        }
+        Command::Link(args) => {
+            let _log = log(LogFile::None);
+            wait_for(link::run(args, settings, console))
+        }
+        Command::Next(args) => {
+            let _log = log(LogFile::None);
+            wait_for(next::next(args, settings, console))
+        }
+        Command::Mark(args) => {
+            let _log = log(LogFile::None);
+            wait_for(next::mark(args, settings, console))
+        }
+        Command::Note(args) => {
+            let _log = log(LogFile::None);
+            wait_for(next::note(args, settings, console))
+        }
+        Command::Index(args) => {
+            let _log = log(LogFile::None);
+            wait_for(index::run(args, settings, console))
+        }
+        Command::Trace(args) => {
+            let _log = log(LogFile::None);
+            wait_for(trace::run(args, settings, console))
+        }
+        Command::Context(args) => {
+            let _log = log(LogFile::None);
+            wait_for(context::run(args, settings, console))
+        }
+        Command::Prompt(args) => {
+            let _log = log(LogFile::None);
+            wait_for(prompt::run(args, settings, console))
         }
         Command::Prune(args) => {
             let _log = log(LogFile::None);

@@ -97,7 +97,10 @@ pub(crate) async fn run(args: ModelsArgs, settings: &Settings, console: &Console
         _ => Mode::Online,
     };
     let guard = std::env::current_exe().ok();
-    let models = Models::new(registry.clone(), Options { data_dir: settings.data_dir.clone(), guard, mode })?;
+    let models = Models::new(
+        registry.clone(),
+        Options { data_dir: settings.data_dir.clone(), guard, mode, ..Options::default() },
+    )?;
     match args.action {
         Action::Ls { provider } => ls(&models, &registry, provider.as_deref(), console).await,
         Action::Ps => ps(&models, &registry, console).await,

@@ -2,11 +2,12 @@
 
 use clap::Args;
 use crewline_runtime::{Edit, Mode, Origin, Overrides, ReplayRequest};
-use crewline_types::{ModelAlias, RunId};
+use crewline_types::{ModelAlias, RunId, TaskStatus};
 
 use crate::{
     app::{self, App, Ops},
     commands::{
+        context::find,
         resume::limits,
         run::{Common, models_mode},
     },
@@ -64,6 +65,29 @@ pub(crate) struct ForkArgs {
     common: Common,
 }
 
+/// What `crewline rerun` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  crewline rerun k3v9/t3
+  crewline rerun k3v9/t3 k3v9/t5 --model strong
+  crewline rerun k3v9/build --subtree
+
+Makes a new run in which the named tasks, and what depends on them, are made anew; all else is taken over as it is recorded. What
+a person decided on contexts comes along: an approved bundle is sent again, byte for byte.")]
+pub(crate) struct RerunArgs {
+    /// The tasks (their ids, the beginnings of them, or RUN/KEY), all of one run
+    #[arg(value_name = "TASK", required = true)]
+    task: Vec<String>,
+    /// Also all tasks below them
+    #[arg(long)]
+    subtree: bool,
+    /// Ask only this model for them
+    #[arg(long, value_name = "ALIAS")]
+    model: Option<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
 /// What both may change.
 #[derive(Debug, Args)]
 struct Change {
@@ -85,6 +109,48 @@ pub(crate) async fn replay(args: ReplayArgs, settings: &Settings, console: &Cons
 pub(crate) async fn fork(args: ForkArgs, settings: &Settings, console: &Console) -> Result<Exit, Error> {
     let ForkArgs { run, from, change, common } = args;
     again(&run, Wanted { origin: Origin::Fork, from, change, common }, settings, console).await
+}
+
+/// Runs `crewline rerun`.
+pub(crate) async fn rerun(args: RerunArgs, settings: &Settings, console: &Console) -> Result<Exit, Error> {
+    let app = App::read_only(settings).await?;
+    let named = named(&args, &app).await;
+    app.stop().await;
+    let (run, from) = named?;
+    let change = Change { edit: Vec::new(), model: args.model };
+    let wanted = Wanted { origin: Origin::Fork, from, change, common: args.common };
+    again(&run.to_string(), wanted, settings, console).await
+}
+
+/// The tasks that are made anew, by their ids.
+async fn named(args: &RerunArgs, app: &App) -> Result<(RunId, Vec<String>), Error> {
+    let (run, first) = find(app, &args.task[0]).await?;
+    let mut ids = vec![first];
+    for text in &args.task[1..] {
+        let (other, id) = find(app, text).await?;
+        if other != run {
+            return Err(Error::Usage {
+                message: format!("task {id} is of run {other}, and task {first} of run {run}"),
+                hint: "name tasks of one run",
+            });
+        }
+        ids.push(id);
+    }
+    if args.subtree {
+        let views = app.handle.task_views(run).await?;
+        let mut open = ids.clone();
+        while let Some(id) = open.pop() {
+            let Some(above) = views.iter().find(|view| view.id == id) else { continue };
+            let below = views.iter().filter(|view| view.parent.as_ref() == Some(&above.key));
+            for id in below.filter(|view| view.status != TaskStatus::Cancelled).map(|view| view.id) {
+                if !ids.contains(&id) {
+                    ids.push(id);
+                    open.push(id);
+                }
+            }
+        }
+    }
+    Ok((run, ids.iter().map(ToString::to_string).collect()))
 }
 
 /// What the command line asks for.

@@ -39,7 +39,7 @@ use crate::{
 };
 
 /// Attempts of a run in flight unless told otherwise.
-const CONCURRENCY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(15);
+pub(crate) const CONCURRENCY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(15);
 /// Bytes of a goal at most; more belongs into files.
 const GOAL_BYTES_MAX: usize = 256 * 1024;
 

@@ -54,7 +54,17 @@ impl Entry<'_> {
 /// others when not all fits. Within a tier that does not fit, recalled memories are packed by score, and all other items share
 /// the budget fairly: none gets more than another that still needs some.
 pub fn assemble(items: &[Item], tokens_max: u32) -> Bundle {
+    assemble_without(items, &|_| false, tokens_max)
+}
+
+/// Like [`assemble`], but leaves out what a person excluded, and says so.
+pub fn assemble_without(items: &[Item], is_excluded: &dyn Fn(&Item) -> bool, tokens_max: u32) -> Bundle {
     let mut entries: Vec<Entry<'_>> = items.iter().map(|it| entry(it, tokens_max)).collect();
+    for entry in &mut entries {
+        if is_excluded(entry.item) {
+            entry.verdict = Verdict::Out("excluded by a person");
+        }
+    }
     entries.sort_unstable_by(|one, other| rank(one.item, other.item));
     leave_out_repeated(&mut entries);
     let open = |entries: &[Entry<'_>]| {
@@ -124,7 +134,7 @@ fn one_line(text: &Arc<str>, tokens_max: u32) -> (Arc<str>, u32) {
 
 fn score(item: &Item) -> f32 {
     // Adding zero makes one zero of two.
-    if item.score.is_nan() { 0.0 } else { item.score + 0.0 }
+    if item.score.is_finite() { item.score + 0.0 } else { 0.0 }
 }
 
 fn rank(one: &Item, other: &Item) -> Ordering {
@@ -184,7 +194,8 @@ fn bundle(entries: Vec<Entry<'_>>) -> Bundle {
             score: score(item),
             tokens,
             form,
-            reason,
+            reason: reason.into(),
+            title: entry.title.clone(),
             text: item.text.hash,
         });
         if let Some(text) = text {

@@ -11,12 +11,12 @@ mod render;
 mod share;
 mod summarise;
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use crewline_types::{Text, TextHash};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-pub use assemble::assemble;
+pub use assemble::{assemble, assemble_without};
 pub use budget::{estimate_tokens, trim_to};
 pub use digest::{Rolled, Section, handoff, roll};
 pub use render::render;
@@ -26,7 +26,7 @@ pub use summarise::summarise;
 pub const PART_OVERHEAD_TOKENS: u32 = 27;
 
 /// How close an item is to the task. The budget goes to the first tier first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tier {
     /// `INDEX.md`: the goal, the structure, the rules of all.
@@ -63,7 +63,7 @@ pub struct Item {
 }
 
 /// What a specialist reads.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Bundle {
     /// In reading order.
     pub parts: Vec<Part>,
@@ -74,7 +74,7 @@ pub struct Bundle {
 }
 
 /// A piece of the bundle, already fitted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
     /// How close it is.
     pub tier: Tier,
@@ -91,12 +91,15 @@ pub struct Part {
 }
 
 /// Why an item is in or out.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Provenance {
     /// Where it is from.
     pub source: Arc<str>,
     /// What it is.
     pub kind: Arc<str>,
+    /// One line; may be empty.
+    #[serde(default = "no_title")]
+    pub title: Arc<str>,
     /// How close it is.
     pub tier: Tier,
     /// Its score.
@@ -106,13 +109,17 @@ pub struct Provenance {
     /// How much of it is in.
     pub form: Form,
     /// Why.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// Names the whole text.
     pub text: TextHash,
 }
 
+fn no_title() -> Arc<str> {
+    Arc::from("")
+}
+
 /// How much of an item is in the bundle.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Form {
     /// All of it.

@@ -215,7 +215,7 @@ fn the_same_text_is_in_once() {
         item(Tier::Manual, "note", " \n ", 0.0),
     ];
     let bundle = assemble(&items, 1_000);
-    let out: Vec<(Form, &str)> = bundle.provenance.iter().map(|it| (it.form, it.reason)).collect();
+    let out: Vec<(Form, &str)> = bundle.provenance.iter().map(|it| (it.form, &*it.reason)).collect();
     assert_eq!(
         out,
         [

@@ -4,6 +4,7 @@
 //! **Invariant:** every write carries the run's lease epoch; a stale manager stops and is loaded anew.
 //! **Invariant:** one report per attempt has an effect; late and repeated ones do nothing.
 
+mod composite;
 mod park;
 mod queue;
 mod reports;
@@ -341,6 +342,10 @@ impl State {
         let registry = models.registry();
         let Some(run) = &mut self.run else { return };
         if let Some(change) = run.reuse(node, attempt, &registry, now) {
+            self.record(myself, change, Recorded::Result(node, attempt));
+            return;
+        }
+        if let Some(change) = run.complete_composite(node, attempt, now) {
             self.record(myself, change, Recorded::Result(node, attempt));
             return;
         }

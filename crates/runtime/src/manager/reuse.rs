@@ -72,6 +72,7 @@ impl Running {
                 tokens: context.tokens,
                 budget: context.budget,
                 items: context.items,
+                bundle: context.bundle,
             });
         }
         change.copied.push((brief.id, found.from));

@@ -32,7 +32,7 @@ use crate::{
     sources,
 };
 
-use super::park::ROOT;
+use super::{composite, park::ROOT};
 
 /// Times an attempt of a task may be lost (panic, killed specialist) before that counts as its failure.
 pub(super) const LOSSES_MAX: u32 = 5;
@@ -45,6 +45,8 @@ pub(super) struct Entry {
     pub(super) needs: Vec<u32>,
     pub(super) refers: Vec<u32>,
     pub(super) dependents: Vec<u32>,
+    /// The tasks below it in the tree, when its work is theirs.
+    pub(super) below: Vec<u32>,
     pub(super) status: TaskStatus,
     pub(super) losses: u32,
     /// Times it waited for its models.
@@ -186,6 +188,7 @@ impl Running {
                 crewline_types::LinkKind::Duplicates | crewline_types::LinkKind::RelatesTo => {}
             }
         }
+        composite::add_needs(tasks, &mut self.tasks);
         for entry in &mut self.tasks {
             entry.result = results.remove(&entry.brief.id);
             if entry.status == TaskStatus::InProgress {
@@ -246,8 +249,9 @@ impl Running {
                 needs: entry.needs.clone(),
                 stage: match entry.status {
                     TaskStatus::Pending | TaskStatus::InProgress | TaskStatus::AwaitingApproval => Stage::Waiting,
-                    TaskStatus::Completed => Stage::Done,
-                    TaskStatus::Failed | TaskStatus::Cancelled => Stage::Failed,
+                    // Who required a task that a person cancelled is recorded as blocked; nothing else waits for it.
+                    TaskStatus::Completed | TaskStatus::Cancelled => Stage::Done,
+                    TaskStatus::Failed => Stage::Failed,
                     TaskStatus::Blocked => Stage::Blocked,
                 },
                 attempts: *attempts,
@@ -416,6 +420,7 @@ impl Entry {
             needs: Vec::new(),
             refers: Vec::new(),
             dependents: Vec::new(),
+            below: Vec::new(),
             status: task.status,
             losses: 0,
             parks: 0,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crewline_engine::replay::{Verdict, with_names};
-use crewline_store::{AttemptEnd, Change, NewAttempt, NewContext, NewRun};
+use crewline_store::{AttemptEnd, Change, Choice, ContextChoice, NewAttempt, NewContext, NewRun};
 use crewline_types::{
     AttemptId, EventBody, IdSource, LinkKind, MicroUsd, RunId, Task, TaskId, TaskStatus, Text, TextHash, Timestamp,
     Usage, event::NewEvent,
@@ -75,6 +75,7 @@ pub(super) fn make(recorded: &Recorded, tasks: &[Task], verdicts: &[Verdict], ne
     }
     let kept: HashSet<TextHash> = change.tasks.iter().filter_map(|task| task.result).collect();
     change.texts.extend(recorded.texts.iter().filter(|text| kept.contains(&text.hash)).cloned());
+    change.choices = choices(&recorded.choices, &names, at);
     let entries = planning::entries(&change.tasks, &change.links);
     change.events.push(NewEvent::of_run(at, EventBody::PlanReady { tasks: entries, repairs: Vec::new() }));
     change.events.extend(done);
@@ -88,6 +89,22 @@ pub(super) fn make(recorded: &Recorded, tasks: &[Task], verdicts: &[Verdict], ne
         at,
     };
     Made { run, root, change }
+}
+
+/// What a person decided holds for the new run as well. A bundle that was approved is copied as it is. What was excluded
+/// stays so under its old name, too: memory still knows it by that.
+fn choices(choices: &[ContextChoice], names: &HashMap<TaskId, TaskId>, at: Timestamp) -> Vec<ContextChoice> {
+    let mut made = Vec::new();
+    for choice in choices {
+        let Some(task) = names.get(&choice.task).copied() else { continue };
+        let old = choice.item.strip_prefix("task:").and_then(|id| id.parse::<TaskId>().ok());
+        let renamed = old.and_then(|old| names.get(&old)).map(|id| format!("task:{id}"));
+        if choice.choice == Choice::Exclude || renamed.is_none() {
+            made.push(ContextChoice { task, at, ..choice.clone() });
+        }
+        made.extend(renamed.map(|item| ContextChoice { task, item, at, ..choice.clone() }));
+    }
+    made
 }
 
 fn links(links: &[(TaskId, TaskId, LinkKind)], names: &HashMap<TaskId, TaskId>) -> Vec<(TaskId, TaskId, LinkKind)> {
@@ -119,6 +136,7 @@ fn take_over(recorded: &Recorded, task: &Task, copy: &mut Task, change: &mut Cha
             tokens: context.tokens,
             budget: context.budget,
             items: context.items.clone(),
+            bundle: context.bundle,
         });
     }
 }

@@ -69,9 +69,14 @@ impl Batch<'_> {
         let mut is_again = false;
         for (change, fate) in self.changes.iter().zip(&mut self.fates).filter(|(_, fate)| **fate == Fate::Live) {
             let is_newest = epochs.get(&change.run).is_some_and(|epoch| *epoch == change.epoch());
-            if fenced.seqs.contains_key(&change.run) {
+            if let Some(seq) = fenced.seqs.get(&change.run) {
+                let is_late = change.last_seq.is_some_and(|last| clamp(last) != *seq);
                 if !is_newest && change.epoch().is_some() {
                     *fate = Fate::Stale;
+                } else if is_late {
+                    // Its numbers were given out already, and must not be.
+                    *fate = Fate::Stale;
+                    is_again = true;
                 }
             } else if is_newest {
                 *fate = Fate::Stale;

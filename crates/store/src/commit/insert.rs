@@ -7,6 +7,9 @@ use crewline_types::{Event, MemoryMarks, MemoryRecord, RunId, TaskId, Text, Text
 use super::{Batch, Fate, Numbers, Seqs};
 use crate::{
     Backend, Error, Fence,
+    change::Change,
+    choice::{INSERT_CHOICES, add_choice},
+    graph,
     memory_edit::{MARK_MEMORIES, SUPERSEDE_MEMORIES, add_marks, add_superseded},
     rows::{
         EventOf, add_attempt, add_attempt_end, add_call, add_call_end, add_context, add_memory, add_offer, add_text,
@@ -48,6 +51,8 @@ impl<'a> Batch<'a> {
             superseded.extend(&change.superseded);
             indexes.extend(change.index.map(|hash| (change.run, hash)));
         }
+        let live: Vec<&Change> = self.live().map(|(_, change)| change).collect();
+        graph::write(tx, &live, numbers).await?;
         tx.write(&sql::INSERT_LINKS, &links, |args, (from, to, kind)| {
             args.int(*from);
             args.int(*to);
@@ -97,6 +102,8 @@ impl<'a> Batch<'a> {
             args.text(from.as_str());
         })
         .await?;
+        let choices: Vec<_> = self.live().flat_map(|(_, change)| &change.choices).collect();
+        tx.write(&INSERT_CHOICES, &choices, |args, choice| add_choice(args, choice)).await?;
         tx.write(&sql::INDEX_RUNS, &indexes, |args, (run, hash)| {
             args.text(run.as_str());
             args.bytes(&hash.0);

@@ -201,6 +201,9 @@ impl Store {
 fn tasks_of(change: &Change) -> impl Iterator<Item = TaskId> {
     (change.transitions.iter().map(|it| it.task))
         .chain(change.links.iter().flat_map(|(from, to, _)| [*from, *to]))
+        .chain(change.links_removed.iter().flat_map(|(from, to, _)| [*from, *to]))
+        .chain(change.edits.iter().map(|it| it.id))
+        .chain(change.details.iter().map(|(task, _)| *task))
         .chain(change.attempts.iter().map(|it| it.id.task))
         .chain(change.attempts_ended.iter().map(|it| it.id.task))
         .chain(change.calls.iter().map(|it| it.id.attempt.task))

@@ -9,6 +9,7 @@
 
 pub(crate) mod attempt;
 pub(crate) mod call;
+pub(crate) mod context_choice;
 pub(crate) mod event;
 pub(crate) mod node;
 pub(crate) mod offer;

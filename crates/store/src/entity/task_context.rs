@@ -3,7 +3,7 @@
 use crewline_types::{AttemptId, TaskId, Timestamp};
 use sea_orm::entity::prelude::*;
 
-use super::small;
+use super::{opt_hash, small};
 use crate::{ContextRow, Error};
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -17,6 +17,7 @@ pub struct Model {
     pub budget: i64,
     pub items: String,
     pub created_at: i64,
+    pub bundle: Option<Vec<u8>>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -31,6 +32,7 @@ impl Model {
             tokens: small("task_contexts.tokens", self.tokens)?,
             budget: small("task_contexts.budget", self.budget)?,
             items: self.items,
+            bundle: opt_hash("task_contexts.bundle", self.bundle.as_deref())?,
             at: Timestamp(self.created_at),
         })
     }

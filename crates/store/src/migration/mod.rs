@@ -10,6 +10,8 @@ mod m004_memory_marks;
 mod m005_task_duration;
 mod m006_node_lease;
 mod m007_summaries;
+mod m008_context_choices;
+mod m009_graph;
 
 use sea_orm_migration::{MigrationTrait, MigratorTrait, SchemaManager, async_trait};
 
@@ -30,6 +32,8 @@ impl MigratorTrait for Migrator {
             Box::new(m005_task_duration::Migration),
             Box::new(m006_node_lease::Migration),
             Box::new(m007_summaries::Migration),
+            Box::new(m008_context_choices::Migration),
+            Box::new(m009_graph::Migration),
         ]
     }
 }

@@ -251,9 +251,9 @@ pub(crate) static END_CALLS: Bulk = Bulk::new(
 
 /// Keeps what attempts were told.
 pub(crate) static INSERT_CONTEXTS: Bulk = Bulk::new(
-    "INSERT INTO task_contexts (task, attempt, tokens, budget, items, created_at) \
-     SELECT column1, column2, column3, column4, column5, column6 FROM ",
-    &[Int, Int, Int, Int, Text, Int],
+    "INSERT INTO task_contexts (task, attempt, tokens, budget, items, created_at, bundle) \
+     SELECT column1, column2, column3, column4, column5, column6, column7 FROM ",
+    &[Int, Int, Int, Int, Text, Int, Bytes],
     " WHERE column1 IS NOT NULL",
 );
 
@@ -372,6 +372,14 @@ mod tests {
             &DELETE_LINKS_OF_TASKS,
             &DELETE_OFFERS_OF_TASKS,
             &DELETE_CONTEXTS_OF_TASKS,
+            &DELETE_CHOICES_OF_TASKS,
+            &crate::choice::INSERT_CHOICES,
+            &crate::graph::EDIT_TASKS,
+            &crate::graph::DETAIL_TASKS,
+            &crate::graph::DELETE_LINKS,
+            &crate::graph::MOVE_RUNS,
+            &crate::graph::INSERT_INDEX_VERSIONS,
+            &crate::graph::DELETE_INDEX_VERSIONS,
             &DELETE_CALLS_OF_TASKS,
             &DELETE_ATTEMPTS_OF_TASKS,
             &DELETE_TASKS,

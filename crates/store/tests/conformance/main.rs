@@ -8,6 +8,8 @@
 mod common;
 
 mod budget;
+mod choices;
+mod graph;
 mod leases;
 mod lineage;
 mod memories;

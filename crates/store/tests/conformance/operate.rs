@@ -33,6 +33,7 @@ async fn work(crew: &Crew, task: TaskId, result: &str) {
         tokens: 1,
         budget: 1,
         items: format!(r#"[{{"text":"{}"}}]"#, Text::from("told").hash),
+        bundle: None,
     });
     assert!(is_done(&crew.commit(intent).await));
     assert!(is_done(&crew.commit(crew.report("w", attempt, "{}")).await));

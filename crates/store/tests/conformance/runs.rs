@@ -83,7 +83,7 @@ async fn the_full_life_of_a_run(place: &Place) {
         input_hash: TextHash::of("in"),
         reserved: Some(MicroUsd(7)),
     });
-    start.contexts.push(NewContext { id: attempt, tokens: 10, budget: 20, items: "[]".into() });
+    start.contexts.push(NewContext { id: attempt, tokens: 10, budget: 20, items: "[]".into(), bundle: None });
     assert_eq!(crew.done(start).await, [1]);
 
     let row = &crew.store.calls(crew.run).await.unwrap()[0];
@@ -191,7 +191,7 @@ async fn a_stale_transition_writes_nothing(place: &Place) {
         input_hash: TextHash::of(""),
         reserved: Some(MicroUsd(7)),
     });
-    stale.contexts.push(NewContext { id: attempt, tokens: 1, budget: 1, items: "[]".into() });
+    stale.contexts.push(NewContext { id: attempt, tokens: 1, budget: 1, items: "[]".into(), bundle: None });
     stale.texts.push(Text::from("stale"));
     stale.memories.push(memory("p", None, None, "stale"));
     stale.index = Some(TextHash::of("stale"));

@@ -1,0 +1,236 @@
+//! `crewline plan`: a plan before it is run.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use crewline_runtime::{Mode, RunRequest, Strategy};
+use crewline_types::{RunId, RunLimits};
+use serde::Serialize;
+
+use crate::{
+    app::{self, App},
+    commands::{
+        run::{CONCURRENCY, models_mode},
+        task::{PERSON, changes, many, warn_overdue},
+    },
+    console::{Console, encode},
+    document::{parse_value, read_plan},
+    edit::{edited, show_difference},
+    error::Error,
+    exit::Exit,
+    follow::Follow,
+    live::Board,
+    settings::{RunDefaults, Settings, process_env},
+    signals::Signals,
+};
+
+/// What `crewline plan` takes.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(after_help = "Examples:
+  crewline plan \"Compare three message brokers\"   a model proposes a plan; nothing is run
+  crewline plan plan.yaml                         record a plan of your own
+  crewline plan --empty \"Move to the new office\"   a run without tasks, for `crewline task add`
+  crewline plan show k3v9
+  crewline plan edit k3v9                         in your editor, as YAML
+  crewline resume k3v9                            run it
+
+The plan is a run at rest: `crewline task`, `link`, `next` and `mark` work on it, `crewline resume` lets the crew do what is open.")]
+pub(crate) struct PlanArgs {
+    #[command(subcommand)]
+    action: Option<Action>,
+    /// The goal, or the file of a plan
+    #[arg(value_name = "GOAL", required = true)]
+    what: Option<String>,
+    /// Record a run without tasks
+    #[arg(long)]
+    empty: bool,
+    /// Use models on this machine or a private network only
+    #[arg(long)]
+    offline: bool,
+    /// Refuse a plan of the model that would need repair
+    #[arg(long)]
+    strict_plan: bool,
+    /// Which of the tasks that are ready goes first
+    #[arg(long, value_name = "STRATEGY", value_parser = parse_strategy, default_value = "dag")]
+    strategy: Strategy,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Show the plan of a run
+    #[command(after_help = "Example:
+  crewline plan show k3v9")]
+    Show {
+        /// The run
+        #[arg(value_name = "RUN")]
+        run: String,
+    },
+    /// Change the plan of a run in your editor, or by a file
+    #[command(after_help = "Examples:
+  crewline plan edit k3v9
+  crewline plan edit k3v9 --file better.yaml
+
+Tasks are matched by their ids. What is gone is cancelled, what is new is added; a task that is done can not be changed. The
+document is checked like a plan file, and nothing is changed when anything is wrong with it.")]
+    Edit {
+        /// The run
+        #[arg(value_name = "RUN")]
+        run: String,
+        /// The new plan (JSON or YAML); `-` reads it from stdin
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Who does this
+        #[arg(long, value_name = "NAME", default_value = PERSON)]
+        agent: String,
+    },
+    /// Print the plan of a run as a file that can be run
+    #[command(after_help = "Example:
+  crewline plan export k3v9 > plan.yaml")]
+    Export {
+        /// The run
+        #[arg(value_name = "RUN")]
+        run: String,
+    },
+}
+
+fn parse_strategy(text: &str) -> Result<Strategy, String> {
+    Strategy::parse(text).ok_or_else(|| "it is dag, bfs or postorder".into())
+}
+
+/// Runs the command.
+pub(crate) async fn run(args: PlanArgs, settings: &Settings, console: &Console) -> Result<Exit, Error> {
+    let Some(action) = &args.action else { return propose(&args, settings, console).await };
+    let app = match action {
+        // The roles of the registry tell whether a plan is valid.
+        Action::Edit { .. } => {
+            App::start(settings, app::load_registry(settings, console)?, crewline_models::Mode::Offline).await?
+        }
+        Action::Show { .. } | Action::Export { .. } => App::read_only(settings).await?,
+    };
+    let done = act(action, &app, console).await;
+    app.stop().await;
+    done
+}
+
+async fn act(action: &Action, app: &App, console: &Console) -> Result<Exit, Error> {
+    match action {
+        Action::Show { run } => {
+            let run = app.handle.find_run(run).await?;
+            let views = app.handle.task_views(run).await?;
+            warn_overdue(&views, console);
+            console.list(&views, |style| many(&views, style))?;
+        }
+        Action::Export { run } => {
+            let run = app.handle.find_run(run).await?;
+            let document = app.handle.plan_document(run).await?;
+            let text = encode(serde_saphyr::to_string(&document))?;
+            console.value(&document, |_| text)?;
+        }
+        Action::Edit { run, file, agent } => {
+            let run = app.handle.find_run(run).await?;
+            let old = encode(serde_saphyr::to_string(&app.handle.plan_document(run).await?))?;
+            let new = edited(&old, file.as_deref(), ".yaml")?;
+            let name = file.as_deref().map_or_else(|| "the plan".to_owned(), |path| path.display().to_string());
+            let document = crewline_engine::plan::document_from_value(&parse_value(&name, &new)?)
+                .map_err(|problems| Error::Plan { name: name.clone(), problems })?;
+            let changed = app.handle.edit_plan(run, &document, agent).await.map_err(|error| match error {
+                crewline_runtime::Error::Plan { problems } => Error::Plan { name, problems },
+                error => error.into(),
+            })?;
+            let now = encode(serde_saphyr::to_string(&app.handle.plan_document(run).await?))?;
+            show_difference(&old, &now, console);
+            console.value(&changed, |style| changes(&changed, style))?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+/// The limits that a person always has.
+pub(crate) fn limits_of(defaults: &RunDefaults) -> RunLimits {
+    RunLimits {
+        cost_max: defaults.cost_max,
+        task_cost_max: defaults.task_cost_max,
+        project_cost_max: defaults.project_cost_max,
+        steps_max: defaults.steps_max,
+        time_max: defaults.time_max,
+    }
+}
+
+/// A plan that is recorded.
+#[derive(Debug, Serialize)]
+struct Proposed {
+    run: RunId,
+    tasks: Vec<crewline_runtime::TaskView>,
+}
+
+async fn propose(args: &PlanArgs, settings: &Settings, console: &Console) -> Result<Exit, Error> {
+    let what = args.what.as_deref().unwrap_or_default();
+    let is_file = !args.empty && (what == "-" || Path::new(what).is_file());
+    let plan = if is_file { Some(read_plan(Path::new(what))?) } else { None };
+    let goal = match &plan {
+        Some(plan) => plan.goal.clone().unwrap_or_else(|| "Do what the plan says".into()),
+        None => what.trim().to_owned(),
+    };
+    if goal.trim().is_empty() {
+        return Err(Error::Usage { message: "there is no goal".into(), hint: "say what is to be reached" });
+    }
+    let defaults = RunDefaults::load(&process_env)?;
+    let mode = if args.offline || defaults.offline { Mode::Offline } else { Mode::Online };
+    let is_planned = plan.is_some() || args.empty;
+    let request = RunRequest {
+        project: settings.project().to_owned(),
+        goal,
+        plan,
+        limits: limits_of(&defaults),
+        concurrency: defaults.concurrency.unwrap_or(CONCURRENCY),
+        strategy: args.strategy,
+        mode,
+        strict_plan: args.strict_plan,
+        stop_after_plan: true,
+    };
+    let registry = app::load_registry(settings, console)?;
+    let app = App::start(settings, registry, models_mode(mode)).await?;
+    let done = record(request, is_planned, what, &app, settings, console).await;
+    app.stop().await;
+    done
+}
+
+async fn record(
+    request: RunRequest,
+    is_planned: bool,
+    what: &str,
+    app: &App,
+    settings: &Settings,
+    console: &Console,
+) -> Result<Exit, Error> {
+    let run = if is_planned {
+        app.handle.propose(request).await.map_err(|error| match error {
+            crewline_runtime::Error::Plan { problems } => Error::Plan { name: what.to_owned(), problems },
+            error => error.into(),
+        })?
+    } else {
+        let mut signals = Signals::listen()?;
+        let run = app.handle.launch(request).await?;
+        let people = console.for_people();
+        let handle = &app.handle;
+        let follow =
+            Follow { settings, console: &people, handle, run, out: None, after_seq: 0, board: Board::default() };
+        let exit = follow.until_end(&mut signals).await?;
+        if app.handle.task_views(run).await?.is_empty() {
+            // Why there is no plan has been said.
+            return Ok(exit);
+        }
+        run
+    };
+    let tasks = app.handle.task_views(run).await?;
+    let proposed = Proposed { run, tasks };
+    console.value(&proposed, |style| format!("{} {run}\n\n{}", style.bold("run"), many(&proposed.tasks, style)))?;
+    if !console.is_quiet {
+        console.hint(&format!(
+            "change it with `crewline plan edit {run}`, run it with `{}`",
+            settings.resume_command(run, None)
+        ));
+    }
+    Ok(Exit::Ok)
+}
