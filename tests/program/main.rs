@@ -29,6 +29,7 @@ mod serve;
 mod shared;
 mod tasks;
 mod templates;
+mod tools;
 mod verify;
 mod workers;
 

@@ -1,6 +1,6 @@
 //! Who may depend on whom: the floors of the house and the owners of its libraries (`docs/architecture.md`).
 //!
-//! **Invariant:** arrows go down a floor only; everything may use `types`; the four crates of floor 1 never use each
+//! **Invariant:** arrows go down a floor only; everything may use `types`; the five crates of floor 1 never use each
 //! other; `api` sees `runtime` and `types` only; `testkit` is for tests.
 //! **Invariant:** a library that matters has one owner. Tests may use any library.
 //! **Invariant:** a crate that has no floor here fails the check.
@@ -10,15 +10,23 @@ use cargo_metadata::{DependencyKind, Metadata};
 use crate::process::{Cargo, Failure, metadata};
 
 /// A crate, and the crates of the workspace it may use.
-const FLOORS: [(&str, &[&str]); 10] = [
+const FLOORS: [(&str, &[&str]); 11] = [
     ("crewline-types", &[]),
     ("crewline-engine", &["crewline-types"]),
     ("crewline-store", &["crewline-types"]),
     ("crewline-models", &["crewline-types"]),
     ("crewline-memory", &["crewline-types"]),
+    ("crewline-tools", &["crewline-types"]),
     (
         "crewline-runtime",
-        &["crewline-types", "crewline-engine", "crewline-store", "crewline-models", "crewline-memory"],
+        &[
+            "crewline-types",
+            "crewline-engine",
+            "crewline-store",
+            "crewline-models",
+            "crewline-memory",
+            "crewline-tools",
+        ],
     ),
     ("crewline-api", &["crewline-types", "crewline-runtime"]),
     (
@@ -29,6 +37,7 @@ const FLOORS: [(&str, &[&str]); 10] = [
             "crewline-store",
             "crewline-models",
             "crewline-memory",
+            "crewline-tools",
             "crewline-runtime",
             "crewline-api",
         ],
@@ -43,7 +52,7 @@ const TESTKIT: &str = "crewline-testkit";
 const TOP: [&str; 3] = ["crewline-runtime", "crewline-api", "crewline-cli"];
 
 /// A library, and the only crates that may use it.
-const OWNERS: [(&str, &[&str]); 20] = [
+const OWNERS: [(&str, &[&str]); 24] = [
     ("ractor", &["crewline-runtime"]),
     ("minijinja", &["crewline-runtime"]),
     ("sea-orm", &["crewline-store"]),
@@ -53,6 +62,10 @@ const OWNERS: [(&str, &[&str]); 20] = [
     ("fastembed", &["crewline-memory"]),
     ("ort", &["crewline-memory"]),
     ("reqwest", &["crewline-models"]),
+    ("cap-std", &["crewline-tools"]),
+    ("landlock", &["crewline-tools"]),
+    ("seccompiler", &["crewline-tools"]),
+    ("html2text", &["crewline-tools"]),
     ("axum", &["crewline-api"]),
     ("rmcp", &["crewline-api"]),
     ("tower-http", &["crewline-api"]),

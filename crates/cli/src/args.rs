@@ -193,6 +193,8 @@ pub(crate) enum Command {
     Route(commands::route::RouteArgs),
     /// List, load and check models
     Models(commands::models::ModelsArgs),
+    /// List the tools of specialists, and call one by hand
+    Tools(commands::tools::ToolsArgs),
     /// Check that everything a run needs is there
     Doctor(commands::doctor::DoctorArgs),
     /// Print shell completions
@@ -203,6 +205,9 @@ pub(crate) enum Command {
     /// Stop a managed server with its parent
     #[command(hide = true)]
     ManagedGuard(commands::guard::GuardArgs),
+    /// Stand between crewline and a command
+    #[command(hide = true)]
+    Confine(commands::confine::ConfineArgs),
 }
 
 #[cfg(test)]

@@ -247,6 +247,17 @@ pub(crate) enum Error {
     /// The server failed.
     #[error(transparent)]
     Api(#[from] crewline_api::Error),
+    /// Tools or a workspace failed.
+    #[error(transparent)]
+    Tools(#[from] crewline_tools::Error),
+    /// There is no such tool.
+    #[error("there is no tool `{name}`")]
+    NoTool {
+        /// What was given.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
 }
 
 impl Error {
@@ -282,7 +293,7 @@ impl Error {
             | Self::NeedsYes { .. }
             | Self::PublicBind { .. }
             | Self::NotShared { .. } => ErrorKind::Invalid,
-            Self::NoMemory { .. } | Self::NoTemplate { .. } => ErrorKind::NotFound,
+            Self::NoMemory { .. } | Self::NoTemplate { .. } | Self::NoTool { .. } => ErrorKind::NotFound,
             Self::Exists { .. } => ErrorKind::Conflict,
             Self::Bind { .. } => ErrorKind::Unavailable,
             Self::System { .. } | Self::Metrics { .. } | Self::Encode { .. } | Self::Stdout(_) | Self::Lost { .. } => {
@@ -300,6 +311,7 @@ impl Error {
             Self::Memory(error) => error.kind(),
             Self::Setup(error) => error.kind(),
             Self::Api(error) => error.kind(),
+            Self::Tools(error) => error.kind(),
         }
     }
 
@@ -342,6 +354,8 @@ impl Error {
             Self::Memory(error) => error.code(),
             Self::Setup(error) => error.code(),
             Self::Api(error) => error.code(),
+            Self::Tools(error) => error.code(),
+            Self::NoTool { .. } => "tool.unknown",
         }
     }
 
@@ -401,6 +415,8 @@ impl Error {
             | Self::Store(_)
             | Self::Api(_) => return None,
             Self::Memory(error) => return error.hint().map(str::to_owned),
+            Self::Tools(error) => return error.hint().map(str::to_owned),
+            Self::NoTool { known, .. } => format!("there are {}", known.join(", ")),
         })
     }
 

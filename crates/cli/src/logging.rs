@@ -67,7 +67,15 @@ pub(crate) enum LogFile {
 /// Our crates at `level`; others at most at warnings, or their noise would drown us.
 fn targets(level: LevelFilter) -> Targets {
     let others = if level == LevelFilter::TRACE { LevelFilter::DEBUG } else { level.min(LevelFilter::WARN) };
-    let ours = ["crewline", "crewline_api", "crewline_memory", "crewline_models", "crewline_runtime", "crewline_store"];
+    let ours = [
+        "crewline",
+        "crewline_api",
+        "crewline_memory",
+        "crewline_models",
+        "crewline_runtime",
+        "crewline_store",
+        "crewline_tools",
+    ];
     Targets::new().with_default(others).with_targets(ours.map(|name| (name, level)))
 }
 

@@ -12,6 +12,7 @@ mod draw;
 mod edit;
 mod error;
 mod exit;
+mod fetch;
 mod follow;
 mod links;
 mod live;

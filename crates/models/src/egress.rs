@@ -104,7 +104,10 @@ impl Resolve for PrivateOnly {
                 .filter(|it| locality_of(it.ip()) != Locality::Remote)
                 .collect();
             if found.is_empty() {
-                return Err(Box::new(PublicAddress { host: host.to_owned() }).into());
+                // Boxed once, so that it is still found among the causes.
+                let refusal: Box<dyn std::error::Error + Send + Sync> =
+                    Box::new(PublicAddress { host: host.to_owned() });
+                return Err(refusal);
             }
             Ok(Box::new(found.into_iter()) as Addrs)
         })

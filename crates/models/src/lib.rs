@@ -28,6 +28,7 @@ pub mod runtimes;
 pub mod schema;
 pub mod setup;
 pub mod tools;
+pub mod web;
 
 pub use client::{Models, Options};
 pub use egress::Mode;

@@ -8,6 +8,7 @@ use clap::Args;
 use crewline_memory::Embedder;
 use crewline_models::{Mode, Models, Options, ProviderConfig, Registry};
 use crewline_store::Store;
+use crewline_tools::{Network, Runner};
 use futures::future::join_all;
 use serde::Serialize;
 
@@ -80,6 +81,7 @@ pub(crate) async fn run(_: DoctorArgs, settings: &Settings, console: &Console) -
         Err(error) => checks.push(broken("registry", &error)),
     }
     checks.push(embedding(&settings.data_dir));
+    checks.push(confinement().await);
     console.list(&checks, |style| rows(&checks, style))?;
     for check in checks.iter().filter(|check| check.state != State::Ok) {
         if let Some(hint) = &check.hint {
@@ -88,6 +90,20 @@ pub(crate) async fn run(_: DoctorArgs, settings: &Settings, console: &Console) -
     }
     let is_broken = checks.iter().any(|check| check.state == State::Broken);
     Ok(if is_broken { Exit::Failed } else { Exit::Ok })
+}
+
+/// Whether commands of tools can be confined.
+async fn confinement() -> Check {
+    let Ok(helper) = std::env::current_exe() else {
+        return Check::new("confinement", State::Warning, "this program cannot find itself");
+    };
+    let found = Runner::find(&helper).await.confinement();
+    let missing = found.missing(Network::None);
+    if missing.is_empty() {
+        return Check::new("confinement", State::Ok, found.to_string());
+    }
+    Check::new("confinement", State::Warning, format!("{found}; it has no {}", missing.join(", no ")))
+        .hint("commands of tools are run only when a person agrees, or the policy says `unconfined: run`".to_owned())
 }
 
 fn broken(name: impl Into<String>, error: &Error) -> Check {

@@ -3,6 +3,7 @@
 //! **Invariant:** a command returns how the process ends; only [`execute`] prints its error.
 
 pub(crate) mod completions;
+pub(crate) mod confine;
 pub(crate) mod context;
 pub(crate) mod cost;
 pub(crate) mod critical_path;
@@ -40,6 +41,7 @@ pub(crate) mod show;
 pub(crate) mod stop;
 pub(crate) mod task;
 pub(crate) mod template;
+pub(crate) mod tools;
 pub(crate) mod trace;
 pub(crate) mod tree;
 pub(crate) mod watch;
@@ -62,10 +64,12 @@ const BLOCKING_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// Does what the command line says.
 pub(crate) fn execute(cli: Cli) -> ExitCode {
-    if let Command::ManagedGuard(args) = cli.command {
-        return guard::run(args);
+    match cli.command {
+        // These are small processes between others: no settings, no log, no executor.
+        Command::ManagedGuard(args) => guard::run(args),
+        Command::Confine(args) => confine::run(args),
+        _ => attempt(cli).into(),
     }
-    attempt(cli).into()
 }
 
 fn attempt(cli: Cli) -> Exit {
@@ -262,8 +266,12 @@ fn dispatch(command: Command, settings: &Settings, console: &Console) -> Result<
         }
         Command::Completions(args) => Ok(completions::run(&args)),
         Command::Docs(args) => Ok(docs::run(&args)),
-        // Answered in `execute`: the guard must be as small as a process can be.
-        Command::ManagedGuard(_) => Ok(Exit::Usage),
+        Command::Tools(args) => {
+            let _log = log(LogFile::None);
+            wait_for(tools::run(args, settings, console))
+        }
+        // Answered in `execute`: these must be as small as a process can be.
+        Command::ManagedGuard(_) | Command::Confine(_) => Ok(Exit::Usage),
     }
 }
 
