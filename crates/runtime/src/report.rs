@@ -17,8 +17,8 @@ use serde::Serialize;
 
 use crate::Error;
 
-/// Events in which the plan is looked for: it follows a few planning calls at most.
-const PLAN_EVENTS: u32 = 256;
+/// The kind of the event that tells the plan.
+const PLAN_EVENT: &str = "plan_ready";
 
 /// A run in one line.
 #[derive(Debug, Clone, Serialize)]
@@ -270,15 +270,10 @@ pub async fn report(store: &Store, run: RunId) -> Result<Report, Error> {
     let links = store.links(run).await?;
     let attempts = store.attempts(run).await?;
     let calls = store.calls(run).await?;
-    let repairs = store
-        .events(run, 0, PLAN_EVENTS)
-        .await?
-        .into_iter()
-        .find_map(|event| match event.body {
-            EventBody::PlanReady { repairs, .. } => Some(repairs),
-            _ => None,
-        })
-        .unwrap_or_default();
+    let repairs = match store.first_event(run, PLAN_EVENT).await?.map(|event| event.body) {
+        Some(EventBody::PlanReady { repairs, .. }) => repairs,
+        Some(_) | None => Vec::new(),
+    };
 
     let mut needs: HashMap<TaskId, Vec<TaskId>> = HashMap::new();
     for (from, to, kind) in links {

@@ -3,7 +3,8 @@
 //! The heart is [`Store::commit`]: many changes of many runs in one transaction, in a few set-based statements.
 //! Where things are: `open` (URL, pragmas, pools, migrations), `change` (what a caller hands over), `commit` (how it
 //! is written), `run` (runs and their leases), `queue` (offers and claims), `node` (processes and wishes), `hints`
-//! (what others tell), `query`, `recover`, `find` and `lineage` (reads), `choice` (what a person decided on contexts), `memory` (memories, vectors, the outbox),
+//! (what others tell), `query` and `packed`, `recover`, `find` and `lineage` (reads), `choice` (what a person decided on
+//! contexts), `memory` (memories, vectors, the outbox),
 //! `memory_edit` (adding, marking, forgetting), `backup`, `integrity` and `prune` (for operators), `entity` (rows,
 //! private), `migration` (the schema), `sql`, `statements`, `rows`, `tx` and `retry` (texts, arguments and the one writing
 //! connection).
@@ -31,6 +32,7 @@ pub mod metrics;
 mod migration;
 mod node;
 mod open;
+mod packed;
 mod prune;
 mod query;
 mod queue;

@@ -141,71 +141,41 @@ pub(crate) fn numbers_of(run: RunId) -> SelectStatement {
 impl Store {
     /// The tasks of a run, by their place in the plan.
     pub async fn tasks(&self, run: RunId) -> Result<Vec<Task>, Error> {
-        entity::task::Entity::find()
-            .filter(entity::task::Column::RunId.eq(run.as_str()))
-            .order_by_asc(entity::task::Column::Position)
-            .order_by_asc(entity::task::Column::Number)
-            .all(self.reader().await?)
-            .await?
-            .into_iter()
-            .map(Task::try_from)
-            .collect()
+        let item = self.row_of::<entity::task::Entity>("t");
+        let from = "tasks AS t WHERE t.run_id = $1";
+        let rows: Vec<entity::task::Model> = self.packed(&item, "t.position, t.number", from, run).await?;
+        rows.into_iter().map(Task::try_from).collect()
     }
 
     /// The links between tasks of a run, as (from, to, kind).
     pub async fn links(&self, run: RunId) -> Result<Vec<(TaskId, TaskId, LinkKind)>, Error> {
-        let ids = self.ids(run).await?;
-        let rows = entity::task_link::Entity::find()
-            .filter(entity::task_link::Column::FromTask.in_subquery(numbers_of(run)))
-            .order_by_asc(entity::task_link::Column::FromTask)
-            .order_by_asc(entity::task_link::Column::ToTask)
-            .order_by_asc(entity::task_link::Column::Kind)
-            .all(self.reader().await?)
-            .await?;
-        rows.into_iter()
-            .map(|row| {
-                Ok((
-                    id_of(&ids, row.from_task)?,
-                    id_of(&ids, row.to_task)?,
-                    parse("task_links.kind", &row.kind, LinkKind::parse)?,
-                ))
+        let item = self.array_of(&["t.id".into(), "u.id".into(), "l.kind".into()]);
+        let from = "tasks AS t JOIN task_links AS l ON l.from_task = t.number JOIN tasks AS u ON u.number = l.to_task \
+                    WHERE t.run_id = $1";
+        let order = "l.from_task, l.to_task, l.kind";
+        let rows: Vec<(String, String, String)> = self.packed(&item, order, from, run).await?;
+        rows.iter()
+            .map(|(from, to, kind)| {
+                Ok((task_id(from)?, task_id(to)?, parse("task_links.kind", kind, LinkKind::parse)?))
             })
             .collect()
     }
 
     /// The attempts of a run, by task and number.
     pub async fn attempts(&self, run: RunId) -> Result<Vec<AttemptRow>, Error> {
-        let ids = self.ids(run).await?;
-        let rows = entity::attempt::Entity::find()
-            .filter(entity::attempt::Column::Task.in_subquery(numbers_of(run)))
-            .order_by_asc(entity::attempt::Column::Task)
-            .order_by_asc(entity::attempt::Column::Number)
-            .all(self.reader().await?)
-            .await?;
-        let mut found = Vec::with_capacity(rows.len());
-        for row in rows {
-            let task = id_of(&ids, row.task)?;
-            found.push(row.into_domain(task)?);
-        }
-        Ok(found)
+        let item = self.array_of(&["t.id".into(), self.row_of::<entity::attempt::Entity>("a")]);
+        let from = "tasks AS t JOIN attempts AS a ON a.task = t.number WHERE t.run_id = $1";
+        let rows: Vec<(String, entity::attempt::Model)> = self.packed(&item, "a.task, a.number", from, run).await?;
+        rows.into_iter().map(|(task, row)| row.into_domain(task_id(&task)?)).collect()
     }
 
     /// The calls of a run, by task, attempt and number.
     pub async fn calls(&self, run: RunId) -> Result<Vec<CallRow>, Error> {
-        let ids = self.ids(run).await?;
-        let rows = entity::call::Entity::find()
-            .filter(entity::call::Column::Task.in_subquery(numbers_of(run)))
-            .order_by_asc(entity::call::Column::Task)
-            .order_by_asc(entity::call::Column::Attempt)
-            .order_by_asc(entity::call::Column::Number)
-            .all(self.reader().await?)
-            .await?;
-        let mut found = Vec::with_capacity(rows.len());
-        for row in rows {
-            let task = id_of(&ids, row.task)?;
-            found.push(row.into_domain(task)?);
-        }
-        Ok(found)
+        let item = self.array_of(&["t.id".into(), self.row_of::<entity::call::Entity>("c")]);
+        let from = "tasks AS t JOIN calls AS c ON c.task = t.number WHERE t.run_id = $1";
+        let order = "c.task, c.attempt, c.number";
+        let rows: Vec<(String, entity::call::Model)> = self.packed(&item, order, from, run).await?;
+        rows.into_iter().map(|(task, row)| row.into_domain(task_id(&task)?)).collect()
     }
 
     /// What the attempts of a task were told, by attempt.
@@ -237,6 +207,18 @@ impl Store {
             }
         }
         Ok(found)
+    }
+
+    /// The first event of a kind that a run has.
+    pub async fn first_event(&self, run: RunId, kind: &str) -> Result<Option<Event>, Error> {
+        let row = entity::event::Entity::find()
+            .filter(entity::event::Column::RunId.eq(run.as_str()))
+            .filter(entity::event::Column::Kind.eq(kind))
+            .order_by_asc(entity::event::Column::Seq)
+            .limit(1)
+            .one(self.reader().await?)
+            .await?;
+        row.map(Event::try_from).transpose()
     }
 
     /// Events of a run after `after_seq`, in order.

@@ -4,9 +4,12 @@ use crewline_types::{AttemptId, MicroUsd, TaskId, Timestamp};
 use sea_orm::entity::prelude::*;
 
 use super::{note, opt_hash, parse, small, unsigned, usage};
-use crate::{AttemptRow, AttemptStatus, Error};
+use crate::{
+    AttemptRow, AttemptStatus, Error,
+    packed::{bit, hex_or_null},
+};
 
-#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel, serde::Deserialize)]
 #[sea_orm(table_name = "attempts")]
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
@@ -20,11 +23,13 @@ pub struct Model {
     pub output_tokens: i64,
     pub cached_tokens: i64,
     pub reasoning_tokens: i64,
+    #[serde(deserialize_with = "bit")]
     pub estimated: bool,
     pub cost_micro_usd: i64,
     pub error: Option<String>,
     pub started_at: i64,
     pub finished_at: Option<i64>,
+    #[serde(deserialize_with = "hex_or_null")]
     pub input_hash: Option<Vec<u8>>,
 }
 

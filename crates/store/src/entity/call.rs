@@ -6,9 +6,12 @@ use crewline_types::{AttemptId, CallId, MicroUsd, TaskId, Timestamp, event::Call
 use sea_orm::entity::prelude::*;
 
 use super::{hash, note, opt, opt_hash, small, unsigned, usage};
-use crate::{CallRow, Error};
+use crate::{
+    CallRow, Error,
+    packed::{bit, hex, hex_or_null},
+};
 
-#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel, serde::Deserialize)]
 #[sea_orm(table_name = "calls")]
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
@@ -20,6 +23,7 @@ pub struct Model {
     pub purpose: String,
     pub model: String,
     pub provider: String,
+    #[serde(deserialize_with = "hex")]
     pub input_hash: Vec<u8>,
     pub reserved_micro_usd: Option<i64>,
     pub outcome: Option<String>,
@@ -27,9 +31,11 @@ pub struct Model {
     pub output_tokens: i64,
     pub cached_tokens: i64,
     pub reasoning_tokens: i64,
+    #[serde(deserialize_with = "bit")]
     pub estimated: bool,
     pub cost_micro_usd: Option<i64>,
     pub elapsed_us: Option<i64>,
+    #[serde(deserialize_with = "hex_or_null")]
     pub reply: Option<Vec<u8>>,
     pub error: Option<String>,
     pub started_at: i64,

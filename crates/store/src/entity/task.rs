@@ -9,9 +9,10 @@ use super::{opt, opt_hash, parse, small, unsigned, usage};
 use crate::{
     Error,
     commit::{run_id, task_id},
+    packed::{bit, hex_or_null},
 };
 
-#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel, serde::Deserialize)]
 #[sea_orm(table_name = "tasks")]
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
@@ -29,6 +30,7 @@ pub struct Model {
     pub status: String,
     pub success_criteria: String,
     pub attempts: i64,
+    #[serde(deserialize_with = "hex_or_null")]
     pub result: Option<Vec<u8>>,
     pub reason: Option<String>,
     pub model: Option<String>,
@@ -36,6 +38,7 @@ pub struct Model {
     pub output_tokens: i64,
     pub cached_tokens: i64,
     pub reasoning_tokens: i64,
+    #[serde(deserialize_with = "bit")]
     pub estimated: bool,
     pub cost_micro_usd: i64,
     pub created_at: i64,
