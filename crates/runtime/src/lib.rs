@@ -94,7 +94,7 @@ pub use graph::{Graph, GraphEdge, GraphNode};
 pub use handle::{Handle, Overrides, RunRequest};
 pub use hierarchy::{Draft, Made, version_of, with_derivatives};
 pub use index::IndexText;
-pub use library::{Drained, Kept, Library, Recalled};
+pub use library::{Drained, Kept, Library, Noted, Recalled};
 pub use remember::{MEMORY_CHARS_MAX, RECALL_MAX, Remembered};
 pub use replay::{Edit, Mismatch, ReplayRequest, Replayed};
 pub use report::{AttemptReport, CallReport, ModelReport, Report, RunSummary, TaskReport};

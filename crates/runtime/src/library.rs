@@ -65,6 +65,17 @@ pub struct Drained {
     pub has_more: bool,
 }
 
+/// What became of a memory that was offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noted {
+    /// It is new.
+    Added,
+    /// Word for word there already.
+    Known,
+    /// Said before in nearly the same words: counted there.
+    Repeated,
+}
+
 /// What became of memories that were offered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Kept {
@@ -171,20 +182,28 @@ impl Library {
     pub async fn remember(&self, records: Vec<MemoryRecord>) -> Result<Kept, Error> {
         let mut kept = Kept::default();
         for record in records {
-            let scope = ProjectScope::of(&record.project);
-            self.load(&scope).await?;
-            if let Some(twin) = self.index.local().twin(&record) {
-                let mut marks = twin.marks.clone();
-                marks.repeats = marks.repeats.saturating_add(1);
-                self.mark(&scope, vec![(twin.id, marks)]).await?;
-                kept.repeated += 1;
-            } else if self.add(vec![record]).await? == [true] {
-                kept.added += 1;
-            } else {
-                kept.known += 1;
+            match self.note(record).await?.1 {
+                Noted::Added => kept.added += 1,
+                Noted::Known => kept.known += 1,
+                Noted::Repeated => kept.repeated += 1,
             }
         }
         Ok(kept)
+    }
+
+    /// The same for one memory. Says under which id it is remembered.
+    pub async fn note(&self, record: MemoryRecord) -> Result<(MemoryId, Noted), Error> {
+        let scope = ProjectScope::of(&record.project);
+        self.load(&scope).await?;
+        if let Some(twin) = self.index.local().twin(&record) {
+            let mut marks = twin.marks.clone();
+            marks.repeats = marks.repeats.saturating_add(1);
+            self.mark(&scope, vec![(twin.id, marks)]).await?;
+            return Ok((twin.id, Noted::Repeated));
+        }
+        let id = record.id;
+        let is_new = self.add(vec![record]).await? == [true];
+        Ok((id, if is_new { Noted::Added } else { Noted::Known }))
     }
 
     /// Lets go of those of these new memories that say again what the project remembers, in nearly the same words: they are

@@ -6,13 +6,13 @@
 use std::{collections::HashMap, time::Duration};
 
 use crewline_memory::{Hit, Query};
-use crewline_types::{MemoryRecord, ProjectScope};
+use crewline_types::{MemoryId, MemoryRecord, ProjectScope};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
 use crate::{
     actor::{Outcome, WorkGuard, pipe_to_self, remind},
     hierarchy::Made,
-    library::{Drained, Library},
+    library::{Drained, Library, Noted},
     metrics,
 };
 
@@ -38,6 +38,8 @@ pub struct Memory;
 pub enum Message {
     /// Asks what is known.
     Recall(ProjectScope, Query, RpcReplyPort<Vec<Hit>>),
+    /// Remembers what somebody says outside a run, or counts it where it was said before.
+    Note(Box<MemoryRecord>, RpcReplyPort<Result<(MemoryId, Noted), crate::Error>>),
     /// New memories are committed: makes them findable.
     Remember(ProjectScope, Vec<MemoryRecord>),
     /// A summary is committed: makes it findable instead of its older versions.
@@ -52,6 +54,8 @@ pub enum Message {
     Merged(Outcome<Result<usize, crate::Error>>),
     /// Internal: new memories were collected for long enough.
     MergeDue,
+    /// Internal: what somebody said is remembered.
+    Noted(u64),
     /// Internal: a drain step ended.
     Drained(Outcome<Result<Drained, crate::Error>>),
     /// Internal: the pause after a failed drain is over.
@@ -109,6 +113,8 @@ impl Actor for Memory {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Recall(scope, query, reply) => state.on_recall(&myself, &scope, query, reply),
+            Message::Note(record, reply) => state.on_note(&myself, *record, reply),
+            Message::Noted(number) => state.on_noted(&myself, number),
             Message::Remember(scope, records) => state.on_remember(&myself, &scope, records),
             Message::Summed(scope, made) => state.on_summed(&myself, &scope, &made),
             Message::Flush(reply) => state.on_flush(&myself, reply),
@@ -208,6 +214,28 @@ impl State {
                 tracing::warn!(project_id = scope.project(), "memory was not loaded in time");
             }
         }
+    }
+
+    fn on_note(
+        &mut self,
+        myself: &ActorRef<Message>,
+        record: MemoryRecord,
+        reply: RpcReplyPort<Result<(MemoryId, Noted), crate::Error>>,
+    ) {
+        let library = self.library.clone();
+        let work = async move {
+            reply.send(library.note(record).await).ok();
+        };
+        self.answers += 1;
+        let number = self.answers;
+        let guard = pipe_to_self(myself, WORK_LIMIT, work, move |_| Message::Noted(number));
+        self.answering.insert(number, guard);
+    }
+
+    fn on_noted(&mut self, myself: &ActorRef<Message>, number: u64) {
+        self.answering.remove(&number);
+        self.has_more = true;
+        self.drain_next(myself);
     }
 
     fn on_remember(&mut self, myself: &ActorRef<Message>, scope: &ProjectScope, records: Vec<MemoryRecord>) {

@@ -8,7 +8,7 @@ use crewline_memory::{Filter, Query};
 use crewline_types::{MemoryId, MemoryMarks, MemoryRecord, MemoryType, ProjectScope};
 
 use crate::{
-    Error, Handle,
+    Error, Handle, Noted,
     actor::{AskError, ask},
     memory,
 };
@@ -42,7 +42,8 @@ impl Handle {
         Ok(hits.into_iter().map(|hit| Remembered { score: hit.score, record: hit.record }).collect())
     }
 
-    /// Tells `project` something. Says its id, and whether it was new.
+    /// Tells `project` something. Says the id it is remembered under, and whether it was new: what was said before in nearly
+    /// the same words is counted there.
     pub async fn remember(
         &self,
         project: &str,
@@ -66,11 +67,9 @@ impl Handle {
             source_ids: Vec::new(),
             marks: MemoryMarks::default(),
         };
-        let id = record.id;
-        let is_new = self.store().add_memories(std::slice::from_ref(&record)).await? == [true];
-        if is_new {
-            self.deps().rooms.memory.tell(memory::Message::Remember(ProjectScope::of(project), vec![record]));
-        }
-        Ok((id, is_new))
+        let memory = self.deps().rooms.memory.current().ok_or(Error::Actor(AskError::Gone))?;
+        let note = |reply| memory::Message::Note(Box::new(record), reply);
+        let (id, noted) = ask(&memory, self.limits().commit, note).await??;
+        Ok((id, noted == Noted::Added))
     }
 }

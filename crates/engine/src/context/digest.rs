@@ -357,7 +357,7 @@ mod tests {
             Section { title: "Nothing", text: empty },
             Section { title: "Limits", text: &new },
         ];
-        let rolled = roll(&sections, 70);
+        let rolled = roll(&sections, 110);
         assert_eq!(rolled.used, [0, 2], "{rolled:?}");
         assert!(rolled.text.starts_with("## Storage\n"), "{}", rolled.text);
         assert!(
