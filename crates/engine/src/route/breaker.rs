@@ -108,7 +108,9 @@ impl Breaker {
         let until = until.unwrap_or_else(|| now.after(self.rules.pause)).min(now.after(self.rules.pause_max));
         let pause = match self.state {
             State::Open { until: known, .. } if known >= until => return,
-            State::Open { pause, .. } | State::HalfOpen { pause, .. } => pause,
+            // Its probe decides.
+            State::HalfOpen { .. } => return,
+            State::Open { pause, .. } => pause,
             State::Closed { .. } => self.rules.pause,
         };
         self.state = State::Open { until, pause };

@@ -80,7 +80,7 @@ pub enum Message {
     /// Internal: the pause after a lost attempt is over.
     LossDue(u32, u32),
     /// Internal: tasks wait for their models, and it is time to look at those.
-    LookAtParked,
+    LookAtParked(u64),
     /// Internal: the run's time is up.
     Deadline,
     /// What the run made is summed up for so much, or the wait for it is over.
@@ -146,6 +146,8 @@ pub struct State {
     pauses: HashMap<u32, WorkGuard>,
     /// The next look at the models that tasks wait for.
     parking: Option<WorkGuard>,
+    /// Looks so far; only the last one's reminder counts.
+    looks: u64,
     /// Reads the reports of workers.
     look: Option<WorkGuard>,
     must_look_again: bool,
@@ -174,6 +176,7 @@ impl Actor for Manager {
             guards: vec![guard],
             pauses: HashMap::new(),
             parking: None,
+            looks: 0,
             look: None,
             must_look_again: false,
             next_look: None,
@@ -202,7 +205,9 @@ impl Actor for Manager {
             Message::Recorded(what, result) => state.on_recorded(&myself, &what, result)?,
             Message::RetryDue(node) => state.on_retry_due(&myself, node),
             Message::LossDue(node, attempt) => state.on_loss_due(&myself, node, attempt),
-            Message::LookAtParked => state.look_at_parked(&myself),
+            // A reminder that was called off comes, too.
+            Message::LookAtParked(turn) if turn == state.looks => state.look_at_parked(&myself),
+            Message::LookAtParked(_) => {}
             Message::Deadline => state.on_deadline(&myself),
             Message::Closed(spent) => state.on_closed(&myself, spent),
             Message::Renew => state.on_renew(&myself),

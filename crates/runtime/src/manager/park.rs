@@ -64,7 +64,9 @@ impl State {
             return;
         };
         let look = run.lot.look(now, run.policies.outage_max, |model| health.pass(model, now));
-        self.parking = look.next.map(|at| remind(myself, at.since(now), || Message::LookAtParked));
+        self.looks += 1;
+        let turn = self.looks;
+        self.parking = look.next.map(|at| remind(myself, at.since(now), move || Message::LookAtParked(turn)));
         for node in look.wake {
             if node == ROOT {
                 self.plan(myself);
