@@ -19,7 +19,7 @@ type Record = (String, oneshot::Sender<()>);
 pub fn run(url: &str, width: usize, folder: &str) {
     // Another one may be installed already; any will do for plain HTTP.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("an executor");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("an executor");
     runtime.block_on(async {
         let file = File::create(std::path::Path::new(folder).join("floor.log")).expect("a file");
         let (records, waiting) = mpsc::channel(4 * GROUP_MAX);
