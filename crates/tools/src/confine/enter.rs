@@ -24,7 +24,7 @@ use rustix::{
 };
 
 use super::{
-    Doing, Failure,
+    Doing, Failure, family,
     order::{Order, Report},
     seccomp, wire,
 };
@@ -106,17 +106,17 @@ fn become_command(order: &Order) -> Result<std::convert::Infallible, Failure> {
 }
 
 fn limit(order: &Order) -> rustix::io::Result<()> {
+    // Outside of a namespace of its own, all processes of the user count.
+    let others = if order.with.namespaces { 0 } else { family::threads_of_user() };
     let limits = [
         (Resource::Core, 0),
         (Resource::Cpu, order.cpu_seconds_max),
         (Resource::Data, order.memory_bytes_max),
         (Resource::Fsize, order.file_bytes_max),
         (Resource::Nofile, 1024),
-        (Resource::Nproc, order.processes_max),
+        (Resource::Nproc, order.processes_max.saturating_add(others)),
     ];
-    // Outside of a namespace of its own, all processes of the user would count.
-    let limits = if order.with.namespaces { &limits[..] } else { &limits[..limits.len() - 1] };
-    for &(resource, most) in limits {
+    for (resource, most) in limits {
         // What the machine allows less of stays so.
         let most = getrlimit(resource).maximum.map_or(most, |it| it.min(most));
         setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?;

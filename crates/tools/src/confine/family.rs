@@ -2,10 +2,12 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    fs, process,
+    fs,
+    os::unix::fs::MetadataExt as _,
+    process,
 };
 
-use rustix::process::{Pid, Signal, WaitOptions, getpgrp, kill_process, kill_process_group, wait};
+use rustix::process::{Pid, Signal, WaitOptions, geteuid, getpgrp, kill_process, kill_process_group, wait};
 
 /// All that a family takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -28,6 +30,14 @@ pub(super) fn usage() -> Usage {
         all.memory_bytes += resident.unwrap_or(0) * page;
     }
     all
+}
+
+/// How many processes and threads the user of this process has.
+pub(super) fn threads_of_user() -> u64 {
+    let own = geteuid().as_raw();
+    let Ok(processes) = fs::read_dir("/proc") else { return 0 };
+    let processes = processes.flatten().filter(|it| it.metadata().is_ok_and(|it| it.uid() == own));
+    processes.map(|it| fs::read_dir(it.path().join("task")).map_or(0, Iterator::count) as u64).sum()
 }
 
 /// Kills all descendants of this process, until there are none.

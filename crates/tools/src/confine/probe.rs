@@ -26,6 +26,8 @@ pub struct Confinement {
     pub process_limit: bool,
     /// A loopback of its own.
     pub loopback: bool,
+    /// A user for whom the kernel counts processes; it does not for root.
+    pub counted_user: bool,
 }
 
 impl Confinement {
@@ -34,6 +36,10 @@ impl Confinement {
         let mut missing = Vec::new();
         if self.landlock.is_none() {
             missing.push("Landlock (files)");
+        }
+        // Without either, a program that multiplies can outrun whoever stops it.
+        if !self.namespaces && !self.counted_user {
+            missing.push("namespaces (processes of root)");
         }
         match network {
             Network::None if !self.seccomp && !self.namespaces => missing.push("seccomp or namespaces (network)"),
@@ -59,6 +65,7 @@ impl fmt::Display for Confinement {
 pub(super) fn run() -> Result<(), Failure> {
     let crewline = wire::standard_input().doing("answer")?;
     let mut found = inside().unwrap_or_default();
+    found.counted_user = !rustix::process::geteuid().is_root();
     found.landlock = landlock();
     // This is the last: from here on this process may do little.
     found.seccomp = rustix::thread::set_no_new_privs(true).is_ok() && seccomp::apply(Network::None).is_ok();
