@@ -87,7 +87,7 @@ impl<T, F: FnOnce(Outcome<T>)> Drop for OnEnd<T, F> {
 }
 
 /// Runs `work` off the mailbox and sends its outcome back to `myself` as one message.
-#[expect(clippy::disallowed_methods, reason = "the one place that may spawn; the guard owns the task")]
+#[expect(clippy::disallowed_methods, reason = "the guard owns the task")]
 pub fn pipe_to_self<M, T, W>(
     myself: &ActorRef<M>,
     limit: Duration,
@@ -113,13 +113,18 @@ where
 }
 
 /// Sends `message` to `myself` after `delay`; dropping the guard calls it off.
+#[expect(clippy::disallowed_methods, reason = "the guard owns the task")]
 pub fn remind<M: Message>(
     myself: &ActorRef<M>,
     delay: Duration,
     message: impl FnOnce() -> M + Send + 'static,
 ) -> WorkGuard {
-    let limit = delay.saturating_add(Duration::from_secs(1));
-    pipe_to_self(myself, limit, tokio::time::sleep(delay), move |_| message())
+    let myself = myself.clone();
+    let task = tokio::spawn(async move {
+        tokio::time::sleep(delay).await;
+        tell(&myself, message());
+    });
+    WorkGuard(task.abort_handle())
 }
 
 #[cfg(test)]
@@ -181,6 +186,18 @@ mod tests {
         tokio::task::yield_now().await;
         drop(aborted);
         assert_eq!(inbox.recv().await, Some("cancelled"));
+        assert!(inbox.try_recv().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reminder_that_is_called_off_does_not_come() {
+        let (sender, mut inbox) = mpsc::unbounded_channel();
+        let (probe, _) = Actor::spawn(None, Probe, sender).await.unwrap();
+        let called_off = remind(&probe, Duration::from_secs(1), || "first");
+        let _kept = remind(&probe, Duration::from_secs(2), || "second");
+        tokio::task::yield_now().await;
+        drop(called_off);
+        assert_eq!(inbox.recv().await, Some("second"));
         assert!(inbox.try_recv().is_err());
     }
 }

@@ -250,7 +250,6 @@ impl State {
         self.drain_next(myself);
     }
 
-    /// A reminder that is dropped still arrives, so it is left to run out.
     fn merge_later(&mut self, myself: &ActorRef<Message>) {
         if self.merge_due.is_none() && !self.unmerged.is_empty() {
             self.merge_due = Some(remind(myself, MERGE_PAUSE, || Message::MergeDue));

@@ -102,6 +102,7 @@ pub fn happenings(events: &[crewline_types::Event]) -> Vec<Happening> {
             | EventBody::TaskFailed { .. }
             | EventBody::TaskParked { .. }
             | EventBody::TaskBlocked { .. }
+            | EventBody::ToolCall { .. }
             | EventBody::AwaitingApproval { .. }
             | EventBody::MemoryStored { .. }
             | EventBody::SummaryReady { .. }
@@ -293,7 +294,7 @@ impl State {
         self.tidy(scope);
     }
 
-    /// Lets go of a project with nothing new. A reminder that is dropped still arrives, so it is left to run out.
+    /// Lets go of a project with nothing new and nothing due.
     fn tidy(&mut self, scope: &ProjectScope) {
         if self.projects.get(scope).is_some_and(|it| it.is_idle() && it.due.is_none()) {
             self.projects.remove(scope);
