@@ -4,7 +4,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests end where they fail")]
 
+mod act;
 mod again;
+mod approvals;
 mod bad_input;
 mod context;
 mod control;

@@ -5,7 +5,7 @@
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use crewline_runtime::{
-    Difference, Document, Mode, ModelReport, Reloaded, Report, RunRequest, RunSummary, Strategy, TaskReport,
+    Approve, Difference, Document, Mode, ModelReport, Reloaded, Report, RunRequest, RunSummary, Strategy, TaskReport,
 };
 use crewline_types::{
     ErrorKind, MicroUsd, Role, RunId, RunLimits, RunStatus, TaskCounts, TaskId, TaskKind, TaskStatus, Timestamp, Usage,
@@ -48,6 +48,9 @@ pub struct NewRun {
     /// Refuse a plan that would need repair.
     #[serde(default)]
     pub strict_plan: bool,
+    /// What a person wants to be asked about: `plan`, `context`, `tools`.
+    #[serde(default)]
+    pub approve: Approve,
 }
 
 /// The limits of a new run; what is left out has no limit.
@@ -136,6 +139,7 @@ impl NewRun {
             mode: if self.offline { Mode::Offline } else { Mode::Online },
             strict_plan: self.strict_plan,
             stop_after_plan: false,
+            approve: self.approve,
         })
     }
 }

@@ -53,6 +53,8 @@ pub fn router(handle: Handle, metrics: Option<MetricsText>) -> Router {
         .route("/api/v1/runs/{id}/cancel", post(routes::runs::cancel))
         .route("/api/v1/runs/{id}/kill", post(routes::runs::kill))
         .route("/api/v1/registry/reload", post(routes::registry::reload))
+        .route("/api/v1/approvals", get(routes::approvals::list))
+        .route("/api/v1/approvals/{id}", post(routes::approvals::decide))
         .merge(ops_routes())
         .with_state(App { handle, metrics });
     finish(api).layer(middleware::from_fn(guard::local_only))

@@ -18,7 +18,7 @@ use crate::commands;
 Exit codes:
   0 ok           1 run failed            2 usage        3 configuration or plan invalid
   4 key refused  5 not found             6 unavailable  7 budget or limit reached
-  9 conflict     130 interrupted")]
+  8 waits for a person                   9 conflict     130 interrupted")]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -118,6 +118,14 @@ pub(crate) enum Command {
     Cancel(commands::stop::CancelArgs),
     /// End runs at once
     Kill(commands::stop::KillArgs),
+    /// List what waits for a decision
+    Approvals(commands::approve::ApprovalsArgs),
+    /// Say yes to what a run waits for
+    Approve(commands::approve::ApproveArgs),
+    /// Say no to what a run waits for
+    Reject(commands::approve::RejectArgs),
+    /// Answer a specialist's question
+    Answer(commands::approve::AnswerArgs),
     /// Try failed tasks again
     Retry(commands::retry::RetryArgs),
     /// Make a run again, and only call models for what has changed

@@ -13,6 +13,7 @@ use std::{
     },
 };
 
+use crewline_runtime::Decision;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 use serde::Serialize;
@@ -258,6 +259,29 @@ pub(crate) fn ask(settings: &Settings, question: &str) -> Option<bool> {
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).ok()?;
     Some(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
+/// Asks for a decision on the terminal: a text for a question, else yes or no with an optional reason. `None`: it is left
+/// open.
+pub(crate) fn decide(is_question: bool) -> Option<(Decision, Option<String>)> {
+    let prompt = if is_question { "answer (empty: later) > " } else { "approve? [y/N/later, a reason may follow] > " };
+    let _ = write!(io::stderr().lock(), "{prompt}");
+    let mut said = String::new();
+    if io::stdin().read_line(&mut said).ok()? == 0 {
+        return None;
+    }
+    let said = said.trim();
+    if is_question {
+        return (!said.is_empty()).then(|| (Decision::Answer, Some(said.to_owned())));
+    }
+    let (word, reason) = said.split_once(char::is_whitespace).unwrap_or((said, ""));
+    let reason = Some(reason.trim().to_owned()).filter(|it| !it.is_empty());
+    match word.to_ascii_lowercase().as_str() {
+        "y" | "yes" => Some((Decision::Approve, reason)),
+        "n" | "no" => Some((Decision::Reject, reason)),
+        // What is not clearly said is not decided.
+        _ => None,
+    }
 }
 
 pub(crate) fn encode<E: std::fmt::Display>(encoded: Result<String, E>) -> Result<String, Error> {

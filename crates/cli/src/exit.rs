@@ -4,6 +4,7 @@
 
 use std::process::ExitCode;
 
+use crewline_runtime::AWAITING_APPROVAL;
 use crewline_types::{ErrorKind, RunStatus, event::ErrorNote};
 
 /// How the process ends.
@@ -25,6 +26,8 @@ pub(crate) enum Exit {
     Unavailable,
     /// A budget or limit is reached.
     Limit,
+    /// A person must decide.
+    Awaiting,
     /// The state does not allow it.
     Conflict,
     /// Ended by a signal or a person.
@@ -43,6 +46,7 @@ impl Exit {
             Self::NotFound => 5,
             Self::Unavailable => 6,
             Self::Limit => 7,
+            Self::Awaiting => 8,
             Self::Conflict => 9,
             Self::Interrupted => 130,
         }
@@ -75,6 +79,7 @@ pub(crate) fn of_run(status: RunStatus, error: Option<&ErrorNote>) -> Exit {
         RunStatus::Completed => Exit::Ok,
         RunStatus::Failed => error.map_or(Exit::Failed, of_failure),
         RunStatus::LimitReached => Exit::Limit,
+        RunStatus::Interrupted if error.is_some_and(|note| &*note.code == AWAITING_APPROVAL) => Exit::Awaiting,
         // Somebody interrupted it, unless it says why it stopped.
         RunStatus::Interrupted => error.map_or(Exit::Interrupted, of_failure),
         RunStatus::Cancelled => Exit::Interrupted,
@@ -130,6 +135,7 @@ mod tests {
             (RunStatus::LimitReached, None, 7),
             (RunStatus::Interrupted, None, 130),
             (RunStatus::Interrupted, Some(note("runtime.restarts", ErrorKind::Internal)), 1),
+            (RunStatus::Interrupted, Some(note(AWAITING_APPROVAL, ErrorKind::Conflict)), 8),
             (RunStatus::Cancelled, None, 130),
         ] {
             assert_eq!(of_run(status, error.as_ref()).code(), code, "{status:?} {error:?}");

@@ -189,7 +189,8 @@ impl Board {
                 }
             }
             EventBody::BudgetReached { message, .. } => self.note = Some(message.clone()),
-            EventBody::MemoryStored { .. }
+            EventBody::ToolCall { .. }
+            | EventBody::MemoryStored { .. }
             | EventBody::TaskChanged { .. }
             | EventBody::IndexChanged { .. }
             | EventBody::SummaryReady { .. }
@@ -386,7 +387,10 @@ impl Board {
                 )
             }
             EventBody::TaskBlocked { key, reason } => format!("{key} blocked: {}", fit(&clean(reason), 300)),
-            EventBody::AwaitingApproval { what } => format!("waits for a decision: {}", fit(&clean(what), 300)),
+            EventBody::AwaitingApproval { what, approval, .. } => {
+                let id = approval.map(|id| format!(" ({id})")).unwrap_or_default();
+                format!("waits for a decision{id}: {}", fit(&clean(what), 300))
+            }
             EventBody::BudgetReached { message, .. } => format!("limit reached: {}", clean(message)),
             EventBody::RunFinished { status, .. } => format!("run {} {}", event.run, words(*status)),
             EventBody::TaskChanged { key, action, agent, .. } => {
@@ -395,7 +399,10 @@ impl Board {
             EventBody::IndexChanged { version, agent } => {
                 format!("INDEX.md version {version} by {}", fit(&clean(agent), 60))
             }
-            EventBody::ModelCall { .. } | EventBody::MemoryStored { .. } | EventBody::SummaryReady { .. } => {
+            EventBody::ModelCall { .. }
+            | EventBody::ToolCall { .. }
+            | EventBody::MemoryStored { .. }
+            | EventBody::SummaryReady { .. } => {
                 return None;
             }
         };

@@ -38,7 +38,10 @@ pub use guard::managed_guard_main;
 pub use provider::ListedModel;
 pub(crate) use provider::ModelProvider;
 pub use rate::RateLimits;
-pub use registry::{Invalid, ModelConfig, Policies, Problem, ProviderConfig, Registry};
+pub use registry::{
+    Invalid, ModelConfig, Policies, Problem, ProviderConfig, Registry, RoleTools, StepLimits, ToolEntry, ToolRule,
+    ToolTest, ToolVerdict,
+};
 pub use reload::{Env, Reloaded, Reloader};
 pub use request::{ChatMessage, ChatReply, ChatRequest, EmbedReply, Finish, Listener, Piece, Speaker};
 pub use schema::OutputSchema;

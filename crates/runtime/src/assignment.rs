@@ -12,7 +12,7 @@ use std::{
 
 use crewline_engine::{context::Item, plan, route::Mode};
 use crewline_models::{Models, OutputSchema};
-use crewline_store::{CallEnd, Change, Fence, ProjectMax};
+use crewline_store::{CallEnd, Change, Fence, NewToolCall, ProjectMax, ToolCallEnd};
 use crewline_types::{
     AttemptId, CallId, Criterion, ErrorKind, MicroUsd, ModelAlias, ModelSpec, ProjectScope, Role, RunId, Task, TaskId,
     TaskKind, Text, TextHash, Timestamp, Usage,
@@ -26,6 +26,7 @@ use crate::{
     manager,
     outage::Outage,
     purse::{Cap, Purse},
+    settings::Approve,
     worker,
 };
 
@@ -44,6 +45,8 @@ pub struct RunBrief {
     pub mode: Mode,
     /// The only model that is asked for a task, by the task's key.
     pub models: BTreeMap<String, ModelAlias>,
+    /// What a person wants to be asked about.
+    pub approve: Approve,
     /// The keys of its tasks, as a worker needs them; its manager has the tasks themselves.
     pub keys: HashMap<TaskId, Arc<str>>,
     /// The money of the run and its tasks.
@@ -168,15 +171,15 @@ pub struct Progress {
     pub is_started: bool,
     /// The call that is under way.
     pub open: Option<OpenCall>,
-    /// Calls whose end is not yet recorded.
-    pub ended: Vec<EndedCall>,
+    /// What ended and is not yet recorded as such.
+    pub ended: Ended,
     /// What all ended calls consumed, recorded or not.
     pub spent: Spent,
 }
 
 impl Progress {
     /// A call's beginning was refused, and the ends of earlier calls with it.
-    pub fn not_recorded(&mut self, refusal: &Refusal, ended: Vec<EndedCall>) {
+    pub fn not_recorded(&mut self, refusal: &Refusal, ended: Ended) {
         match refusal {
             Refusal::Stale | Refusal::OverBudget | Refusal::OverProject | Refusal::Failed { .. } => {
                 self.open = None;
@@ -187,8 +190,8 @@ impl Progress {
         }
     }
 
-    /// What the attempt consumed, and its calls that are not recorded as ended; a call that is still open is cancelled.
-    pub fn close(self) -> (Spent, Vec<EndedCall>) {
+    /// What the attempt consumed, and what of it is not recorded as ended; a call that is still open is cancelled.
+    pub fn close(self) -> (Spent, Ended) {
         let Self { open, mut ended, mut spent, is_started: _ } = self;
         if let Some(OpenCall { id, model, provider, worst, input_tokens, is_sent }) = open {
             let (input_tokens, cost) = if is_sent {
@@ -207,10 +210,30 @@ impl Progress {
                 error: None,
             };
             spent.add(&end);
-            ended.push(EndedCall { end, model, provider, reply: None, checks: Vec::new() });
+            ended.calls.push(EndedCall { end, model, provider, reply: None, asked: Vec::new(), checks: Vec::new() });
         }
         (spent, ended)
     }
+}
+
+/// What ended and is not yet recorded as such.
+#[derive(Debug, Clone, Default)]
+pub struct Ended {
+    /// Calls of models.
+    pub calls: Vec<EndedCall>,
+    /// Calls of tools.
+    pub tools: Vec<EndedTool>,
+}
+
+/// A call of a tool that ended, with what its event shows.
+#[derive(Debug, Clone)]
+pub struct EndedTool {
+    /// What the database keeps.
+    pub end: ToolCallEnd,
+    /// The tool, as the model named it.
+    pub tool: Arc<str>,
+    /// What the model is told.
+    pub output: Text,
 }
 
 /// A call that ended, with what its event shows.
@@ -224,6 +247,8 @@ pub struct EndedCall {
     pub provider: Arc<str>,
     /// The answer, when it is kept.
     pub reply: Option<Text>,
+    /// The calls of tools that the answer asks for: they are recorded with it, or the answer means something else.
+    pub asked: Vec<(NewToolCall, Text)>,
     /// What the task's checks say of it.
     pub checks: Vec<CheckResult>,
 }
@@ -348,9 +373,20 @@ pub struct PlanOutput {
 /// The error code of an attempt that was lost: its recorded answers are used by the next one.
 pub const LOST: &str = "attempt.lost";
 
+/// The error code of an attempt that waits for a person: its recorded answers are used by the next one.
+pub const AWAITING: &str = "attempt.awaiting";
+
+/// The codes of attempts that the next one goes on with.
+pub const UNFINISHED: [&str; 2] = [LOST, AWAITING];
+
 /// Why an attempt made nothing.
 #[derive(Debug, Clone)]
 pub enum Failure {
+    /// A person must decide first; what they are asked is recorded.
+    Awaiting {
+        /// What they are asked, for people.
+        what: String,
+    },
     /// Every model of the chain failed.
     Models {
         /// The last error.
@@ -415,6 +451,7 @@ impl Failure {
                 };
                 (code, ErrorKind::Limit, message.clone())
             }
+            Self::Awaiting { what } => (AWAITING, ErrorKind::Conflict, what.clone()),
             Self::Stale => ("attempt.stale", ErrorKind::Conflict, "another attempt took over".into()),
             Self::Store { code, kind, message } => (code, *kind, message.clone()),
             Self::Busy => ("attempt.busy", ErrorKind::Busy, "all slots and the queue of the role are taken".into()),

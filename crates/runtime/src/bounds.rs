@@ -81,7 +81,10 @@ async fn a_watcher_that_comes_late_hears_that_the_manager_gave_up() {
     let folder = tempfile::tempdir().unwrap();
     let (store, run, epoch) = claimed_run(&folder).await;
     let mut change = Change::new(run, epoch, Timestamp(1));
-    change.events = vec![NewEvent::of_run(Timestamp(1), EventBody::AwaitingApproval { what: "x".into() })];
+    change.events = vec![NewEvent::of_run(
+        Timestamp(1),
+        EventBody::AwaitingApproval { what: "x".into(), approval: None, kind: None },
+    )];
     store.commit(&[change]).await.unwrap();
     let hub = Hub::default();
     let note = ErrorNote { code: "store.disk_full".into(), kind: ErrorKind::Unavailable, message: "full".into() };
@@ -103,7 +106,9 @@ async fn a_watcher_that_falls_behind_reads_what_it_missed() {
     let mut seen = Vec::new();
     for part in 0..MANY / 500 {
         let mut change = Change::new(run, epoch, Timestamp(1));
-        let note = || NewEvent::of_run(Timestamp(1), EventBody::AwaitingApproval { what: "x".into() });
+        let note = || {
+            NewEvent::of_run(Timestamp(1), EventBody::AwaitingApproval { what: "x".into(), approval: None, kind: None })
+        };
         change.events = std::iter::repeat_with(note).take(500).collect();
         if part == MANY / 500 - 1 {
             change.run_status =

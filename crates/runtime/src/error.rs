@@ -3,7 +3,9 @@
 use std::{fmt::Write as _, path::PathBuf};
 
 use crewline_engine::plan::Problem;
-use crewline_types::{ErrorKind, RunId, RunStatus, TaskStatus, event::ErrorNote};
+use crewline_types::{
+    ApprovalId, ApprovalKind, ApprovalState, ErrorKind, RunId, RunStatus, TaskStatus, event::ErrorNote,
+};
 
 use crate::Mismatch;
 
@@ -197,6 +199,25 @@ pub enum Error {
         /// What is wrong.
         message: String,
     },
+    /// A question is not answered with yes, and what is no question not with a text.
+    #[error("approval `{id}` is about {}", match kind {
+        ApprovalKind::Question => "a question, which needs an answer",
+        ApprovalKind::Plan | ApprovalKind::Context | ApprovalKind::Tool | ApprovalKind::Again => "yes or no",
+    })]
+    NotAsked {
+        /// What was named.
+        id: ApprovalId,
+        /// What it is about.
+        kind: ApprovalKind,
+    },
+    /// It is decided already.
+    #[error("approval `{id}` is {} already", state.as_str())]
+    Decided {
+        /// What was named.
+        id: ApprovalId,
+        /// How it was decided.
+        state: ApprovalState,
+    },
     /// The run's manager gave up; nothing acknowledged is lost.
     #[error("run `{run}` stopped: {}", note.message)]
     GaveUp {
@@ -274,6 +295,7 @@ impl Error {
             | Self::Circle { .. }
             | Self::TaskField { .. }
             | Self::ContextItem { .. }
+            | Self::NotAsked { .. }
             | Self::NotReplayable { .. }
             | Self::MemorySize { .. } => ErrorKind::Invalid,
             Self::NotFound { .. } => ErrorKind::NotFound,
@@ -288,6 +310,7 @@ impl Error {
             | Self::ContextLocked { .. }
             | Self::ContextIncomplete { .. }
             | Self::FixedRegistry
+            | Self::Decided { .. }
             | Self::Mismatch { .. } => ErrorKind::Conflict,
             Self::Busy { .. } => ErrorKind::Busy,
             Self::Actor(_) | Self::Spawn(_) | Self::Io { .. } | Self::Settings { .. } | Self::Approved { .. } => {
@@ -310,6 +333,9 @@ impl Error {
             Self::NotFound { what: "version", .. } => "index.no_version",
             Self::NotFound { what: "attempt", .. } => "context.no_attempt",
             Self::NotFound { what: "memory" | "task or memory", .. } => "context.no_item",
+            Self::NotFound { what: "approval", .. } => "approval.not_found",
+            Self::NotAsked { .. } => "approval.kind",
+            Self::Decided { .. } => "approval.decided",
             Self::NotFound { .. } => "run.not_found",
             Self::Ambiguous { .. } => "run.ambiguous",
             Self::Held { .. } => "run.held",
@@ -358,6 +384,8 @@ impl Error {
             | Self::NothingFailed { .. }
             | Self::NoPlan { .. }
             | Self::NotReplayable { .. }
+            | Self::NotAsked { .. }
+            | Self::Decided { .. }
             | Self::Mismatch { .. }
             | Self::Edit { .. }
             | Self::Circle { .. }
@@ -399,6 +427,13 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NotFound { what: "model", .. } => Some("`crewline registry show` lists the models".into()),
+            Self::NotFound { what: "approval", .. } | Self::Decided { .. } => {
+                Some("`crewline approvals` lists what waits for a decision, `--all` what was decided".into())
+            }
+            Self::NotAsked { id, kind: ApprovalKind::Question } => {
+                Some(format!("it is a question: `crewline answer {id} \"…\"`"))
+            }
+            Self::NotAsked { id, .. } => Some(format!("`crewline approve {id}` or `crewline reject {id}`")),
             Self::NotFound { what: "task", .. } => Some("`crewline show RUN` lists the tasks of a run".into()),
             Self::NotFound { what: "link", .. } => Some("`crewline link ls RUN` lists the links of a run".into()),
             Self::NotFound { what: "version", .. } => Some("`crewline index history RUN` lists the versions".into()),

@@ -6,7 +6,10 @@ use std::{
     collections::BTreeMap,
     num::NonZeroUsize,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -41,7 +44,7 @@ use crate::{
     report,
     rooms::Rooms,
     root::{self, Root},
-    settings::Settings,
+    settings::{Approve, Settings},
     verify, warden,
     watch::Watch,
 };
@@ -70,6 +73,8 @@ pub struct RunRequest {
     pub strict_plan: bool,
     /// Stop when the plan is recorded; `resume` runs it.
     pub stop_after_plan: bool,
+    /// What a person wants to be asked about.
+    pub approve: Approve,
 }
 
 /// What a resumed run changes of what it was launched with.
@@ -103,6 +108,8 @@ pub struct Handle {
     node: Arc<str>,
     locks: Option<PathBuf>,
     pub(crate) reloader: Option<Reloader>,
+    /// Whether this process goes on with runs by itself.
+    keeps_runs: Arc<AtomicBool>,
 }
 
 impl Handle {
@@ -140,7 +147,8 @@ impl Handle {
         };
         let (root, _) = Actor::spawn(None, Root, args).await.map_err(|error| Error::Spawn(error.to_string()))?;
         let ids = Arc::new(Mutex::new(IdSource::random()));
-        Ok(Self { root, deps, store, hub, ids, node: node.into(), locks, reloader })
+        let keeps_runs = Arc::default();
+        Ok(Self { root, deps, store, hub, ids, node: node.into(), locks, reloader, keeps_runs })
     }
 
     /// Records a run and starts its manager.
@@ -192,6 +200,7 @@ impl Handle {
             offline: matches!(request.mode, Mode::Offline),
             strict_plan: request.strict_plan,
             stop_after_plan: request.stop_after_plan,
+            approve: request.approve,
             models: BTreeMap::new(),
         };
         let run = NewRun {
@@ -304,6 +313,15 @@ impl Handle {
         self.store.check().await?;
         ask(&self.root, ROOT_LIMIT, root::Message::Active).await?;
         Ok(())
+    }
+
+    /// Runs that a person's decision lets go on are gone on with here from now on: this process stays.
+    pub fn keep_runs(&self) {
+        self.keeps_runs.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn manages_runs(&self) -> bool {
+        self.keeps_runs.load(Ordering::Relaxed)
     }
 
     /// Drains every run, empties the outbox as far as `limit` allows, and stops everything.

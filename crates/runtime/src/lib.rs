@@ -8,6 +8,7 @@
 
 pub mod actor;
 mod again;
+mod approvals;
 mod assignment;
 mod attempt;
 #[cfg(test)]
@@ -65,6 +66,7 @@ mod summing;
 mod survival;
 mod tasks;
 pub mod template;
+mod tools;
 mod trace;
 mod verifiers;
 mod verify;
@@ -72,6 +74,7 @@ mod warden;
 mod watch;
 mod worker;
 
+pub use approvals::{AWAITING_APPROVAL, Asked, Decided, Decision};
 pub use config::{Config, Dispatch, Limits, MemoryConfig};
 pub use context::{
     ContextChange, ContextDiff, ContextItem, Preview, PreviewRequest, PromptPart, RenderedPrompt, Snapshot,
@@ -99,6 +102,7 @@ pub use remember::{MEMORY_CHARS_MAX, RECALL_MAX, Remembered};
 pub use replay::{Edit, Mismatch, ReplayRequest, Replayed};
 pub use report::{AttemptReport, CallReport, ModelReport, Report, RunSummary, TaskReport};
 pub use retry::Retried;
+pub use settings::Approve;
 pub use tasks::{Changed, ChangedTask, Next, Place, TaskCommand, TaskFields, TaskView, document_of, unmet};
 pub use trace::{CitationReport, Parameters, Trace, TracedAttempt, TracedCall};
 pub use verifiers::{VerifierReport, verifiers};

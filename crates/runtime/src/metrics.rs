@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crewline_types::{MicroUsd, ModelAlias, RunStatus};
+use crewline_types::{MicroUsd, ModelAlias, RunStatus, ToolOutcome};
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 /// Describes all metrics of this crate to the recorder.
@@ -17,6 +17,11 @@ pub fn describe() {
     describe_counter!("crewline_llm_fallbacks_total", "Steps from one model of a chain to the next.");
     describe_gauge!("crewline_llm_breaker_state", "Breakers of models that failed: 0 closed, 1 half open, 2 open.");
     describe_counter!("crewline_llm_answers_reused_total", "Recorded answers of lost attempts that were used again.");
+    describe_counter!(
+        "crewline_tool_calls_refused_total",
+        "Calls of tools that were asked for and not made, by outcome."
+    );
+    describe_gauge!("crewline_approvals_pending", "Questions to people that nobody has decided.");
     describe_gauge!("crewline_worker_attempts", "Claimed attempts that this process works on.");
     describe_counter!("crewline_claims_lost_total", "Claims whose worker let its lease run out.");
     describe_counter!("crewline_tasks_reused_total", "Results that were taken over from the run that is replayed.");
@@ -86,6 +91,16 @@ pub fn fallback(from: &ModelAlias, to: &ModelAlias, reason: &str) {
 /// An answer that a lost attempt had recorded was used instead of a call.
 pub fn answer_reused(model: &ModelAlias) {
     counter!("crewline_llm_answers_reused_total", "model" => model.as_str().to_owned()).increment(1);
+}
+
+/// A call of a tool was asked for and is not made.
+pub fn tool_not_made(outcome: ToolOutcome) {
+    counter!("crewline_tool_calls_refused_total", "outcome" => outcome.as_str()).increment(1);
+}
+
+/// How many questions wait for people.
+pub fn approvals_pending(count: usize) {
+    gauge!("crewline_approvals_pending").set(count as f64);
 }
 
 /// How many claimed attempts this worker has.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error,
-    assignment::{EndedCall, Failure, Output, Progress, Report, Spent},
+    assignment::{Ended, EndedCall, Failure, Output, Progress, Report, Spent},
     attempt::end_calls,
     outage::Outage,
     purse::Cap,
@@ -38,6 +38,7 @@ enum WireResult {
     Models { error: ErrorNote, may_retry: bool },
     Down(Outage),
     OverBudget { cap: Cap, message: String },
+    Awaiting { what: String },
     Busy,
     TimedOut,
     Lost,
@@ -48,7 +49,7 @@ pub fn write_report(change: &mut Change, role: &Role, report: Report) -> Result<
     let Report { attempt, progress, result } = report;
     let is_started = progress.is_started;
     let (spent, ended) = progress.close();
-    let has_answer = ended.iter().any(|it| it.end.outcome == CallOutcome::Ok);
+    let has_answer = ended.calls.iter().any(|it| it.end.outcome == CallOutcome::Ok);
     end_calls(change, attempt, role, ended);
     let result = match result {
         Ok(Output { text, model, plan: _ }) => {
@@ -59,6 +60,7 @@ pub fn write_report(change: &mut Change, role: &Role, report: Report) -> Result<
         Err(Failure::Models { error, may_retry }) => WireResult::Models { error, may_retry },
         Err(Failure::Down(outage)) => WireResult::Down(outage),
         Err(Failure::OverBudget { cap, message }) => WireResult::OverBudget { cap, message },
+        Err(Failure::Awaiting { what }) => WireResult::Awaiting { what },
         Err(Failure::Busy) => WireResult::Busy,
         Err(Failure::TimedOut) => WireResult::TimedOut,
         // Whoever refused the attempt's own changes will refuse this one, or was out of reach for a moment.
@@ -154,12 +156,13 @@ pub fn progress_of_lost(is_started: bool, calls: &[CallRow]) -> Progress {
         };
         progress.spent.add(&end);
         if is_open {
-            progress.ended.push(EndedCall {
+            progress.ended.calls.push(EndedCall {
                 end,
                 model: ModelAlias::from(call.model.as_str()),
                 provider: call.provider.as_str().into(),
                 reply: None,
                 checks: Vec::new(),
+                asked: Vec::new(),
             });
         }
     }
@@ -173,6 +176,7 @@ impl WireResult {
             Self::Models { .. }
             | Self::Down(_)
             | Self::OverBudget { .. }
+            | Self::Awaiting { .. }
             | Self::Busy
             | Self::TimedOut
             | Self::Lost => None,
@@ -192,13 +196,18 @@ impl Wire {
             WireResult::Models { error, may_retry } => Err(Failure::Models { error, may_retry }),
             WireResult::Down(outage) => Err(Failure::Down(outage)),
             WireResult::OverBudget { cap, message } => Err(Failure::OverBudget { cap, message }),
+            WireResult::Awaiting { what } => Err(Failure::Awaiting { what }),
             WireResult::Busy => Err(Failure::Busy),
             WireResult::TimedOut => Err(Failure::TimedOut),
             WireResult::Lost => Err(Failure::Lost),
         };
         let spent = Spent { usage, cost, unpriced };
         Read {
-            report: Report { attempt, progress: Progress { is_started, open: None, ended: Vec::new(), spent }, result },
+            report: Report {
+                attempt,
+                progress: Progress { is_started, open: None, ended: Ended::default(), spent },
+                result,
+            },
             has_answer,
         }
     }

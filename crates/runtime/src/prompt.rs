@@ -13,12 +13,13 @@ use crate::{
     assignment::{RunBrief, TaskBrief, Work},
 };
 
-const SHIPPED: [(&str, &str); 5] = [
+const SHIPPED: [(&str, &str); 6] = [
     ("system.j2", include_str!("../../../config/prompts/system.j2")),
     ("task.j2", include_str!("../../../config/prompts/task.j2")),
     ("synthesis.j2", include_str!("../../../config/prompts/synthesis.j2")),
     ("plan.j2", include_str!("../../../config/prompts/plan.j2")),
     ("summary.j2", include_str!("../../../config/prompts/summary.j2")),
+    ("tools.j2", include_str!("../../../config/prompts/tools.j2")),
 ];
 
 /// Tokens a chat format adds to each message.
@@ -108,6 +109,15 @@ impl Prompts {
         let system = self.fill("system.j2", &context! { instructions })?;
         let user = self.fill("summary.j2", &context! { context, words_max })?;
         Ok(vec![ChatMessage::new(Speaker::System, system), ChatMessage::new(Speaker::User, user)])
+    }
+
+    /// What a model is told of its tools: `listed` (name, description, schema) for one that calls them in words, else none.
+    pub fn tools(&self, listed: &[(&str, &str, String)]) -> Result<String, Error> {
+        let listed: Value = listed
+            .iter()
+            .map(|(name, description, schema)| context! { name => *name, description => *description, schema })
+            .collect();
+        self.fill("tools.j2", &context! { listed })
     }
 
     fn fill(&self, name: &str, values: &Value) -> Result<String, Error> {

@@ -1,52 +1,127 @@
-//! Answers that lost attempts got and recorded: the next attempt uses them instead of buying them again.
+//! What unfinished attempts left behind: answers, calls of tools, what a person was asked, the question they began with.
+//! The next attempt goes on with it instead of buying and doing it again.
 //!
-//! **Invariant:** only attempts that were lost right before this one count: what an attempt that failed was told is not
-//! asked for again by using it again.
+//! **Invariant:** only attempts that were lost, or waited for a person, right before this one count: what an attempt that
+//! failed was told is not asked for again by using it again.
 //! **Invariant:** an answer is used for the very same question only: same model, same input.
+//! **Invariant:** what can not be read is not guessed: an attempt that can not know what was done does nothing.
 
-use crewline_models::{ChatReply, Finish};
-use crewline_store::{Answer, Store};
-use crewline_types::{AttemptId, ModelAlias, TextHash, Usage};
+use std::{collections::HashMap, sync::Arc};
 
-use crate::assignment::LOST;
+use crewline_models::{ChatReply, Finish, ToolCall};
+use crewline_store::{Answer, ApprovalFilter, ApprovalRow, ContextRow, Store, ToolCallRow};
+use crewline_types::{ApprovalId, CallId, ModelAlias, Text, TextHash, ToolCallId, Usage};
 
-/// The recorded answers that an attempt may use.
+use crate::assignment::{Assignment, Failure, UNFINISHED};
+
+/// What the next attempt goes on with.
 #[derive(Debug, Default)]
-pub struct Answers(Vec<Answer>);
+pub struct Recorded {
+    answers: Vec<Answer>,
+    tools: HashMap<ToolCallId, RecordedTool>,
+    approvals: HashMap<ApprovalId, ApprovalRow>,
+    begun_with: Option<(ContextRow, Text)>,
+}
 
-impl Answers {
-    /// Reads them; a first attempt has none, and asks nothing of the database.
-    pub async fn of_lost_attempts(store: &Store, attempt: AttemptId) -> Self {
-        if attempt.number <= 1 {
-            return Self::default();
+/// A call of a tool that was asked for.
+#[derive(Debug)]
+pub struct RecordedTool {
+    /// Its row.
+    pub row: ToolCallRow,
+    /// The arguments, as the model wrote them.
+    pub arguments: Arc<str>,
+    /// What the model was told of it.
+    pub output: Option<Arc<str>>,
+}
+
+impl Recorded {
+    /// Reads it; a first attempt has nothing, and asks nothing of the database.
+    pub async fn of_unfinished_attempts(store: &Store, assignment: &Assignment) -> Result<Self, Failure> {
+        if assignment.attempt.number <= 1 {
+            return Ok(Self::default());
         }
-        match store.answers_before(attempt, LOST).await {
-            Ok(answers) => Self(answers),
-            Err(error) => {
-                tracing::warn!(task_id = %attempt.task, error.code = error.code(), %error, "recorded answers not read");
-                Self::default()
-            }
+        Self::read(store, assignment).await.map_err(|error| {
+            tracing::warn!(
+                task_id = %assignment.attempt.task, error.code = error.code(), %error, "what is recorded was not read"
+            );
+            // Tried again after a pause, with nothing begun.
+            Failure::Lost
+        })
+    }
+
+    async fn read(store: &Store, assignment: &Assignment) -> Result<Self, crewline_store::Error> {
+        let attempt = assignment.attempt;
+        let numbers = store.unfinished_before(attempt, &UNFINISHED).await?;
+        if numbers.is_empty() {
+            return Ok(Self::default());
         }
+        let answers = store.answers_before(attempt, &UNFINISHED).await?;
+        let mut rows = store.tool_calls_of(attempt.task).await?;
+        rows.retain(|row| numbers.contains(&row.id.call.attempt.number));
+        let contexts = store.contexts(attempt.task).await?;
+        let begun_with = contexts.into_iter().find(|it| it.prompt.is_some() && numbers.contains(&it.id.number));
+        let mut hashes: Vec<TextHash> =
+            rows.iter().flat_map(|row| [Some(row.arguments), row.output]).flatten().collect();
+        hashes.extend(begun_with.as_ref().and_then(|it| it.prompt));
+        let texts = if hashes.is_empty() { HashMap::new() } else { store.texts(&hashes).await? };
+        let text = |hash: TextHash| texts.get(&hash).map(Arc::clone);
+        let tools = rows.into_iter().filter_map(|row| {
+            let (arguments, output) = (text(row.arguments)?, row.output.and_then(text));
+            Some((row.id, RecordedTool { row, arguments, output }))
+        });
+        let tools = tools.collect();
+        let begun_with = begun_with.and_then(|row| {
+            let hash = row.prompt?;
+            let body = text(hash)?;
+            Some((row, Text { hash, body }))
+        });
+        let filter = ApprovalFilter { run: Some(assignment.run.run), is_pending: false };
+        let asked = store.approvals(filter).await?;
+        let approvals = asked.into_iter().filter(|it| it.task == Some(attempt.task)).map(|it| (it.id, it)).collect();
+        Ok(Self { answers, tools, approvals, begun_with })
+    }
+
+    /// The question that the first of these attempts began with, and its snapshot.
+    pub fn begun_with(&self) -> Option<&(ContextRow, Text)> {
+        self.begun_with.as_ref()
+    }
+
+    /// A call of a tool that was asked for.
+    pub fn tool(&self, id: ToolCallId) -> Option<&RecordedTool> {
+        self.tools.get(&id)
+    }
+
+    /// What a person was asked.
+    pub fn approval(&self, id: ApprovalId) -> Option<&ApprovalRow> {
+        self.approvals.get(&id)
     }
 
     /// The place of the first answer of `model`.
     pub fn place(&self, model: &ModelAlias) -> Option<usize> {
-        self.0.iter().position(|it| it.model == model.as_str())
+        self.answers.iter().position(|it| it.model == model.as_str())
     }
 
-    /// The answer `model` gave to this input in a lost attempt. Its number may have been another one: models may be asked
-    /// in another order now, or again after an error.
-    pub fn find(&self, model: &ModelAlias, input: TextHash) -> Option<ChatReply> {
-        let answer = self.0.iter().find(|it| it.model == model.as_str() && it.input_hash == input)?;
-        Some(ChatReply {
+    /// The answer `model` gave to this input in an unfinished attempt, and the call it answers. Its number may have been
+    /// another one: models may be asked in another order now, or again after an error.
+    pub fn find(&self, model: &ModelAlias, input: TextHash) -> Option<(ChatReply, CallId)> {
+        let answer = self.answers.iter().find(|it| it.model == model.as_str() && it.input_hash == input)?;
+        let mut asked: Vec<&RecordedTool> = self.tools.values().filter(|it| it.row.id.call == answer.call).collect();
+        asked.sort_by_key(|it| it.row.id.place);
+        let tool_calls = asked.into_iter().map(|it| ToolCall {
+            id: it.row.asked_as.as_str().into(),
+            name: it.row.tool.as_str().into(),
+            arguments: Arc::clone(&it.arguments),
+        });
+        let reply = ChatReply {
             text: answer.reply.to_string(),
-            tool_calls: Vec::new(),
+            tool_calls: tool_calls.collect(),
             usage: Usage::default(),
             finish: Finish::Stop,
             model: answer.model.clone(),
             first_token: None,
             elapsed: std::time::Duration::ZERO,
             size: answer.reply.len(),
-        })
+        };
+        Some((reply, answer.call))
     }
 }

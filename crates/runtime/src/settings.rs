@@ -1,6 +1,6 @@
 //! What a run was launched with, as its row keeps it.
 
-use std::{collections::BTreeMap, num::NonZeroUsize};
+use std::{collections::BTreeMap, num::NonZeroUsize, str::FromStr};
 
 use crewline_engine::{route::Mode, schedule::Strategy};
 use crewline_store::RunRow;
@@ -8,6 +8,49 @@ use crewline_types::{ModelAlias, RunLimits};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Overrides};
+
+/// What a person wants to be asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Approve {
+    /// Whether a plan is to be run.
+    #[serde(default)]
+    pub plan: bool,
+    /// Whether a task is to be given its context.
+    #[serde(default)]
+    pub context: bool,
+    /// Whether a tool may change something.
+    #[serde(default)]
+    pub tools: bool,
+}
+
+impl Approve {
+    /// Nothing at all.
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl FromStr for Approve {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut approve = Self::default();
+        for word in text.split(',').map(str::trim) {
+            match word {
+                "plan" => approve.plan = true,
+                "context" => approve.context = true,
+                "tools" => approve.tools = true,
+                "none" if text.trim() == "none" => {}
+                _ => {
+                    let word: String = word.chars().take(40).collect();
+                    return Err(format!("`{word}` is not one of plan, context, tools and none"));
+                }
+            }
+        }
+        Ok(approve)
+    }
+}
 
 /// What a run was launched with.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -25,6 +68,9 @@ pub struct Settings {
     pub strict_plan: bool,
     /// Stop when the plan is recorded.
     pub stop_after_plan: bool,
+    /// What a person wants to be asked about.
+    #[serde(default, skip_serializing_if = "Approve::is_nothing")]
+    pub approve: Approve,
     /// The only model that is asked for a task, by the task's key; for all others the role's chain is.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub models: BTreeMap<String, ModelAlias>,

@@ -18,7 +18,7 @@ use crewline_types::{
 };
 
 use crate::{
-    assignment::{EndedCall, Post, RunBrief, Spent},
+    assignment::{Ended, EndedCall, Post, RunBrief, Spent},
     attempt::{Deps, end_calls, hash_of, instructions},
     hierarchy::{Draft, Made},
     journal,
@@ -146,8 +146,10 @@ pub async fn write(deps: &Deps, brief: &RunBrief, root: Root, draft: &Draft) -> 
         provider: Arc::clone(&model.provider),
         reply: text.clone(),
         checks: Vec::new(),
+        asked: Vec::new(),
     };
-    end_calls(&mut change, call.attempt, &role, vec![ended]);
+    let ended = Ended { calls: vec![ended], tools: Vec::new() };
+    end_calls(&mut change, call.attempt, &role, ended);
     let made = text.map(|text| {
         let text = context::summarise(&text.body, tokens_max);
         let used: Vec<TextHash> = bundle.provenance.iter().filter(|it| it.tokens > 0).map(|it| it.text).collect();

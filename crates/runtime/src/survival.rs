@@ -79,6 +79,7 @@ pub(crate) fn request(plan: Document) -> RunRequest {
         concurrency: NonZeroUsize::new(3).unwrap(),
         strategy: Strategy::default(),
         mode: Mode::Online,
+        approve: crate::Approve::default(),
         strict_plan: false,
         stop_after_plan: false,
     }

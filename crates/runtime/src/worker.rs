@@ -536,6 +536,7 @@ async fn brief_of(args: &Args, row: &RunRow, known: Option<&Arc<RunBrief>>) -> R
     let task_max = settings.limits.task_cost_max;
     if let Some(known) = known
         && known.models == settings.models
+        && known.approve == settings.approve
         && known.mode == settings.mode()
         && known.project_max == project_max
         && known.task_max == task_max
@@ -552,6 +553,7 @@ async fn brief_of(args: &Args, row: &RunRow, known: Option<&Arc<RunBrief>>) -> R
         goal: Arc::clone(&row.goal),
         scope: ProjectScope::of(&row.project),
         mode: settings.mode(),
+        approve: settings.approve,
         models: settings.models,
         keys: args.deps.store.keys(row.id).await?,
         // The database counts what all machines spend; this one has no limit of its own.

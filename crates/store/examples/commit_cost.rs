@@ -190,6 +190,7 @@ fn start(run: RunId, epoch: u64, task: TaskId) -> Change {
         budget: 8_000,
         items: format!("[{item},{item}]"),
         bundle: None,
+        prompt: None,
     });
     change.events.push(NewEvent::of_task(
         at,

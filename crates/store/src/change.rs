@@ -6,8 +6,8 @@
 use std::{sync::Arc, time::Duration};
 
 use crewline_types::{
-    AttemptId, CallId, Event, MemoryRecord, MicroUsd, Role, RunId, RunStatus, Task, TaskDetails, TaskId, TaskStatus,
-    Text, TextHash, Timestamp, Usage,
+    ApprovalId, ApprovalKind, AttemptId, CallId, Effect, Event, MemoryRecord, MicroUsd, Role, RunId, RunStatus, Task,
+    TaskDetails, TaskId, TaskStatus, Text, TextHash, Timestamp, ToolCallId, ToolOutcome, Usage,
     event::{CallOutcome, ErrorNote, NewEvent},
     task::LinkKind,
 };
@@ -63,6 +63,14 @@ pub struct Change {
     pub calls: Vec<NewCall>,
     /// Calls that returned; one that has returned already stays as it is.
     pub calls_ended: Vec<CallEnd>,
+    /// Calls of tools that a model asked for.
+    pub tool_calls: Vec<NewToolCall>,
+    /// Calls of tools, asked for earlier, that an attempt with this number is about to make.
+    pub tool_calls_begun: Vec<(ToolCallId, u32)>,
+    /// Calls of tools whose outcome is known; one whose outcome is known already stays as it is.
+    pub tool_calls_ended: Vec<ToolCallEnd>,
+    /// What a person is asked; what was asked before is not asked again.
+    pub approvals: Vec<NewApproval>,
     /// What attempts were told.
     pub contexts: Vec<NewContext>,
     /// Large texts; one that is known already is not written again.
@@ -128,6 +136,10 @@ impl Change {
             attempts_ended: Vec::new(),
             calls: Vec::new(),
             calls_ended: Vec::new(),
+            tool_calls: Vec::new(),
+            tool_calls_begun: Vec::new(),
+            tool_calls_ended: Vec::new(),
+            approvals: Vec::new(),
             contexts: Vec::new(),
             texts: Vec::new(),
             memories: Vec::new(),
@@ -181,6 +193,13 @@ impl Change {
                     && self.attempts_ended.iter().all(|it| it.id == *attempt)
                     && self.calls.iter().all(|it| it.id.attempt == *attempt)
                     && self.calls_ended.iter().all(|it| it.id.attempt == *attempt)
+                    && self.tool_calls.iter().all(|it| it.id.call.attempt == *attempt)
+                    // An attempt goes on with what earlier ones of its task began.
+                    && self.tool_calls_begun.iter().all(|(id, by)| {
+                        id.call.attempt.task == attempt.task && *by == attempt.number
+                    })
+                    && self.tool_calls_ended.iter().all(|it| it.id.call.attempt.task == attempt.task)
+                    && self.approvals.iter().all(|it| it.task == Some(attempt.task))
                     && self.contexts.iter().all(|it| it.id == *attempt)
             }
         };
@@ -346,6 +365,55 @@ pub struct CallEnd {
     pub error: Option<ErrorNote>,
 }
 
+/// A call of a tool that a model asked for, at the change's time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewToolCall {
+    /// Its id.
+    pub id: ToolCallId,
+    /// The model's own name for it.
+    pub asked_as: String,
+    /// The tool.
+    pub tool: String,
+    /// The arguments, as the model wrote them; the change has the text.
+    pub arguments: TextHash,
+    /// Names tool and arguments.
+    pub digest: TextHash,
+    /// What the tool does to the world.
+    pub effect: Effect,
+    /// Whether it is made as soon as this is recorded.
+    pub is_begun: bool,
+}
+
+/// A call of a tool whose outcome is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolCallEnd {
+    /// Its id.
+    pub id: ToolCallId,
+    /// How it ended.
+    pub outcome: ToolOutcome,
+    /// What the model is told of it; the change has the text.
+    pub output: TextHash,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// Something that a person is asked, at the change's time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewApproval {
+    /// Its id.
+    pub id: ApprovalId,
+    /// The task; none when it is about the run as a whole.
+    pub task: Option<TaskId>,
+    /// What is asked.
+    pub kind: ApprovalKind,
+    /// A line for people.
+    pub subject: String,
+    /// What exactly; the change has the text.
+    pub detail: TextHash,
+    /// Names what exactly: a yes covers nothing else.
+    pub digest: TextHash,
+}
+
 /// What an attempt was told, and why.
 #[derive(Debug, Clone)]
 pub struct NewContext {
@@ -359,4 +427,6 @@ pub struct NewContext {
     pub items: String,
     /// Names the bundle as it was sent.
     pub bundle: Option<TextHash>,
+    /// The whole question, where a later attempt may have to go on with it; the change has the text.
+    pub prompt: Option<TextHash>,
 }

@@ -87,6 +87,19 @@ const RULES: &[(&str, &str, &str)] = &[
          WHERE c.outcome IS NULL AND a.status <> 'running'",
     ),
     (
+        "tool_call.call",
+        "a call of a tool belongs to no call of a model",
+        "SELECT x.task || '.' || x.attempt || '.' || x.call || '.' || x.place FROM tool_calls AS x \
+         WHERE NOT EXISTS (SELECT 1 FROM calls AS c \
+         WHERE c.task = x.task AND c.attempt = x.attempt AND c.number = x.call)",
+    ),
+    (
+        "text.tool_call",
+        "the text of a tool's output is missing",
+        "SELECT x.task || '.' || x.attempt || '.' || x.call || '.' || x.place FROM tool_calls AS x \
+         WHERE x.output IS NOT NULL AND NOT EXISTS (SELECT 1 FROM texts AS t WHERE t.hash = x.output)",
+    ),
+    (
         "context.attempt",
         "a context belongs to no attempt",
         "SELECT x.task || '.' || x.attempt FROM task_contexts AS x \

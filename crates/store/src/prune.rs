@@ -40,6 +40,10 @@ pub(crate) const REFERENCES: &[(&str, &str)] = &[
     ("runs", "index_hash"),
     ("index_versions", "hash"),
     ("memories", "text_hash"),
+    ("tool_calls", "arguments"),
+    ("tool_calls", "output"),
+    ("approvals", "detail"),
+    ("task_contexts", "prompt"),
 ];
 
 /// What went.
@@ -168,12 +172,14 @@ async fn delete_batch(tx: &mut Tx, run: RunId) -> Result<Option<u64>, Error> {
     })
     .await?;
     if tasks.is_empty() {
+        tx.write(&sql::DELETE_APPROVALS, &[run], id).await?;
         tx.write(&sql::DELETE_EVENTS, &[run], id).await?;
         tx.write(&DELETE_INDEX_VERSIONS, &[run], id).await?;
         tx.write(&sql::DELETE_RUNS, &[run], id).await?;
         return Ok(Some(0));
     }
-    let below: [&'static Bulk; 7] = [
+    let below: [&'static Bulk; 8] = [
+        &sql::DELETE_TOOL_CALLS_OF_TASKS,
         &sql::DELETE_LINKS_OF_TASKS,
         &sql::DELETE_OFFERS_OF_TASKS,
         &sql::DELETE_CONTEXTS_OF_TASKS,
@@ -224,6 +230,8 @@ mod tests {
             ("memory_forgotten", "id"),
             ("memory_vectors", "vector"),
             ("nodes", "registry"),
+            ("tool_calls", "digest"),
+            ("approvals", "digest"),
         ];
         let store = Store::open("sqlite::memory:").await.unwrap();
         let reader = store.reader().await.unwrap();

@@ -125,6 +125,8 @@ pub struct ContextRow {
     pub items: String,
     /// Names the bundle as it was sent; the hash of [`crewline_types::Text`]. Older versions did not record it.
     pub bundle: Option<TextHash>,
+    /// The whole question, where a later attempt may have to go on with it.
+    pub prompt: Option<TextHash>,
     /// When.
     pub at: Timestamp,
 }

@@ -79,26 +79,12 @@ impl Store {
         Ok(ids.iter().filter_map(|id| found.remove(id)).collect())
     }
 
-    /// The answers that were recorded by the attempts right before `attempt`, as far back as they ended with the error
-    /// code `lost` or not at all: the latest attempt first, in the order of its calls.
-    pub async fn answers_before(&self, attempt: AttemptId, lost: &str) -> Result<Vec<Answer>, Error> {
+    /// The answers that were recorded by the attempts right before `attempt`, as far back as they ended with one of the
+    /// error codes `unfinished` or not at all: the latest attempt first, in the order of its calls.
+    pub async fn answers_before(&self, attempt: AttemptId, unfinished: &[&str]) -> Result<Vec<Answer>, Error> {
         let tasks = self.numbers_of_tasks(&[attempt.task]).await?;
         let Some(number) = tasks.keys().next() else { return Ok(Vec::new()) };
-        let attempts = entity::attempt::Entity::find()
-            .filter(entity::attempt::Column::Task.eq(*number))
-            .filter(entity::attempt::Column::Number.lt(attempt.number))
-            .order_by_desc(entity::attempt::Column::Number)
-            .all(self.reader().await?)
-            .await?;
-        let mut numbers = Vec::new();
-        for row in attempts {
-            let row = row.into_domain(attempt.task)?;
-            // One whose end is not recorded, although there is a later one, was lost too.
-            if row.finished_at.is_some() && row.error.is_none_or(|error| *error.code != *lost) {
-                break;
-            }
-            numbers.push(i64::from(row.id.number));
-        }
+        let numbers: Vec<i64> = self.unfinished_before(attempt, unfinished).await?.into_iter().map(i64::from).collect();
         if numbers.is_empty() {
             return Ok(Vec::new());
         }
@@ -127,6 +113,29 @@ impl Store {
             }
         }
         Ok(answers)
+    }
+
+    /// The attempts right before `attempt`, as far back as they ended with one of the error codes `unfinished` or not at
+    /// all; the latest first.
+    pub async fn unfinished_before(&self, attempt: AttemptId, unfinished: &[&str]) -> Result<Vec<u32>, Error> {
+        let tasks = self.numbers_of_tasks(&[attempt.task]).await?;
+        let Some(number) = tasks.keys().next() else { return Ok(Vec::new()) };
+        let attempts = entity::attempt::Entity::find()
+            .filter(entity::attempt::Column::Task.eq(*number))
+            .filter(entity::attempt::Column::Number.lt(attempt.number))
+            .order_by_desc(entity::attempt::Column::Number)
+            .all(self.reader().await?)
+            .await?;
+        let mut numbers = Vec::new();
+        for row in attempts {
+            let row = row.into_domain(attempt.task)?;
+            // One whose end is not recorded, although there is a later one, was lost too.
+            if row.finished_at.is_some() && row.error.is_none_or(|error| !unfinished.contains(&&*error.code)) {
+                break;
+            }
+            numbers.push(row.id.number);
+        }
+        Ok(numbers)
     }
 
     /// The runs that are running and that nobody holds, by id.

@@ -3,12 +3,15 @@
 //! **Invariant:** the order here is the order there; the conformance suite reads every column back.
 
 use crewline_types::{
-    MemoryRecord, RunId, Task, TaskId, TaskStatus, Text, TextHash, Timestamp, Usage,
+    MemoryRecord, RunId, Task, TaskId, TaskStatus, Text, TextHash, Timestamp, ToolCallId, Usage,
     event::{ErrorNote, NewEvent},
 };
 
 use crate::{
-    change::{AttemptEnd, CallEnd, Change, NewAttempt, NewCall, NewContext, NewOffer, Transition},
+    change::{
+        AttemptEnd, CallEnd, Change, NewApproval, NewAttempt, NewCall, NewContext, NewOffer, NewToolCall, ToolCallEnd,
+        Transition,
+    },
     sql::{Args, clamp},
 };
 
@@ -183,6 +186,50 @@ pub(super) fn add_context(args: &mut Args, (number, context, at): &(i64, &NewCon
     args.text(&context.items);
     args.int(at.0);
     args.bytes_or_null(context.bundle.as_ref().map(|hash| hash.0.as_slice()));
+    args.bytes_or_null(context.prompt.as_ref().map(|hash| hash.0.as_slice()));
+}
+
+pub(super) fn add_tool_call(args: &mut Args, (number, call, at): &(i64, &NewToolCall, Timestamp)) {
+    args.int(*number);
+    args.int(call.id.call.attempt.number.into());
+    args.int(call.id.call.number.into());
+    args.int(call.id.place.into());
+    args.text(&call.asked_as);
+    args.word(&call.tool);
+    args.bytes(&call.arguments.0);
+    args.bytes(&call.digest.0);
+    args.word(call.effect.as_str());
+    args.int(at.0);
+    args.int_or_null(call.is_begun.then(|| call.id.call.attempt.number.into()));
+}
+
+pub(super) fn add_tool_call_begun(args: &mut Args, (number, id, by): &(i64, ToolCallId, u32)) {
+    args.int(*number);
+    args.int(id.call.attempt.number.into());
+    args.int(id.call.number.into());
+    args.int(id.place.into());
+    args.int((*by).into());
+}
+
+pub(super) fn add_tool_call_end(args: &mut Args, (number, end): &(i64, &ToolCallEnd)) {
+    args.int(*number);
+    args.int(end.id.call.attempt.number.into());
+    args.int(end.id.call.number.into());
+    args.int(end.id.place.into());
+    args.word(end.outcome.as_str());
+    args.bytes(&end.output.0);
+    args.int(i64::try_from(end.elapsed.as_micros()).unwrap_or(i64::MAX));
+}
+
+pub(super) fn add_approval(args: &mut Args, (run, approval, at): &(RunId, &NewApproval, Timestamp)) {
+    args.text(approval.id.as_str());
+    args.word(run.as_str());
+    args.text_or_null(approval.task.as_ref().map(TaskId::as_str));
+    args.word(approval.kind.as_str());
+    args.text(&approval.subject);
+    args.bytes(&approval.detail.0);
+    args.bytes(&approval.digest.0);
+    args.int(at.0);
 }
 
 pub(super) fn add_memory(args: &mut Args, (record, same): &(&MemoryRecord, Option<TextHash>)) {

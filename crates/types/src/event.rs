@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ErrorKind, MicroUsd, Role, RunId, RunStatus, TaskCounts, TaskId, TaskKind, Timestamp, Usage};
+use crate::{
+    ApprovalId, ApprovalKind, ErrorKind, MicroUsd, Role, RunId, RunStatus, TaskCounts, TaskId, TaskKind, Timestamp,
+    ToolOutcome, Usage,
+};
 
 /// One event of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -344,10 +347,29 @@ pub enum EventBody {
         /// Who wrote it.
         agent: Arc<str>,
     },
+    /// A call of a tool ended.
+    ToolCall {
+        /// The call's id.
+        call: Arc<str>,
+        /// Who asked.
+        role: Role,
+        /// The tool, as the model named it.
+        tool: Arc<str>,
+        /// How it ended.
+        outcome: ToolOutcome,
+        /// Duration in milliseconds.
+        elapsed_ms: u64,
+    },
     /// A person must decide.
     AwaitingApproval {
-        /// What about.
+        /// What about, in a line.
         what: Arc<str>,
+        /// Names what is asked; `approve`, `reject` and `answer` take it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        approval: Option<ApprovalId>,
+        /// What is asked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kind: Option<ApprovalKind>,
     },
     /// Something was remembered.
     MemoryStored {
@@ -408,6 +430,7 @@ impl EventBody {
             Self::TaskBlocked { .. } => "task_blocked",
             Self::TaskChanged { .. } => "task_changed",
             Self::IndexChanged { .. } => "index_changed",
+            Self::ToolCall { .. } => "tool_call",
             Self::AwaitingApproval { .. } => "awaiting_approval",
             Self::MemoryStored { .. } => "memory_stored",
             Self::SummaryReady { .. } => "summary_ready",

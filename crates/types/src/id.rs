@@ -91,6 +91,26 @@ short_id!(
     /// Names a run; unique in a database.
     RunId, "a run id"
 );
+short_id!(
+    /// Names what a person is asked; unique in a database.
+    ApprovalId, "an approval id"
+);
+
+impl ApprovalId {
+    /// The id of what is asked about `subject` of a run: asked again, it is the same.
+    pub fn of(run: RunId, subject: &str) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(run.as_str().as_bytes());
+        hasher.update(subject.as_bytes());
+        let mut bytes = hasher.finalize_xof();
+        Self(std::array::from_fn(|_| {
+            let mut eight = [0; 8];
+            bytes.fill(&mut eight);
+            // The remainder of 64 bits is as good as even.
+            usize::try_from(u64::from_le_bytes(eight) % ALPHABET.len() as u64).map_or(b'0', |place| ALPHABET[place])
+        }))
+    }
+}
 
 fn parse(text: &str) -> Option<[u8; LEN]> {
     let bytes: [u8; LEN] = text.as_bytes().try_into().ok()?;
@@ -182,6 +202,27 @@ impl Serialize for CallId {
     }
 }
 
+/// One call of a tool that a model's answer asks for. Prints as `k3v9x0ab.2.1.0`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ToolCallId {
+    /// The call of the model.
+    pub call: CallId,
+    /// Its place in the answer, from 0.
+    pub place: u32,
+}
+
+impl fmt::Display for ToolCallId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}.{}", self.call, self.place)
+    }
+}
+
+impl Serialize for ToolCallId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// Where fresh ids come from; seeded, so a test or a replay can repeat them.
 #[derive(Debug, Clone)]
 pub struct IdSource(fastrand::Rng);
@@ -211,6 +252,15 @@ mod tests {
         let id = TaskId::new(&mut IdSource::seeded(7));
         assert_eq!(id.to_string().parse(), Ok(id));
         assert_eq!(serde_json::from_str::<TaskId>(&serde_json::to_string(&id).unwrap()).unwrap(), id);
+    }
+
+    #[test]
+    fn what_is_asked_again_has_the_same_id() {
+        let run = RunId::new(&mut IdSource::seeded(1));
+        let id = ApprovalId::of(run, "k3v9x0ab.1.1.0");
+        assert_eq!(id, ApprovalId::of(run, "k3v9x0ab.1.1.0"));
+        assert_ne!(id, ApprovalId::of(run, "k3v9x0ab.1.1.1"));
+        assert_eq!(id.to_string().parse(), Ok(id));
     }
 
     #[test]

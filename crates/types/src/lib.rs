@@ -3,6 +3,7 @@
 //! **Invariant:** nothing here reads a file, a socket or the environment; the one clock is [`time::SystemClock`].
 //! **Invariant:** ids and scope are types: a task id can not be passed where a run id is wanted.
 
+pub mod act;
 pub mod check;
 pub mod error;
 pub mod event;
@@ -15,10 +16,11 @@ pub mod task;
 pub mod text;
 pub mod time;
 
+pub use act::{ApprovalKind, ApprovalState, Effect, ToolOutcome};
 pub use check::Check;
 pub use error::ErrorKind;
 pub use event::{Event, EventBody};
-pub use id::{AttemptId, CallId, IdSource, MemoryId, RunId, TaskId};
+pub use id::{ApprovalId, AttemptId, CallId, IdSource, MemoryId, RunId, TaskId, ToolCallId};
 pub use memory::{MemoryMarks, MemoryRecord, MemoryType, ProjectScope};
 pub use model::{ModelAlias, ModelSpec, Price, Role};
 pub use money::{MicroUsd, Usage};

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use crewline_runtime::{Remembered, Report, RunSummary, Strategy, TaskReport};
+use crewline_runtime::{Approve, Remembered, Report, RunSummary, Strategy, TaskReport};
 use crewline_types::{ErrorKind, MicroUsd, TaskId};
 use rmcp::schemars::{self, JsonSchema};
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,10 @@ pub struct LaunchArgs {
     project: Option<String>,
     /// US dollars that the run may spend at most.
     max_cost_usd: Option<f64>,
+    /// US dollars that one task of it may spend at most.
+    max_task_cost_usd: Option<f64>,
+    /// US dollars that all runs of the project may spend at most, earlier ones included.
+    max_project_cost_usd: Option<f64>,
     /// Attempts that the run may make at most.
     max_steps: Option<u32>,
     /// Seconds that the run may take at most.
@@ -41,15 +45,18 @@ impl LaunchArgs {
     pub fn into_request(self, project: &str) -> Result<crewline_runtime::RunRequest, Problem> {
         let invalid = |detail: String| Problem::new(ErrorKind::Invalid, "api.invalid_body", detail);
         let plan = self.plan.map(Value::Object).map(serde_json::from_value).transpose();
-        let max_cost_usd = self.max_cost_usd.map(Value::from).map(serde_json::from_value::<MicroUsd>).transpose();
+        let money = |name: &str, usd: Option<f64>| {
+            let money = usd.map(Value::from).map(serde_json::from_value::<MicroUsd>).transpose();
+            money.map_err(|error| invalid(format!("`{name}`: {error}")))
+        };
         NewRun {
             goal: self.goal,
             project: Some(self.project.unwrap_or_else(|| project.to_owned())),
             plan: plan.map_err(|error| invalid(format!("`plan`: {error}")))?,
             limits: NewLimits {
-                max_task_cost_usd: None,
-                max_project_cost_usd: None,
-                max_cost_usd: max_cost_usd.map_err(|error| invalid(format!("`max_cost_usd`: {error}")))?,
+                max_cost_usd: money("max_cost_usd", self.max_cost_usd)?,
+                max_task_cost_usd: money("max_task_cost_usd", self.max_task_cost_usd)?,
+                max_project_cost_usd: money("max_project_cost_usd", self.max_project_cost_usd)?,
                 max_steps: self.max_steps,
                 max_time_seconds: self.max_time_seconds,
             },
@@ -57,6 +64,7 @@ impl LaunchArgs {
             strategy: Strategy::default(),
             offline: self.offline,
             strict_plan: false,
+            approve: Approve::default(),
         }
         .into_request()
     }
@@ -381,7 +389,10 @@ mod tests {
         let request = args(r#"{"goal": "g", "max_cost_usd": 0.5}"#).unwrap();
         assert_eq!((request.project.as_str(), request.limits.cost_max), ("p", Some(MicroUsd(500_000))));
         assert!(args("{}").unwrap_err().detail.contains("goal"));
-        assert!(args(r#"{"goal": "g", "max_cost_usd": -1}"#).unwrap_err().detail.contains("max_cost_usd"));
+        for cap in ["max_cost_usd", "max_task_cost_usd", "max_project_cost_usd"] {
+            let refused = args(&format!(r#"{{"goal": "g", "{cap}": -1}}"#)).unwrap_err();
+            assert!(refused.detail.contains(cap), "{}", refused.detail);
+        }
         assert!(args(r#"{"goal": "g", "plan": {"tasks": 1}}"#).unwrap_err().detail.contains("plan"));
         assert!(serde_json::from_str::<LaunchArgs>(r#"{"goal": "g", "max_cots": 1}"#).is_err());
     }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use clap::Args;
 use crewline_engine::plan::Document;
-use crewline_runtime::{Mode, RunRequest, Strategy, TaskCommand, TaskFields, TaskView, Wish};
+use crewline_runtime::{Approve, Mode, RunRequest, Strategy, TaskCommand, TaskFields, TaskView, Wish};
 use crewline_types::{LinkKind, RunId, RunLimits, TaskKind, TaskStatus};
 
 use crate::{
@@ -85,6 +85,7 @@ async fn decompose(
         mode,
         strict_plan: false,
         stop_after_plan: true,
+        approve: Approve::default(),
     };
     let mut signals = Signals::listen()?;
     let planning = app.handle.launch(request).await?;

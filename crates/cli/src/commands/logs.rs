@@ -183,6 +183,7 @@ fn line(event: &Event, keys: &HashMap<TaskId, Arc<str>>, style: Style) -> String
         | EventBody::TaskChanged { .. }
         | EventBody::IndexChanged { .. }
         | EventBody::ModelCall { .. }
+        | EventBody::ToolCall { .. }
         | EventBody::MemoryStored { .. }
         | EventBody::SummaryReady { .. }
         | EventBody::RunFinished { .. } => kind,
@@ -229,7 +230,13 @@ fn what(body: &EventBody) -> Cow<'_, str> {
             format!("{} by {agent}: {detail}", action.as_str()).into()
         }
         EventBody::IndexChanged { version, agent } => format!("version {version} by {agent}").into(),
-        EventBody::AwaitingApproval { what } => Cow::Borrowed(what),
+        EventBody::ToolCall { tool, outcome, elapsed_ms, .. } => {
+            format!("{tool} {} {}", outcome.as_str(), ms(*elapsed_ms)).into()
+        }
+        EventBody::AwaitingApproval { what, approval, .. } => match approval {
+            Some(id) => format!("{id}: {what}").into(),
+            None => Cow::Borrowed(what),
+        },
         EventBody::MemoryStored { memory, kind } => format!("{kind} {memory}").into(),
         EventBody::SummaryReady { memory, kind, version } => format!("{kind} {memory} (version {version})").into(),
         EventBody::BudgetReached { message, .. } => Cow::Borrowed(message),

@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** a command returns how the process ends; only [`execute`] prints its error.
 
+pub(crate) mod approve;
 pub(crate) mod completions;
 pub(crate) mod confine;
 pub(crate) mod context;
@@ -119,6 +120,22 @@ fn dispatch(command: Command, settings: &Settings, console: &Console) -> Result<
         Command::Kill(args) => {
             let _log = log(LogFile::None);
             wait_for(stop::kill(args, settings, console))
+        }
+        Command::Approvals(args) => {
+            let _log = log(LogFile::None);
+            wait_for(approve::approvals(args, settings, console))
+        }
+        Command::Approve(args) => {
+            let _log = log(LogFile::None);
+            wait_for(approve::approve(args, settings, console))
+        }
+        Command::Reject(args) => {
+            let _log = log(LogFile::None);
+            wait_for(approve::reject(args, settings, console))
+        }
+        Command::Answer(args) => {
+            let _log = log(LogFile::None);
+            wait_for(approve::answer(args, settings, console))
         }
         Command::Retry(args) => {
             let _log = log(LogFile::Wanted);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use crewline_runtime::{Mode, RunRequest, Strategy};
+use crewline_runtime::{Approve, Mode, RunRequest, Strategy};
 use crewline_types::{RunId, RunLimits};
 use serde::Serialize;
 
@@ -188,6 +188,7 @@ async fn propose(args: &PlanArgs, settings: &Settings, console: &Console) -> Res
         mode,
         strict_plan: args.strict_plan,
         stop_after_plan: true,
+        approve: Approve::default(),
     };
     let registry = app::load_registry(settings, console)?;
     let app = App::start(settings, registry, models_mode(mode)).await?;

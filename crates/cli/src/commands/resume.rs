@@ -9,7 +9,10 @@ use crewline_types::{RunId, RunLimits, RunStatus};
 
 use crate::{
     app::{self, App, Ops},
-    commands::run::{Common, hint_vectors, models_mode},
+    commands::{
+        approve,
+        run::{Common, hint_vectors, models_mode},
+    },
     console::Console,
     error::Error,
     exit::Exit,
@@ -83,7 +86,8 @@ async fn resume(
     };
     let board = Board::of_report(&app.handle.report(run).await?);
     let follow = Follow { settings, console, handle: &app.handle, run, out: Some(out), after_seq, board };
-    follow.until_end(&mut signals).await
+    let exit = follow.until_end(&mut signals).await?;
+    approve::go_on(exit, run, out, app, settings, console, &mut signals).await
 }
 
 /// Whether the documents of the completed run are in `dir`; the report is written last.

@@ -14,7 +14,7 @@ use std::{
 use clap::Args;
 use crewline_engine::plan::DocumentTask;
 use crewline_models::Registry;
-use crewline_runtime::{Document, Mode, RunRequest, Strategy};
+use crewline_runtime::{Approve, Document, Mode, RunRequest, Strategy};
 use crewline_store::NodeKind;
 use crewline_types::{MicroUsd, RunId, RunLimits, TaskKind};
 use serde::Serialize;
@@ -23,6 +23,7 @@ use crate::{
     app::{self, App, Ops, Part},
     args::Output,
     commands::{
+        approve,
         preview::Preview,
         schedule::{Order, strategies},
         wait_for,
@@ -50,6 +51,7 @@ const GOAL_BYTES_MAX: usize = 256 * 1024;
   crewline run --plan plan.yaml --concurrency 4 --max-cost 0.50
   git log -20 | crewline run - -o json
   crewline run \"Compare three message brokers\" --dry-run
+  crewline run \"Move the notes into the handbook\" --approve plan,tools
   crewline run --plan plan.yaml --detach --database postgres://crew@db/crewline")]
 pub(crate) struct RunArgs {
     /// What is to be reached; `-` reads it from stdin
@@ -69,6 +71,9 @@ pub(crate) struct RunArgs {
     /// Refuse a plan that would need repair
     #[arg(long)]
     strict_plan: bool,
+    /// Ask a person about the plan, the context of each task, or each change by a tool: plan, context, tools, a list, or none
+    #[arg(long, value_name = "WHAT", default_value = "none")]
+    approve: Approve,
     /// Leave the run to the servers on the shared database, print its id and return
     #[arg(short, long, conflicts_with_all = ["dry_run", "out", "metrics_addr"])]
     detach: bool,
@@ -134,6 +139,7 @@ pub(crate) fn run(args: RunArgs, settings: &Settings, console: &Console) -> Resu
         mode: if offline { Mode::Offline } else { Mode::Online },
         strict_plan: args.strict_plan,
         stop_after_plan: args.dry_run,
+        approve: args.approve,
     };
     if args.detach {
         return wait_for(submit(request, args, registry, settings, console));
@@ -210,7 +216,7 @@ async fn follow(
     };
     let exit = follow.until_end(&mut signals).await?;
     if !args.dry_run {
-        return Ok(exit);
+        return approve::go_on(exit, run, &out, app, settings, console, &mut signals).await;
     }
     let report = app.handle.report(run).await?;
     let tasks = report.tasks.iter().filter(|task| task.kind != TaskKind::Root);

@@ -100,6 +100,7 @@ pub(crate) async fn run(args: ServeArgs, settings: &Settings, console: &Console)
 
 /// Joins the others on a shared database, and continues runs that lost their process.
 async fn join(app: &App, slots: usize, console: &Console) -> Result<(), Error> {
+    app.handle.keep_runs();
     let taken = app.handle.take_over().await?;
     if !taken.is_empty() {
         let runs: Vec<String> = taken.iter().map(ToString::to_string).collect();

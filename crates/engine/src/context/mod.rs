@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use assemble::{assemble, assemble_without};
 pub use budget::{estimate_tokens, trim_to};
 pub use digest::{Rolled, Section, handoff, roll};
-pub use render::render;
+pub use render::{fenced, render};
 pub use summarise::summarise;
 
 /// Tokens that [`render`] adds to a part besides its source, type, title and text, with the shortest fence.

@@ -29,6 +29,17 @@ pub fn render(bundle: &Bundle) -> String {
     out
 }
 
+/// A text in a fence that it can not end itself.
+pub fn fenced(text: &str) -> String {
+    let fence = fence_len(text);
+    let mut out = String::with_capacity(text.len() + 2 * fence as usize + 3);
+    push_fence(&mut out, fence);
+    out.push_str(text);
+    out.push('\n');
+    out.extend(std::iter::repeat_n('`', fence as usize));
+    out
+}
+
 fn push_fence(out: &mut String, len: u32) {
     out.extend(std::iter::repeat_n('`', len as usize));
     out.push('\n');

@@ -35,6 +35,7 @@ struct Edge {
 }
 
 /// The tasks of one run.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug)]
 pub struct Dag {
     slots: Vec<Slot>,
@@ -44,7 +45,13 @@ pub struct Dag {
     /// Loaded as waiting though a need of theirs is lost; blocked as soon as the run begins.
     doomed: Vec<(u32, u32)>,
     running: usize,
-    /// Waiting or running.
+    /// Wait for a person.
+    parked: usize,
+    /// Wait for their retry time.
+    held: usize,
+    /// Whether [`Action::Wait`] was said and nothing happened since.
+    is_waiting: bool,
+    /// Waiting, running or parked.
     open: usize,
     /// Failed or blocked.
     lost: usize,
@@ -69,6 +76,9 @@ impl Dag {
             ready: BinaryHeap::new(),
             doomed: Vec::new(),
             running: 0,
+            parked: 0,
+            held: 0,
+            is_waiting: false,
             open: 0,
             lost: 0,
             adopted_max: 0,
@@ -94,10 +104,14 @@ impl Dag {
         for node in &nodes {
             let stage = match node.stage {
                 Stage::Waiting | Stage::Running => Stage::Waiting,
-                Stage::Done | Stage::Failed | Stage::Blocked => node.stage,
+                Stage::Done | Stage::Failed | Stage::Blocked | Stage::Parked => node.stage,
             };
             match stage {
                 Stage::Waiting | Stage::Running => self.open += 1,
+                Stage::Parked => {
+                    self.open += 1;
+                    self.parked += 1;
+                }
                 Stage::Failed | Stage::Blocked => self.lost += 1,
                 Stage::Done => {}
             }
@@ -113,7 +127,7 @@ impl Dag {
             });
         }
         for (index, node) in (base..).zip(&nodes) {
-            if self.slots[index as usize].stage == Stage::Waiting {
+            if matches!(self.slots[index as usize].stage, Stage::Waiting | Stage::Parked) {
                 self.link(index, &node.needs);
             }
         }
@@ -138,7 +152,7 @@ impl Dag {
             match slot.stage {
                 Stage::Done => {}
                 Stage::Failed | Stage::Blocked => lost = lost.or(Some(need)),
-                Stage::Waiting | Stage::Running => {
+                Stage::Waiting | Stage::Running | Stage::Parked => {
                     open_needs += 1;
                     let last = std::mem::replace(&mut slot.last, edge);
                     if last == NONE {
@@ -154,7 +168,7 @@ impl Dag {
         slot.open_needs = open_needs;
         if let Some(need) = lost {
             self.doomed.push((index, need));
-        } else if open_needs == 0 {
+        } else if open_needs == 0 && slot.stage == Stage::Waiting {
             self.ready.push((slot.rank, Reverse(index)));
         }
     }
@@ -198,10 +212,32 @@ impl Dag {
                     return actions;
                 }
                 self.running -= 1;
+                self.held += 1;
                 let slot = &mut self.slots[node as usize];
                 slot.stage = Stage::Waiting;
                 slot.lost_attempts += 1;
                 slot.is_held = true;
+            }
+            Event::Parked { node, attempt } => {
+                if !self.is_current(node, attempt) {
+                    return actions;
+                }
+                self.running -= 1;
+                self.parked += 1;
+                let slot = &mut self.slots[node as usize];
+                slot.stage = Stage::Parked;
+                slot.lost_attempts += 1;
+            }
+            Event::Resumed { node } => {
+                let Some(slot) = self.slots.get_mut(node as usize).filter(|it| it.stage == Stage::Parked) else {
+                    return actions;
+                };
+                slot.stage = Stage::Waiting;
+                self.parked -= 1;
+                self.is_waiting = false;
+                if slot.open_needs == 0 {
+                    self.ready.push((slot.rank, Reverse(node)));
+                }
             }
             Event::RetryDue { node } => {
                 let is_draining = self.is_draining;
@@ -209,6 +245,7 @@ impl Dag {
                     return actions;
                 };
                 slot.is_held = false;
+                self.held -= 1;
                 self.ready.push((slot.rank, Reverse(node)));
             }
             Event::Drain if self.is_draining => return actions,
@@ -304,6 +341,7 @@ impl Dag {
         if is_retried {
             slot.stage = Stage::Waiting;
             slot.is_held = true;
+            self.held += 1;
             actions.push(Action::RetryAfter { node, delay: self.limits.retry_delay(attempt) });
         } else {
             slot.stage = Stage::Failed;
@@ -325,8 +363,10 @@ impl Dag {
     /// True when the task was waiting until now.
     fn block(&mut self, node: u32, because: u32, actions: &mut Vec<Action>) -> bool {
         let slot = &mut self.slots[node as usize];
-        if slot.stage != Stage::Waiting {
-            return false;
+        match slot.stage {
+            Stage::Waiting => {}
+            Stage::Parked => self.parked -= 1,
+            Stage::Running | Stage::Done | Stage::Failed | Stage::Blocked => return false,
         }
         slot.stage = Stage::Blocked;
         self.open -= 1;
@@ -369,6 +409,11 @@ impl Dag {
         } else if self.is_draining && self.running == 0 {
             Finish::Drained
         } else {
+            let is_waiting = self.has_begun && self.running == 0 && self.held == 0 && self.parked > 0;
+            if is_waiting && !self.is_waiting {
+                actions.push(Action::Wait);
+            }
+            self.is_waiting = is_waiting;
             return;
         };
         self.is_ended = true;
@@ -379,7 +424,7 @@ impl Dag {
         debug_assert!(self.running <= self.limits.parallel_max.max(self.adopted_max));
         debug_assert!(self.running <= self.open && self.open + self.lost <= self.slots.len());
         debug_assert!(
-            self.is_ended || !self.has_begun || self.running > 0 || self.slots.iter().any(|it| it.is_held),
+            self.is_ended || !self.has_begun || self.running > 0 || self.held > 0 || self.parked > 0,
             "the run is stuck"
         );
     }

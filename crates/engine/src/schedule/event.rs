@@ -28,6 +28,8 @@ pub enum Stage {
     Waiting,
     /// An attempt runs.
     Running,
+    /// Waits for a person; it takes no place.
+    Parked,
     /// Has a result.
     Done,
     /// Will never have a result.
@@ -103,6 +105,18 @@ pub enum Event {
         /// The attempt, as [`Action::Dispatch`] named it.
         attempt: u32,
     },
+    /// An attempt can not go on before a person has decided something: it does not count as a try.
+    Parked {
+        /// The task.
+        node: u32,
+        /// The attempt, as [`Action::Dispatch`] named it.
+        attempt: u32,
+    },
+    /// The person has decided.
+    Resumed {
+        /// The task.
+        node: u32,
+    },
     /// The delay of [`Action::RetryAfter`] has passed, or the reason of [`Event::AttemptParked`] is gone.
     RetryDue {
         /// The task.
@@ -151,6 +165,8 @@ pub enum Action {
         /// The task that failed, the first cause; for a graph loaded with blocked tasks, the blocked one.
         because: u32,
     },
+    /// Nothing happens before [`Event::Resumed`]: all that is left waits for a person. Said whenever that becomes so.
+    Wait,
     /// Nothing more will happen; always the last action.
     Finish(Finish),
 }

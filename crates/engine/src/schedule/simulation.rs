@@ -117,6 +117,13 @@ impl Oracle {
             Event::AttemptFailed { node, attempt, .. } if self.is_current(node, attempt) => {
                 self.nodes[node as usize].stage = Stage::Waiting;
             }
+            Event::Parked { node, attempt } if self.is_current(node, attempt) => {
+                self.nodes[node as usize].stage = Stage::Parked;
+                self.lost[node as usize] += 1;
+            }
+            Event::Resumed { node } if self.nodes[node as usize].stage == Stage::Parked => {
+                self.nodes[node as usize].stage = Stage::Waiting;
+            }
             Event::RetryDue { node } if !self.is_draining => self.held[node as usize] = false,
             Event::Drain => self.is_draining = true,
             Event::Begin
@@ -124,6 +131,8 @@ impl Oracle {
             | Event::AttemptFailed { .. }
             | Event::AttemptLost { .. }
             | Event::AttemptParked { .. }
+            | Event::Parked { .. }
+            | Event::Resumed { .. }
             | Event::RetryDue { .. } => {}
         }
     }
@@ -162,10 +171,15 @@ impl Oracle {
                 assert!(self.reaches(node, because), "seed {seed}: an independent task is blocked");
                 self.nodes[node as usize].stage = Stage::Blocked;
             }
+            Action::Wait => {
+                assert!(!self.is_draining && self.running() == 0 && self.ready().is_empty(), "seed {seed}: idle");
+                assert!(self.nodes.iter().any(|it| it.stage == Stage::Parked), "seed {seed}: nobody is asked");
+                assert!(!self.held.contains(&true), "seed {seed}: a retry is due");
+            }
             Action::Finish(finish) => {
                 self.finishes += 1;
                 assert_eq!(self.running(), 0, "seed {seed}: finished while tasks run");
-                let is_open = self.nodes.iter().any(|it| it.stage == Stage::Waiting);
+                let is_open = self.nodes.iter().any(|it| matches!(it.stage, Stage::Waiting | Stage::Parked));
                 let is_lost = self.nodes.iter().any(|it| matches!(it.stage, Stage::Failed | Stage::Blocked));
                 let expected = match (is_open, is_lost) {
                     (true, _) => Finish::Drained,
@@ -254,12 +268,21 @@ fn simulate(seed: u64) -> Finish {
             {
                 inbox.push(Event::RetryDue { node });
             }
+            if let Event::Parked { node, .. } = event
+                && !past[..past.len() - 1].contains(&event)
+            {
+                inbox.push(Event::Resumed { node });
+            }
             oracle.on(event);
             actions.extend(dag.apply(event));
         }
         for action in actions {
             oracle.check(action, limits);
             match action {
+                Action::Dispatch { node, attempt } if rng.below(9) == 0 => {
+                    // The person may be faster than the attempt that asks; what is decided then is told again.
+                    inbox.push(Event::Parked { node, attempt });
+                }
                 Action::Dispatch { node, attempt } => inbox.push(match rng.below(12) {
                     0 => Event::AttemptFailed { node, attempt, retry: Retry::Never },
                     10 => Event::AttemptLost { node, attempt },
@@ -268,7 +291,7 @@ fn simulate(seed: u64) -> Finish {
                     _ => Event::Succeeded { node, attempt },
                 }),
                 Action::RetryAfter { node, .. } => inbox.push(Event::RetryDue { node }),
-                Action::Fail { .. } | Action::Block { .. } => {}
+                Action::Fail { .. } | Action::Block { .. } | Action::Wait => {}
                 Action::Finish(finish) => {
                     oracle.compare(&dag, limits, has_begun);
                     // Nothing wakes the dead.
@@ -330,7 +353,7 @@ fn ten_thousand_tasks_cost_one_visit_per_edge() {
                     finishes += 1;
                     Vec::new()
                 }
-                Action::RetryAfter { .. } | Action::Fail { .. } => Vec::new(),
+                Action::RetryAfter { .. } | Action::Fail { .. } | Action::Wait => Vec::new(),
             });
         }
         assert_eq!((finishes, ended), (1, 10_000));
@@ -399,6 +422,27 @@ fn draining_lets_work_end_and_starts_none() {
     assert!(unborn.apply(Event::Begin).is_empty());
     let mut done = Dag::new(vec![Node { stage: Stage::Done, ..node(5, &[]) }], limits(1, 1)).unwrap();
     assert_eq!(done.apply(Event::Drain), [Action::Finish(Finish::AllDone)]);
+}
+
+#[test]
+fn a_task_that_waits_for_a_person_takes_no_place_and_no_try() {
+    let nodes = vec![node(5, &[]), node(4, &[]), node(5, &[0])];
+    let mut dag = Dag::new(nodes, limits(1, 1)).unwrap();
+    assert_eq!(dag.apply(Event::Begin), [Action::Dispatch { node: 0, attempt: 1 }]);
+    assert_eq!(dag.apply(Event::Parked { node: 0, attempt: 1 }), [Action::Dispatch { node: 1, attempt: 1 }]);
+    assert_eq!(dag.stage(0), Stage::Parked);
+    assert_eq!(dag.apply(Event::Succeeded { node: 1, attempt: 1 }), [Action::Wait]);
+    assert!(dag.apply(Event::Parked { node: 0, attempt: 1 }).is_empty(), "it is said once");
+    assert_eq!(dag.apply(Event::Resumed { node: 0 }), [Action::Dispatch { node: 0, attempt: 2 }]);
+    assert!(dag.apply(Event::Resumed { node: 0 }).is_empty());
+    assert_eq!(dag.apply(Event::Parked { node: 0, attempt: 2 }), [Action::Wait], "it waits again");
+    assert_eq!(dag.apply(Event::Drain), [Action::Finish(Finish::Drained)]);
+    let parked = Node { stage: Stage::Parked, attempts: 2, ..node(5, &[]) };
+    let mut loaded = Dag::new(vec![parked, node(5, &[0])], limits(1, 1)).unwrap();
+    assert_eq!(loaded.apply(Event::Begin), [Action::Wait]);
+    assert_eq!(loaded.apply(Event::Resumed { node: 0 }), [Action::Dispatch { node: 0, attempt: 3 }]);
+    let next = loaded.apply(Event::Succeeded { node: 0, attempt: 3 });
+    assert_eq!(next, [Action::Dispatch { node: 1, attempt: 1 }]);
 }
 
 #[test]

@@ -360,6 +360,7 @@ impl<'a> Check<'a> {
                 slots: entry.slots,
                 temperature: entry.temperature,
                 output_tokens_max: entry.output_tokens_max,
+                tools: self.tools(name, entry),
             };
             if name == "default" {
                 default = Some(config);

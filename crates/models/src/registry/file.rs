@@ -8,6 +8,8 @@ use crewline_types::time::parse_duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
+use super::tools::{Rules, StepsEntry};
+
 /// The crewline registry: providers, models, roles and policies.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -236,6 +238,13 @@ pub(crate) struct RoleEntry {
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub(crate) output_tokens_max: Option<u32>,
+    /// The tools of the role and what it may do with them. A tool that is not named may only look inside the workspace. Without
+    /// `tools` the role has none; `default` can not have any.
+    #[serde(default)]
+    pub(crate) tools: Option<Rules>,
+    /// What one attempt with tools may consume.
+    #[serde(default)]
+    pub(crate) limits: Option<StepsEntry>,
 }
 
 /// What holds for all runs.

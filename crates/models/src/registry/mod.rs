@@ -13,6 +13,7 @@ mod diff;
 mod file;
 mod shape;
 mod spans;
+mod tools;
 mod watch;
 
 use std::{collections::HashMap, fmt, fmt::Write as _, ops::Range, path::Path, sync::Arc, time::Duration};
@@ -25,7 +26,11 @@ use reqwest::{
 use secrecy::{ExposeSecret, SecretString};
 
 pub(crate) use self::file::ProviderType;
-pub use self::{diff::Difference, watch::RegistryFile};
+pub use self::{
+    diff::Difference,
+    tools::{RoleTools, StepLimits, ToolEntry, ToolRule, ToolTest, ToolVerdict},
+    watch::RegistryFile,
+};
 use crate::{Error, RateLimits};
 
 /// Something wrong in a registry, and where.
@@ -251,6 +256,7 @@ struct RoleConfig {
     slots: Option<u32>,
     temperature: Option<f32>,
     output_tokens_max: Option<u32>,
+    tools: Option<RoleTools>,
 }
 
 /// An immutable snapshot of a valid registry.
@@ -351,6 +357,12 @@ impl Registry {
     /// Tokens of an answer of a role, where that is less than the model's.
     pub fn output_tokens_max(&self, role: &Role) -> Option<u32> {
         self.role(role).output_tokens_max
+    }
+
+    /// What a role may do with tools; `None` when it has none, and answers at once.
+    pub fn tools(&self, role: &Role) -> Option<&RoleTools> {
+        // A plan may name any role: tools are for those that the file names.
+        self.by_role.get(role)?.tools.as_ref()
     }
 
     fn role(&self, role: &Role) -> &RoleConfig {

@@ -107,6 +107,7 @@ fn brief_of(row: &RunRow, settings: &Settings) -> RunBrief {
         scope: ProjectScope::of(&row.project),
         mode: settings.mode(),
         models: BTreeMap::new(),
+        approve: crate::Approve::default(),
         keys: HashMap::new(),
         purse: Purse::new(None, MicroUsd::ZERO, None),
         project_max: None,

@@ -4,6 +4,7 @@
 //! **Invariant:** every write carries the run's lease epoch; a stale manager stops and is loaded anew.
 //! **Invariant:** one report per attempt has an effect; late and repeated ones do nothing.
 
+mod approve;
 mod composite;
 mod park;
 mod queue;
@@ -85,6 +86,10 @@ pub enum Message {
     Deadline,
     /// What the run made is summed up for so much, or the wait for it is over.
     Closed(Spent),
+    /// A person may have decided something.
+    Decided,
+    /// Internal: what people were asked is read.
+    Approvals(approve::Looked),
     /// Internal: the lease has to be renewed.
     Renew,
     /// Internal: the lease is renewed, or not.
@@ -152,6 +157,10 @@ pub struct State {
     look: Option<WorkGuard>,
     must_look_again: bool,
     next_look: Option<WorkGuard>,
+    /// Reads what people decided.
+    deciding: Option<WorkGuard>,
+    must_decide_again: bool,
+    next_decision: Option<WorkGuard>,
     /// How the run was told to stop before it was loaded.
     early_halt: Option<Halt>,
     /// How the run ends once it is summed up, and the limit of the wait for that.
@@ -180,6 +189,9 @@ impl Actor for Manager {
             look: None,
             must_look_again: false,
             next_look: None,
+            deciding: None,
+            must_decide_again: false,
+            next_decision: None,
             early_halt,
             closing: None,
         })
@@ -205,11 +217,13 @@ impl Actor for Manager {
             Message::Recorded(what, result) => state.on_recorded(&myself, &what, result)?,
             Message::RetryDue(node) => state.on_retry_due(&myself, node),
             Message::LossDue(node, attempt) => state.on_loss_due(&myself, node, attempt),
-            // A reminder that was called off comes, too.
+            // One that was on its way when the next took its place comes, too.
             Message::LookAtParked(turn) if turn == state.looks => state.look_at_parked(&myself),
             Message::LookAtParked(_) => {}
             Message::Deadline => state.on_deadline(&myself),
             Message::Closed(spent) => state.on_closed(&myself, spent),
+            Message::Decided => state.on_decided(&myself),
+            Message::Approvals(looked) => state.on_approvals(&myself, looked),
             Message::Renew => state.on_renew(&myself),
             Message::Renewed(outcome) => on_renewed(outcome)?,
         }
@@ -270,7 +284,7 @@ impl State {
             self.apply(myself, schedule::Event::Drain);
         }
         if has_plan {
-            self.apply(myself, schedule::Event::Begin);
+            self.begin(myself);
         } else {
             self.plan(myself);
         }
@@ -335,6 +349,7 @@ impl State {
                 // The transition of the failed task itself is recorded with its attempt's end.
                 Action::Fail { .. } => {}
                 Action::Block { node, because } => self.block(myself, node, because),
+                Action::Wait => self.on_wait(myself),
                 Action::Finish(finish) => self.end(myself, finish),
             }
         }
@@ -527,6 +542,10 @@ impl State {
                 self.apply(myself, schedule::Event::Succeeded { node: *node, attempt: *attempt });
             }
             Recorded::Note => {}
+            // Decided after the last look: the run is loaded anew and goes on.
+            Recorded::End if self.run.as_ref().is_some_and(|run| run.was_decided_late) => {
+                return Err(Distrust("a person decided while the run ended".into()).into());
+            }
             Recorded::End => myself.stop(None),
         }
         Ok(())
@@ -556,7 +575,16 @@ impl State {
         if run.stop.is_some() || run.is_handing_over {
             self.apply(myself, schedule::Event::Drain);
         }
-        self.apply(myself, schedule::Event::Begin);
+        self.begin(myself);
+    }
+
+    fn on_decided(&mut self, myself: &ActorRef<Message>) {
+        let Some(run) = &mut self.run else { return };
+        if run.is_ending {
+            run.was_decided_late = run.is_awaiting;
+        } else {
+            self.look_at_approvals(myself);
+        }
     }
 
     fn on_retry_due(&mut self, myself: &ActorRef<Message>, node: u32) {

@@ -31,7 +31,7 @@ use super::{
 impl State {
     pub(super) fn on_reported(&mut self, myself: &ActorRef<Message>, report: Report) -> Result<(), ActorProcessingErr> {
         let Some(run) = &mut self.run else { return Ok(()) };
-        for answered in report.progress.ended.iter().filter(|it| it.end.outcome == CallOutcome::Ok) {
+        for answered in report.progress.ended.calls.iter().filter(|it| it.end.outcome == CallOutcome::Ok) {
             run.has_answer = true;
             run.answered.insert(answered.model.clone());
         }
@@ -248,6 +248,7 @@ impl State {
         let mut is_lost = false;
         let mut parked = None;
         let event = match failure {
+            Failure::Awaiting { .. } => schedule::Event::Parked { node, attempt: attempt.number },
             Failure::Down(outage) => match run.park(node, outage, &self.args.deps.health, at) {
                 Ok(()) => {
                     parked = Some(outage);
@@ -318,6 +319,15 @@ impl State {
                 TaskStatus::Pending,
             )
         };
+        if let Failure::Awaiting { .. } = failure {
+            entry.status = TaskStatus::AwaitingApproval;
+            transition.to = entry.status;
+            change.transitions.push(transition);
+            self.record(myself, change, Recorded::Note);
+            self.apply(myself, event);
+            self.look_at_approvals(myself);
+            return Ok(());
+        }
         if is_lost && run.stop.is_none() {
             // Not at once: what lost this attempt may need a moment to come back.
             change.transitions.push(transition);

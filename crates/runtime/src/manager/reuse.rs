@@ -73,6 +73,7 @@ impl Running {
                 budget: context.budget,
                 items: context.items,
                 bundle: context.bundle,
+                prompt: None,
             });
         }
         change.copied.push((brief.id, found.from));

@@ -70,6 +70,7 @@ pub(super) struct Stop {
 }
 
 /// A run that is loaded.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Running {
     pub(super) brief: Arc<RunBrief>,
     pub(super) epoch: u64,
@@ -82,6 +83,14 @@ pub(super) struct Running {
     pub(super) index: Option<Text>,
     /// The same whatever ids its tasks have.
     pub(super) index_name: Option<TextHash>,
+    /// The plan waits for a person.
+    pub(super) is_plan_held: bool,
+    /// Nothing is left but tasks that wait for people.
+    pub(super) is_waiting: bool,
+    /// The run ends because it waits for people.
+    pub(super) is_awaiting: bool,
+    /// They decided while it ended.
+    pub(super) was_decided_late: bool,
     /// Results of the run that this one replays, by key.
     pub(super) reusable: HashMap<Arc<str>, Reusable>,
     pub(super) stop: Option<Stop>,
@@ -130,6 +139,7 @@ impl Running {
             scope: ProjectScope::of(&row.project),
             mode: loaded.settings.mode(),
             models: loaded.settings.models.clone(),
+            approve: loaded.settings.approve,
             keys: HashMap::new(),
             purse,
             project_max: limits.project_cost_max,
@@ -146,6 +156,10 @@ impl Running {
             dag: None,
             index: None,
             index_name: None,
+            is_plan_held: false,
+            is_waiting: false,
+            is_awaiting: false,
+            was_decided_late: false,
             reusable: loaded.reusable.clone(),
             stop: None,
             first_failure: None,
@@ -248,7 +262,8 @@ impl Running {
                 priority: entry.priority,
                 needs: entry.needs.clone(),
                 stage: match entry.status {
-                    TaskStatus::Pending | TaskStatus::InProgress | TaskStatus::AwaitingApproval => Stage::Waiting,
+                    TaskStatus::Pending | TaskStatus::InProgress => Stage::Waiting,
+                    TaskStatus::AwaitingApproval => Stage::Parked,
                     // Who required a task that a person cancelled is recorded as blocked; nothing else waits for it.
                     TaskStatus::Completed | TaskStatus::Cancelled => Stage::Done,
                     TaskStatus::Failed => Stage::Failed,
@@ -384,10 +399,15 @@ impl Running {
             },
             Failure::Models { may_retry, .. } => *may_retry,
             Failure::Busy | Failure::TimedOut => true,
-            Failure::Lost | Failure::Stale | Failure::OverBudget { .. } | Failure::Store { .. } => false,
+            Failure::Lost
+            | Failure::Stale
+            | Failure::Awaiting { .. }
+            | Failure::OverBudget { .. }
+            | Failure::Store { .. } => false,
         };
         self.lot.forget(ROOT);
         match failure {
+            // Planning has no tools and asks nobody.
             Failure::Stale => AfterPlanning::Distrust,
             Failure::OverBudget { cap, message } => AfterPlanning::Stop(limit_reached(cap.limit(), message.clone())),
             Failure::Lost if self.root.losses < LOSSES_MAX => {
@@ -405,6 +425,7 @@ impl Running {
             | Failure::Busy
             | Failure::TimedOut
             | Failure::Lost
+            | Failure::Awaiting { .. }
             | Failure::Store { .. } => failed(failure.note()),
         }
     }

@@ -137,6 +137,7 @@ fn take_over(recorded: &Recorded, task: &Task, copy: &mut Task, change: &mut Cha
             budget: context.budget,
             items: context.items.clone(),
             bundle: context.bundle,
+            prompt: None,
         });
     }
 }

@@ -12,8 +12,8 @@ use crate::{
     graph,
     memory_edit::{MARK_MEMORIES, SUPERSEDE_MEMORIES, add_marks, add_superseded},
     rows::{
-        EventOf, add_attempt, add_attempt_end, add_call, add_call_end, add_context, add_memory, add_offer, add_text,
-        same_text,
+        EventOf, add_approval, add_attempt, add_attempt_end, add_call, add_call_end, add_context, add_memory,
+        add_offer, add_text, add_tool_call, add_tool_call_begun, add_tool_call_end, same_text,
     },
     sql::{Args, Part},
     statements as sql,
@@ -109,7 +109,29 @@ impl<'a> Batch<'a> {
             args.bytes(&hash.0);
         })
         .await?;
+        self.write_acts(tx, numbers).await?;
         self.write_offers(tx, numbers).await
+    }
+
+    /// Calls of tools that begin and end, and what a person is asked.
+    async fn write_acts(&self, tx: &mut Tx, numbers: &Numbers) -> Result<(), Error> {
+        let number = |task: &TaskId| numbers.get(task).copied();
+        let (mut new, mut begun) = (Vec::new(), Vec::new());
+        let (mut ended, mut asked) = (Vec::new(), Vec::new());
+        for (_, change) in self.live() {
+            let at = change.at;
+            new.extend(change.tool_calls.iter().filter_map(|it| Some((number(&it.id.call.attempt.task)?, it, at))));
+            begun.extend(
+                change.tool_calls_begun.iter().filter_map(|(id, by)| Some((number(&id.call.attempt.task)?, *id, *by))),
+            );
+            ended.extend(change.tool_calls_ended.iter().filter_map(|it| Some((number(&it.id.call.attempt.task)?, it))));
+            asked.extend(change.approvals.iter().map(|it| (change.run, it, at)));
+        }
+        tx.write(&sql::INSERT_TOOL_CALLS, &new, add_tool_call).await?;
+        tx.write(&sql::BEGIN_TOOL_CALLS, &begun, add_tool_call_begun).await?;
+        tx.write(&sql::END_TOOL_CALLS, &ended, add_tool_call_end).await?;
+        tx.write(&sql::INSERT_APPROVALS, &asked, add_approval).await?;
+        Ok(())
     }
 
     /// Offers that are settled, made and reported.

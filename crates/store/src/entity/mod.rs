@@ -7,6 +7,7 @@
 
 #![allow(unreachable_pub, clippy::struct_field_names, reason = "the derives write `pub`, and call every row `Model`")]
 
+pub(crate) mod approval;
 pub(crate) mod attempt;
 pub(crate) mod call;
 pub(crate) mod context_choice;
@@ -18,6 +19,7 @@ pub(crate) mod task;
 pub(crate) mod task_context;
 pub(crate) mod task_link;
 pub(crate) mod text;
+pub(crate) mod tool_call;
 
 use crewline_types::{TextHash, Usage, event::ErrorNote};
 

@@ -18,6 +18,7 @@ pub struct Model {
     pub items: String,
     pub created_at: i64,
     pub bundle: Option<Vec<u8>>,
+    pub prompt: Option<Vec<u8>>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -33,6 +34,7 @@ impl Model {
             budget: small("task_contexts.budget", self.budget)?,
             items: self.items,
             bundle: opt_hash("task_contexts.bundle", self.bundle.as_deref())?,
+            prompt: opt_hash("task_contexts.prompt", self.prompt.as_deref())?,
             at: Timestamp(self.created_at),
         })
     }

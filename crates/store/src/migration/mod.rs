@@ -12,6 +12,7 @@ mod m006_node_lease;
 mod m007_summaries;
 mod m008_context_choices;
 mod m009_graph;
+mod m010_acts;
 
 use sea_orm_migration::{MigrationTrait, MigratorTrait, SchemaManager, async_trait};
 
@@ -34,6 +35,7 @@ impl MigratorTrait for Migrator {
             Box::new(m007_summaries::Migration),
             Box::new(m008_context_choices::Migration),
             Box::new(m009_graph::Migration),
+            Box::new(m010_acts::Migration),
         ]
     }
 }

@@ -3,9 +3,11 @@
 //! **Invariant:** every one leaves padding rows (all NULL) out.
 //! **Invariant:** sums never overflow: they end at the largest number there is.
 
+mod acts;
 mod prune;
 mod queue;
 
+pub(crate) use acts::*;
 pub(crate) use prune::*;
 pub(crate) use queue::*;
 
@@ -251,9 +253,9 @@ pub(crate) static END_CALLS: Bulk = Bulk::new(
 
 /// Keeps what attempts were told.
 pub(crate) static INSERT_CONTEXTS: Bulk = Bulk::new(
-    "INSERT INTO task_contexts (task, attempt, tokens, budget, items, created_at, bundle) \
-     SELECT column1, column2, column3, column4, column5, column6, column7 FROM ",
-    &[Int, Int, Int, Int, Text, Int, Bytes],
+    "INSERT INTO task_contexts (task, attempt, tokens, budget, items, created_at, bundle, prompt) \
+     SELECT column1, column2, column3, column4, column5, column6, column7, column8 FROM ",
+    &[Int, Int, Int, Int, Text, Int, Bytes, Bytes],
     " WHERE column1 IS NOT NULL",
 );
 
@@ -386,6 +388,14 @@ mod tests {
             &DELETE_EVENTS,
             &DELETE_RUNS,
             &DELETE_TEXTS,
+            &INSERT_TOOL_CALLS,
+            &BEGIN_TOOL_CALLS,
+            &END_TOOL_CALLS,
+            &INSERT_APPROVALS,
+            &DECIDE,
+            &GO_ON,
+            &DELETE_TOOL_CALLS_OF_TASKS,
+            &DELETE_APPROVALS,
         ] {
             let text = bulk.text(Backend::Sqlite, 64).0;
             let text = text.trim_start_matches("BEGIN IMMEDIATE; ").trim_end_matches("; COMMIT");

@@ -77,6 +77,8 @@ impl Place {
             "memory_vectors",
             "offers",
             "nodes",
+            "tool_calls",
+            "approvals",
         ] {
             counts.insert(table, self.count(table).await);
         }
@@ -326,7 +328,12 @@ pub(crate) fn step(task: TaskId, from: TaskStatus, to: TaskStatus) -> Transition
 }
 
 pub(crate) fn note(task: TaskId) -> NewEvent {
-    NewEvent::of_task(at(6), task, Some(1), EventBody::AwaitingApproval { what: "x".into() })
+    NewEvent::of_task(
+        at(6),
+        task,
+        Some(1),
+        EventBody::AwaitingApproval { what: "x".into(), approval: None, kind: None },
+    )
 }
 
 pub(crate) fn is_done(committed: &Committed) -> bool {

@@ -50,7 +50,14 @@ async fn a_child_is_there_as_a_whole(place: &Place) {
         cost: MicroUsd::ZERO,
         error: None,
     });
-    change.contexts.push(NewContext { id: attempt, tokens: 7, budget: 9, items: "[]".into(), bundle: None });
+    change.contexts.push(NewContext {
+        id: attempt,
+        tokens: 7,
+        budget: 9,
+        items: "[]".into(),
+        bundle: None,
+        prompt: None,
+    });
     change.copied.push((tasks[0], parent_task));
     change.texts.push(result);
     change.index = Some(TextHash::of("index"));

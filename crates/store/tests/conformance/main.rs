@@ -7,6 +7,7 @@
 #[macro_use]
 mod common;
 
+mod acts;
 mod budget;
 mod choices;
 mod graph;

@@ -34,6 +34,7 @@ async fn work(crew: &Crew, task: TaskId, result: &str) {
         budget: 1,
         items: format!(r#"[{{"text":"{}"}}]"#, Text::from("told").hash),
         bundle: None,
+        prompt: None,
     });
     assert!(is_done(&crew.commit(intent).await));
     assert!(is_done(&crew.commit(crew.report("w", attempt, "{}")).await));

@@ -353,7 +353,7 @@ async fn recovery_reads_what_is_recorded(place: &Place) {
     let open: Vec<u32> = found[1].calls.iter().filter(|it| it.outcome.is_none()).map(|it| it.id.number).collect();
     assert_eq!(open, [3]);
     let second = AttemptId { number: 2, ..attempt };
-    assert_eq!(crew.store.answers_before(second, "lost").await.unwrap().len(), 1, "its end is not recorded");
+    assert_eq!(crew.store.answers_before(second, &["lost"]).await.unwrap().len(), 1, "its end is not recorded");
     let mut end = crew.change();
     end.attempts_ended.push(AttemptEnd {
         id: attempt,
@@ -364,13 +364,13 @@ async fn recovery_reads_what_is_recorded(place: &Place) {
         error: Some(ErrorNote { code: "lost".into(), kind: ErrorKind::Internal, message: "gone".into() }),
     });
     assert!(is_done(&crew.commit(end).await));
-    assert_eq!(crew.store.answers_before(second, "other").await.unwrap(), [], "it failed, and was not lost");
-    let answers = crew.store.answers_before(second, "lost").await.unwrap();
+    assert_eq!(crew.store.answers_before(second, &["other"]).await.unwrap(), [], "it failed, and was not lost");
+    let answers = crew.store.answers_before(second, &["lost"]).await.unwrap();
     assert_eq!(answers.len(), 1);
     assert_eq!((answers[0].call.number, &*answers[0].reply, answers[0].model.as_str()), (1, "the answer", "m"));
     assert_eq!((answers[0].outcome, answers[0].input_hash), (CallOutcome::Invalid, TextHash::of("call")));
-    assert_eq!(crew.store.answers_before(attempt, "lost").await.unwrap(), []);
-    assert_eq!(crew.store.answers_before(first("zzzzzzzz".parse().unwrap()), "lost").await.unwrap(), []);
+    assert_eq!(crew.store.answers_before(attempt, &["lost"]).await.unwrap(), []);
+    assert_eq!(crew.store.answers_before(first("zzzzzzzz".parse().unwrap()), &["lost"]).await.unwrap(), []);
 }
 
 async fn orphans_are_found(place: &Place) {

@@ -83,7 +83,14 @@ async fn the_full_life_of_a_run(place: &Place) {
         input_hash: TextHash::of("in"),
         reserved: Some(MicroUsd(7)),
     });
-    start.contexts.push(NewContext { id: attempt, tokens: 10, budget: 20, items: "[]".into(), bundle: None });
+    start.contexts.push(NewContext {
+        id: attempt,
+        tokens: 10,
+        budget: 20,
+        items: "[]".into(),
+        bundle: None,
+        prompt: None,
+    });
     assert_eq!(crew.done(start).await, [1]);
 
     let row = &crew.store.calls(crew.run).await.unwrap()[0];
@@ -154,7 +161,7 @@ async fn the_full_life_of_a_run(place: &Place) {
     assert_eq!(texts, HashMap::from([(result.hash, result.body), (index.hash, index.body)]));
     let events = crew.store.events(crew.run, 1, 10).await.unwrap();
     assert_eq!(events.iter().map(|it| it.seq).collect::<Vec<_>>(), [2, 3]);
-    assert_eq!(events[0].body, EventBody::AwaitingApproval { what: "x".into() });
+    assert_eq!(events[0].body, EventBody::AwaitingApproval { what: "x".into(), approval: None, kind: None });
     assert_eq!((events[0].task, events[0].attempt, events[0].at), (Some(tasks[0]), Some(1), at(6)));
     assert_eq!(crew.store.events(crew.run, 0, 1).await.unwrap().len(), 1);
 
@@ -191,7 +198,14 @@ async fn a_stale_transition_writes_nothing(place: &Place) {
         input_hash: TextHash::of(""),
         reserved: Some(MicroUsd(7)),
     });
-    stale.contexts.push(NewContext { id: attempt, tokens: 1, budget: 1, items: "[]".into(), bundle: None });
+    stale.contexts.push(NewContext {
+        id: attempt,
+        tokens: 1,
+        budget: 1,
+        items: "[]".into(),
+        bundle: None,
+        prompt: None,
+    });
     stale.texts.push(Text::from("stale"));
     stale.memories.push(memory("p", None, None, "stale"));
     stale.index = Some(TextHash::of("stale"));
@@ -361,7 +375,8 @@ async fn a_run_ends_once(place: &Place) {
     let crew = Crew::new(place, "p", 1).await;
     let mut end = crew.change();
     end.run_status = Some(RunEnd { status: RunStatus::Interrupted, finished_at: at(8), error: None });
-    end.events.push(NewEvent::of_run(at(8), EventBody::AwaitingApproval { what: "x".into() }));
+    end.events
+        .push(NewEvent::of_run(at(8), EventBody::AwaitingApproval { what: "x".into(), approval: None, kind: None }));
     let mut again = end.clone();
     again.run_status = Some(RunEnd { status: RunStatus::Failed, finished_at: at(9), error: None });
     let answer = crew.store.commit(&[end.clone(), again]).await.unwrap();

@@ -28,7 +28,10 @@ async fn any_character_is_kept(place: &Place) {
     change.tasks.push(Task { title: odd.into(), description: "a\0b".into(), ..task_of(crew.run, task, 1) });
     change.texts = vec![Text::from(odd), Text::from("nul\0nul"), Text::from("")];
     change.memories = vec![memory(odd, None, None, odd), memory(odd, None, None, "m\0")];
-    change.events.push(NewEvent::of_run(at(1), EventBody::AwaitingApproval { what: format!("{odd}\0").into() }));
+    change.events.push(NewEvent::of_run(
+        at(1),
+        EventBody::AwaitingApproval { what: format!("{odd}\0").into(), approval: None, kind: None },
+    ));
     crew.done(change.clone()).await;
     let found = crew.store.tasks(crew.run).await.unwrap().pop().unwrap();
     assert_eq!((&*found.title, &*found.description), (odd, "a\u{fffd}b"));
@@ -138,7 +141,11 @@ async fn every_event_round_trips(place: &Place) {
         },
         EventBody::TaskFailed { key: text.clone(), role, error: error.clone(), will_retry: true },
         EventBody::TaskBlocked { key: text.clone(), reason: text.clone() },
-        EventBody::AwaitingApproval { what: text.clone() },
+        EventBody::AwaitingApproval {
+            what: text.clone(),
+            approval: Some(crewline_types::ApprovalId::of("aaaaaaaa".parse().unwrap(), "x")),
+            kind: Some(crewline_types::ApprovalKind::Tool),
+        },
         EventBody::MemoryStored { memory: text.clone(), kind: text.clone() },
         EventBody::SummaryReady { memory: text.clone(), kind: text.clone(), version: 2 },
         EventBody::BudgetReached { limit: text.clone(), message: text },

@@ -240,7 +240,7 @@ impl Manager {
                     outside.remind(after, Timer::RetryDue(node));
                 }
                 Action::Fail { node } => self.steps.push_back(failed(node, Settled::Failed)),
-                Action::Block { .. } => {}
+                Action::Block { .. } | Action::Wait => {}
                 Action::Finish(_) => self.steps.push_back(Step::Write(Op::End { epoch }, None)),
             }
         }

@@ -1,0 +1,453 @@
+//! One call of a model: prepared, recorded, reserved, sent, and its end kept for the next change.
+//!
+//! **Invariant:** nothing is sent that is not recorded and reserved.
+
+use std::{sync::Arc, time::Duration};
+
+use crewline_engine::{context, wallet};
+use crewline_models::{ChatMessage, ChatRequest, OutputSchema, ToolCall, ToolSet, request::form_tokens};
+use crewline_store::{CallEnd, Change, NewAttempt, NewCall, NewContext, Transition};
+use crewline_types::{
+    AttemptId, CallId, ErrorKind, MicroUsd, ModelSpec, Role, TaskKind, TaskStatus, Text, TextHash, Usage,
+    event::{CallOutcome, ErrorNote, EventBody, NewEvent},
+};
+
+use super::{
+    Deps,
+    accept::{Verdict, Wanted, accept},
+    climb::{Climb, Miss, OVERFLOW, Question, Said},
+    note_of,
+};
+use crate::{
+    assignment::{Assignment, Ended, EndedCall, EndedTool, Failure, OpenCall, RunBrief, Work},
+    curated::Curated,
+    journal, metrics,
+};
+
+/// Characters of a tool's name that are kept.
+const NAME_CHARS_MAX: usize = 128;
+
+/// What an attempt is told, as its snapshot keeps it.
+#[derive(Debug, Clone)]
+pub(super) struct Told {
+    pub(super) tokens: u32,
+    pub(super) budget: u32,
+    /// Where every part came from, as JSON.
+    pub(super) items: String,
+    /// Names the bundle as it is sent.
+    pub(super) bundle: Option<TextHash>,
+    /// The whole question, where a later attempt may go on with it.
+    pub(super) prompt: Option<Text>,
+}
+
+impl Told {
+    pub(super) fn of(bundle: &context::Bundle, budget: u32) -> Self {
+        let items = serde_json::to_string(&bundle.provenance).unwrap_or_default();
+        let named = TextHash::of(&context::render(bundle));
+        Self { tokens: bundle.tokens, budget, items, bundle: Some(named), prompt: None }
+    }
+}
+
+/// A question in the words of one model.
+pub(super) struct Prepared {
+    pub(super) messages: Vec<ChatMessage>,
+    pub(super) told: Told,
+    pub(super) schema: Option<Arc<OutputSchema>>,
+    pub(super) tools: Option<Arc<ToolSet>>,
+}
+
+impl Prepared {
+    /// Tokens of the prompt, estimated from above.
+    fn input_tokens(&self) -> u64 {
+        let said = self.messages.iter().map(|it| {
+            let calls: u64 =
+                it.tool_calls.iter().map(|call| u64::from(context::estimate_tokens(&call.arguments)) + 8).sum();
+            u64::from(context::estimate_tokens(&it.text)) + 8 + calls
+        });
+        said.sum::<u64>() + form_tokens(self.schema.as_deref(), self.tools.as_deref())
+    }
+}
+
+/// Packs the task and as much of its context as `model` takes beside `form` tokens of schema and tools.
+pub(super) fn pack(
+    climb: &Climb<'_>,
+    curated: &Curated,
+    model: &ModelSpec,
+    form: u32,
+) -> Result<Result<(Vec<ChatMessage>, Told), Miss>, Failure> {
+    let Climb { assignment, deps, .. } = *climb;
+    let instructions = climb.instructions.as_str();
+    let problem = climb.problem.as_deref();
+    let (run, task) = (&*assignment.run, &*assignment.task);
+    let fixed = deps.prompts.fixed_tokens(run, task, instructions, problem).saturating_add(form);
+    let Some(budget) = model.input_tokens_max().checked_sub(fixed) else {
+        return Ok(Err(too_large(model, fixed)));
+    };
+    let bundle = curated.bundle(budget);
+    let context = if bundle.parts.is_empty() { String::new() } else { context::render(&bundle) };
+    let messages = deps
+        .prompts
+        .render(run, task, &assignment.work, instructions, &context, problem)
+        .map_err(|error| Failure::Models { error: note_of(&error), may_retry: false })?;
+    Ok(Ok((messages, Told::of(&bundle, budget))))
+}
+
+fn prepare(climb: &Climb<'_>, question: Question<'_>, model: &ModelSpec) -> Result<Result<Prepared, Miss>, Failure> {
+    match question {
+        Question::Task { told } => {
+            let schema = match &climb.assignment.work {
+                Work::Plan { schema, .. } => Some(Arc::clone(schema)),
+                Work::Text => None,
+            };
+            // A schema is part of the prompt, whether the provider enforces it or the model is told it in words.
+            let form = u32::try_from(form_tokens(schema.as_deref(), None)).unwrap_or(u32::MAX);
+            Ok(pack(climb, told, model, form)?.map(|(messages, told)| Prepared { messages, told, schema, tools: None }))
+        }
+        Question::Step { talk } => {
+            Ok(talk.prepare(&climb.assignment.models.registry(), model).map_err(|tokens| too_large(model, tokens)))
+        }
+    }
+}
+
+/// Money reserved for a call; charged in full when dropped after the call was sent.
+struct Held<'a> {
+    run: &'a RunBrief,
+    hold: Option<wallet::Hold>,
+    worst: Option<MicroUsd>,
+}
+
+impl Held<'_> {
+    fn settle(mut self, actual: Option<MicroUsd>) {
+        if let Some(hold) = self.hold.take() {
+            self.run.purse.settle(hold, actual);
+        }
+    }
+
+    fn refund(mut self) {
+        if let Some(hold) = self.hold.take() {
+            self.run.purse.refund(hold);
+        }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if let Some(hold) = self.hold.take() {
+            self.run.purse.settle(hold, self.worst);
+        }
+    }
+}
+
+/// Asks one model. The outer error ends the attempt, the inner one leads to the next rung.
+pub(super) async fn ask_model(
+    climb: &Climb<'_>,
+    question: Question<'_>,
+    model: &Arc<ModelSpec>,
+) -> Result<Result<Said, Miss>, Failure> {
+    let Climb { assignment, deps, recorded, number, .. } = *climb;
+    let run = &*assignment.run;
+    let task = &*assignment.task;
+    let wanted = match question {
+        Question::Task { .. } => Wanted::Result(&assignment.work),
+        Question::Step { .. } => Wanted::Step,
+    };
+    let prepared = match prepare(climb, question, model)? {
+        Ok(prepared) => prepared,
+        Err(miss) => return Ok(Err(miss)),
+    };
+    let input_hash = hash_of(&prepared.messages);
+    let call = CallId { attempt: assignment.attempt, number };
+    if let Some((reply, recorded)) = recorded.find(&model.alias, input_hash) {
+        metrics::answer_reused(&model.alias);
+        begin(assignment, deps, model, &prepared.told).await?;
+        let verdict = accept(assignment, wanted, &reply, call, None, Duration::ZERO);
+        return Ok(verdict.result.map(|it| Said {
+            model: Arc::clone(model),
+            text: it.text,
+            plan: it.plan,
+            tool_calls: reply.tool_calls,
+            call: Some(recorded),
+            is_recorded: true,
+        }));
+    }
+    let input_tokens = prepared.input_tokens();
+    let registry = assignment.models.registry();
+    let role_max = registry.output_tokens_max(&task.role).unwrap_or(u32::MAX);
+    let output_tokens_max = model.output_tokens_max.min(role_max);
+    let worst = model.price.map(|price| price.of_tokens(input_tokens, output_tokens_max.into()));
+    let hold = run
+        .purse
+        .reserve(task.id, worst)
+        .map_err(|(cap, refused)| Failure::OverBudget { cap, message: format!("{cap}: {refused}") })?;
+    let held = Held { run, hold: Some(hold), worst };
+
+    let open = OpenCall {
+        id: call,
+        model: model.alias.clone(),
+        provider: Arc::clone(&model.provider),
+        worst,
+        input_tokens,
+        is_sent: false,
+    };
+    let purpose = purpose(assignment, wanted, number);
+    let (intent, ended) = intent(assignment, deps, model, &prepared.told, input_hash, &open, purpose);
+    // An attempt that is aborted while this is on its way must not leave a call behind that nobody ends.
+    assignment.obligation.note(|progress| progress.open = Some(open.clone()));
+    if let Err(refusal) = journal::record(&deps.rooms.journal, intent).await {
+        held.refund();
+        assignment.obligation.note(|progress| progress.not_recorded(&refusal, ended));
+        return Err(Failure::of(refusal));
+    }
+    assignment.obligation.note(|progress| {
+        progress.is_started = true;
+        progress.open = Some(OpenCall { is_sent: true, ..open });
+    });
+
+    let Prepared { messages, schema, tools, .. } = prepared;
+    let temperature = registry.temperature(&task.role);
+    let request = ChatRequest { messages, output_tokens_max, schema, temperature, tools };
+    let started = deps.clock.now();
+    let answer = assignment.models.chat(&model.alias, &request).await;
+    let elapsed = deps.clock.now().since(started);
+
+    let (ended, kept, checks, result) = match answer {
+        Ok(mut reply) => {
+            reply.tool_calls = reply.tool_calls.iter().map(cleaned).collect();
+            let cost = model.price.map(|price| price.of(&reply.usage));
+            held.settle(cost);
+            deps.health.succeeded(&model.alias);
+            if let Some(cost) = cost {
+                metrics::cost(&model.alias, cost);
+            }
+            let Verdict { end, kept, checks, result } = accept(assignment, wanted, &reply, call, cost, elapsed);
+            deps.experience.answered(&task.role, task.kind, &model.alias, result.is_ok());
+            let said = result.map(|it| Said {
+                model: Arc::clone(model),
+                text: it.text,
+                plan: it.plan,
+                tool_calls: reply.tool_calls,
+                call: Some(call),
+                is_recorded: false,
+            });
+            (end, kept, checks, said)
+        }
+        Err(error) => {
+            let outcome = error.outcome();
+            // An answer that was under way when we gave up may have been billed: money is never under-reported.
+            let (usage, cost) = match outcome {
+                CallOutcome::Timeout | CallOutcome::Cancelled | CallOutcome::Lost => {
+                    (Usage { input_tokens, estimated: true, ..Usage::default() }, worst)
+                }
+                CallOutcome::Error | CallOutcome::RateLimited | CallOutcome::Invalid | CallOutcome::Ok => {
+                    (Usage::default(), Some(MicroUsd::ZERO))
+                }
+            };
+            held.settle(cost);
+            // A prompt that is refused or too long says nothing of how the model is.
+            if !matches!(error, crewline_models::Error::ContextOverflow { .. } | crewline_models::Error::Refused { .. })
+            {
+                deps.health.failed(&model.alias, deps.clock.now(), &error);
+            }
+            let note =
+                ErrorNote { code: error.code().into(), kind: error.kind(), message: full_message(&error).into() };
+            let end = CallEnd { id: call, outcome, usage, cost, elapsed, reply: None, error: Some(note.clone()) };
+            let miss = Miss { may_retry: error.is_retryable(), note, error: Some(error), problem: None };
+            (end, None, Vec::new(), Err(miss))
+        }
+    };
+    assignment.obligation.note(|progress| {
+        progress.open = None;
+        progress.spent.add(&ended);
+        progress.ended.calls.push(EndedCall {
+            end: ended,
+            model: model.alias.clone(),
+            provider: Arc::clone(&model.provider),
+            reply: kept,
+            asked: Vec::new(),
+            checks,
+        });
+    });
+    Ok(result)
+}
+
+/// A call as the database can hold it: what is read back later is the same.
+fn cleaned(call: &ToolCall) -> ToolCall {
+    let clean = |text: &str| text.replace('\0', "\u{fffd}");
+    let name: String = call.name.chars().take(NAME_CHARS_MAX).collect();
+    let id: String = call.id.chars().take(NAME_CHARS_MAX).collect();
+    ToolCall { id: clean(&id).into(), name: clean(&name).into(), arguments: clean(&call.arguments).into() }
+}
+
+/// Message and hint of a model's error in one line: the hint is what helps a person.
+fn full_message(error: &crewline_models::Error) -> String {
+    match error.hint() {
+        Some(hint) => format!("{error}: {hint}"),
+        None => error.to_string(),
+    }
+}
+
+pub(super) fn too_large(model: &ModelSpec, tokens: u32) -> Miss {
+    let message = format!(
+        "the task alone has about {tokens} tokens and `{}` takes {} beside its answer",
+        model.alias,
+        model.input_tokens_max()
+    );
+    Miss {
+        note: ErrorNote { code: OVERFLOW.into(), kind: ErrorKind::Invalid, message: message.into() },
+        may_retry: false,
+        error: None,
+        problem: None,
+    }
+}
+
+/// The change that must be durable before the call is sent, and the ends of earlier calls that it records.
+fn intent(
+    assignment: &Assignment,
+    deps: &Deps,
+    model: &ModelSpec,
+    told: &Told,
+    input_hash: TextHash,
+    open: &OpenCall,
+    purpose: &'static str,
+) -> (Change, Ended) {
+    let mut change = assignment.run.change(assignment.attempt, deps.clock.now());
+    let (is_started, ended) =
+        assignment.obligation.note(|progress| (progress.is_started, std::mem::take(&mut progress.ended)));
+    if !is_started {
+        start(&mut change, assignment, model, told);
+    }
+    end_calls(&mut change, assignment.attempt, &assignment.task.role, ended.clone());
+    change.calls.push(NewCall {
+        id: open.id,
+        purpose,
+        model: model.alias.as_str().into(),
+        provider: (*model.provider).into(),
+        input_hash,
+        reserved: open.worst,
+    });
+    (change, ended)
+}
+
+/// Records the beginning of the attempt, unless that was done.
+pub(super) async fn begin(assignment: &Assignment, deps: &Deps, model: &ModelSpec, told: &Told) -> Result<(), Failure> {
+    if assignment.obligation.note(|progress| progress.is_started) {
+        return Ok(());
+    }
+    let mut change = assignment.run.change(assignment.attempt, deps.clock.now());
+    start(&mut change, assignment, model, told);
+    journal::record(&deps.rooms.journal, change).await.map_err(Failure::of)?;
+    assignment.obligation.note(|progress| progress.is_started = true);
+    Ok(())
+}
+
+/// Adds the beginning of the attempt, and what it is told, to `change`.
+pub(super) fn start(change: &mut Change, assignment: &Assignment, model: &ModelSpec, told: &Told) {
+    let (task, attempt) = (&assignment.task, assignment.attempt);
+    change.transitions.push(Transition {
+        attempts_from: attempt.number - 1,
+        attempts_to: attempt.number,
+        ..Transition::new(task.id, TaskStatus::Pending, TaskStatus::InProgress)
+    });
+    change.attempts.push(NewAttempt {
+        id: attempt,
+        role: task.role.clone(),
+        model: model.alias.as_str().into(),
+        input_hash: assignment.input_hash,
+    });
+    change.contexts.push(NewContext {
+        id: attempt,
+        tokens: told.tokens,
+        budget: told.budget,
+        items: told.items.clone(),
+        bundle: told.bundle,
+        prompt: told.prompt.as_ref().map(|text| text.hash),
+    });
+    change.texts.extend(told.prompt.clone());
+    if task.kind != TaskKind::Root {
+        change.events.push(NewEvent::of_task(
+            change.at,
+            task.id,
+            Some(attempt.number),
+            EventBody::TaskStarted {
+                key: Arc::clone(&task.key),
+                title: Arc::clone(&task.title),
+                role: task.role.clone(),
+                model: model.alias.as_str().into(),
+                route: Arc::clone(&assignment.route),
+            },
+        ));
+    }
+}
+
+/// Names what is asked.
+pub fn hash_of(messages: &[ChatMessage]) -> TextHash {
+    let mut all = String::new();
+    for message in messages {
+        all.push_str(&message.text);
+        for call in &message.tool_calls {
+            for part in [&call.id, &call.name, &call.arguments] {
+                all.push('\u{1f}');
+                all.push_str(part);
+            }
+        }
+        all.push('\u{1e}');
+    }
+    TextHash::of(&all)
+}
+
+fn purpose(assignment: &Assignment, wanted: Wanted<'_>, number: u32) -> &'static str {
+    match (wanted, &assignment.work, assignment.task.kind) {
+        (Wanted::Step, ..) => "step",
+        (Wanted::Result(_), Work::Plan { .. }, _) if number == 1 => "plan",
+        (Wanted::Result(_), Work::Plan { .. }, _) => "plan_again",
+        (Wanted::Result(_), Work::Text, TaskKind::Synthesis) => "synthesis",
+        (Wanted::Result(_), Work::Text, TaskKind::Root | TaskKind::Composite | TaskKind::Atomic) => "task",
+    }
+}
+
+/// Adds the ends of calls and their events to `change`.
+pub fn end_calls(change: &mut Change, attempt: AttemptId, role: &Role, ended: Ended) {
+    let Ended { calls, tools } = ended;
+    let millis = |elapsed: Duration| u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+    for EndedCall { end, model, provider, reply, asked, checks } in calls {
+        change.events.push(NewEvent::of_task(
+            change.at,
+            attempt.task,
+            Some(attempt.number),
+            EventBody::ModelCall {
+                call: end.id.to_string().into(),
+                role: role.clone(),
+                model: model.as_str().into(),
+                provider,
+                outcome: end.outcome,
+                usage: end.usage,
+                cost_usd: end.cost,
+                elapsed_ms: millis(end.elapsed),
+                error: end.error.clone(),
+                checks,
+            },
+        ));
+        change.calls_ended.push(end);
+        change.texts.extend(reply);
+        for (row, arguments) in asked {
+            change.tool_calls.push(row);
+            change.texts.push(arguments);
+        }
+    }
+    for EndedTool { end, tool, output } in tools {
+        change.events.push(NewEvent::of_task(
+            change.at,
+            attempt.task,
+            Some(attempt.number),
+            EventBody::ToolCall {
+                call: end.id.to_string().into(),
+                role: role.clone(),
+                tool,
+                outcome: end.outcome,
+                elapsed_ms: millis(end.elapsed),
+            },
+        ));
+        change.tool_calls_ended.push(end);
+        change.texts.push(output);
+    }
+}

@@ -1,0 +1,191 @@
+//! Calls of tools and what a person is asked: reading them, and deciding.
+//!
+//! **Invariant:** what was decided once is never decided otherwise.
+
+use crewline_types::{
+    ApprovalId, ApprovalKind, ApprovalState, Effect, RunId, TaskId, TextHash, Timestamp, ToolCallId, ToolOutcome,
+};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait as _};
+
+use crate::{
+    Error, Store,
+    commit::run_id,
+    entity,
+    hints::News,
+    query::{id_of, numbers_of},
+    sql::Args,
+    statements as sql,
+};
+
+/// Approvals that are read at once.
+const APPROVALS_MAX: u64 = 1_000;
+
+/// A call of a tool as the database holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolCallRow {
+    /// Its id.
+    pub id: ToolCallId,
+    /// The model's own name for it.
+    pub asked_as: String,
+    /// The tool.
+    pub tool: String,
+    /// The arguments, as the model wrote them.
+    pub arguments: TextHash,
+    /// Names tool and arguments.
+    pub digest: TextHash,
+    /// What the tool does to the world.
+    pub effect: Effect,
+    /// When it was asked for.
+    pub started_at: Timestamp,
+    /// The attempt that was about to make it last; `None` as long as none was.
+    pub begun_by: Option<u32>,
+    /// How it ended; `None` until that is known.
+    pub outcome: Option<ToolOutcome>,
+    /// What the model is told of it; there exactly when `outcome` is.
+    pub output: Option<TextHash>,
+    /// How long it took; zero until that is known.
+    pub elapsed: std::time::Duration,
+}
+
+/// What a person is asked, as the database holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApprovalRow {
+    /// Its id.
+    pub id: ApprovalId,
+    /// The run.
+    pub run: RunId,
+    /// The task; none when it is about the run as a whole.
+    pub task: Option<TaskId>,
+    /// What is asked.
+    pub kind: ApprovalKind,
+    /// A line for people.
+    pub subject: String,
+    /// What exactly.
+    pub detail: TextHash,
+    /// Names what exactly: a yes covers nothing else.
+    pub digest: TextHash,
+    /// What was decided.
+    pub state: ApprovalState,
+    /// When it was asked.
+    pub created_at: Timestamp,
+    /// When it was decided.
+    pub decided_at: Option<Timestamp>,
+    /// Who decided.
+    pub decided_by: Option<String>,
+    /// What they said.
+    pub message: Option<String>,
+}
+
+/// What a person says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewDecision {
+    /// Of what.
+    pub id: ApprovalId,
+    /// Yes or no.
+    pub state: ApprovalState,
+    /// Who.
+    pub by: String,
+    /// What they say.
+    pub message: Option<String>,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// Which approvals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ApprovalFilter {
+    /// Of this run only.
+    pub run: Option<RunId>,
+    /// Those that nobody has decided.
+    pub is_pending: bool,
+}
+
+impl Store {
+    /// The calls of tools that attempts of a task asked for, by attempt, call and place.
+    pub async fn tool_calls_of(&self, task: TaskId) -> Result<Vec<ToolCallRow>, Error> {
+        let number = entity::task::Entity::find()
+            .select_only()
+            .column(entity::task::Column::Number)
+            .filter(entity::task::Column::Id.eq(task.as_str()))
+            .into_query();
+        let rows = entity::tool_call::Entity::find()
+            .filter(entity::tool_call::Column::Task.in_subquery(number))
+            .order_by_asc(entity::tool_call::Column::Attempt)
+            .order_by_asc(entity::tool_call::Column::Call)
+            .order_by_asc(entity::tool_call::Column::Place)
+            .all(self.reader().await?)
+            .await?;
+        rows.into_iter().map(|row| row.into_domain(task)).collect()
+    }
+
+    /// The calls of tools of a run, by task, attempt, call and place.
+    pub async fn tool_calls(&self, run: RunId) -> Result<Vec<ToolCallRow>, Error> {
+        let ids = self.ids(run).await?;
+        let rows = entity::tool_call::Entity::find()
+            .filter(entity::tool_call::Column::Task.in_subquery(numbers_of(run)))
+            .order_by_asc(entity::tool_call::Column::Task)
+            .order_by_asc(entity::tool_call::Column::Attempt)
+            .order_by_asc(entity::tool_call::Column::Call)
+            .order_by_asc(entity::tool_call::Column::Place)
+            .all(self.reader().await?)
+            .await?;
+        let mut found = Vec::with_capacity(rows.len());
+        for row in rows {
+            let task = id_of(&ids, row.task)?;
+            found.push(row.into_domain(task)?);
+        }
+        Ok(found)
+    }
+
+    /// What people are or were asked, the oldest first; a thousand at most.
+    pub async fn approvals(&self, filter: ApprovalFilter) -> Result<Vec<ApprovalRow>, Error> {
+        let mut query = entity::approval::Entity::find();
+        if let Some(run) = filter.run {
+            query = query.filter(entity::approval::Column::RunId.eq(run.as_str()));
+        }
+        if filter.is_pending {
+            query = query.filter(entity::approval::Column::State.eq(ApprovalState::Pending.as_str()));
+        }
+        let rows = query
+            .order_by_asc(entity::approval::Column::CreatedAt)
+            .order_by_asc(entity::approval::Column::Id)
+            .limit(APPROVALS_MAX)
+            .all(self.reader().await?)
+            .await?;
+        rows.into_iter().map(ApprovalRow::try_from).collect()
+    }
+
+    /// The approvals whose ids begin with `start`; two at most.
+    pub async fn approvals_like(&self, start: &str) -> Result<Vec<ApprovalRow>, Error> {
+        let rows = entity::approval::Entity::find()
+            .filter(entity::approval::Column::Id.starts_with(start))
+            .order_by_asc(entity::approval::Column::Id)
+            .limit(2)
+            .all(self.reader().await?)
+            .await?;
+        rows.into_iter().map(ApprovalRow::try_from).collect()
+    }
+
+    /// Records a decision, and says of which run; `None` when it is decided already, or was never asked.
+    pub async fn decide(&self, decision: &NewDecision) -> Result<Option<RunId>, Error> {
+        let add = |args: &mut Args, it: &&NewDecision| {
+            args.text(it.id.as_str());
+            args.word(it.state.as_str());
+            args.text(&it.by);
+            args.text_or_null(it.message.as_deref());
+            args.int(it.at.0);
+        };
+        let runs = self.ask_alone(&sql::DECIDE, &[decision], add, |row| run_id(row.text(0)?)).await?;
+        Ok(runs.into_iter().next())
+    }
+
+    /// Lets an interrupted run be taken up by whoever manages runs on this database, and says whether it was one.
+    pub async fn let_go_on(&self, run: RunId) -> Result<bool, Error> {
+        let add = |args: &mut Args, run: &RunId| args.text(run.as_str());
+        let touched = self.ask_alone(&sql::GO_ON, &[run], add, |row| run_id(row.text(0)?)).await?;
+        if !touched.is_empty() {
+            self.tell(&News { has_orphan: true, ..News::default() }).await;
+        }
+        Ok(!touched.is_empty())
+    }
+}

@@ -1,0 +1,130 @@
+//! Calls of tools and what a person is asked: written before they are made, decided once, forgotten with their run.
+
+use std::time::Duration;
+
+use crewline_store::{ApprovalFilter, NewApproval, NewDecision, NewToolCall, RunEnd, ToolCallEnd};
+use crewline_types::{
+    ApprovalId, ApprovalKind, ApprovalState, AttemptId, CallId, Effect, RunStatus, TaskId, Text, ToolCallId,
+    ToolOutcome,
+};
+
+use crate::common::{Crew, Place, at};
+
+on_both! {
+    a_call_is_kept_from_its_intent_to_its_outcome
+    what_is_decided_stays
+    acts_go_with_their_run
+}
+
+async fn end(crew: &Crew, status: RunStatus) {
+    let mut change = crew.change();
+    change.run_status = Some(RunEnd { status, finished_at: at(9), error: None });
+    crew.done(change).await;
+}
+
+fn call_of(task: TaskId, place: u32) -> ToolCallId {
+    let attempt = AttemptId { task, number: 1 };
+    ToolCallId { call: CallId { attempt, number: 1 }, place }
+}
+
+fn asked_for(id: ToolCallId, effect: Effect, is_begun: bool) -> NewToolCall {
+    NewToolCall {
+        id,
+        asked_as: format!("call_{}", id.place),
+        tool: "run_command".into(),
+        arguments: Text::from("{}").hash,
+        digest: Text::from("digest").hash,
+        effect,
+        is_begun,
+    }
+}
+
+fn approval(crew: &Crew, task: TaskId, subject: &str) -> NewApproval {
+    NewApproval {
+        id: ApprovalId::of(crew.run, subject),
+        task: Some(task),
+        kind: ApprovalKind::Tool,
+        subject: subject.into(),
+        detail: Text::from("{}").hash,
+        digest: Text::from("digest").hash,
+    }
+}
+
+async fn a_call_is_kept_from_its_intent_to_its_outcome(place: &Place) {
+    let mut crew = Crew::new(place, "p", 1).await;
+    let task = crew.tasks(1).await[0];
+    crew.done(crew.start(task, 1)).await;
+    let (made, waits) = (call_of(task, 0), call_of(task, 1));
+    let mut intent = crew.change();
+    intent.texts.push(Text::from("{}"));
+    intent.tool_calls = vec![asked_for(made, Effect::Unsafe, true), asked_for(waits, Effect::Read, false)];
+    crew.done(intent).await;
+    let rows = crew.store.tool_calls_of(task).await.unwrap();
+    assert_eq!(
+        rows.iter().map(|it| (it.id, it.begun_by, it.outcome)).collect::<Vec<_>>(),
+        [(made, Some(1), None), (waits, None, None)]
+    );
+    assert_eq!((rows[0].effect, &*rows[0].asked_as, &*rows[0].tool), (Effect::Unsafe, "call_0", "run_command"));
+    let end = |id, outcome, text: &str| ToolCallEnd {
+        id,
+        outcome,
+        output: Text::from(text).hash,
+        elapsed: Duration::from_millis(3),
+    };
+    let mut outcome = crew.change();
+    outcome.texts.extend([Text::from("done"), Text::from("late")]);
+    outcome.tool_calls_ended.push(end(made, ToolOutcome::Ok, "done"));
+    outcome.tool_calls_begun.push((waits, 2));
+    crew.done(outcome).await;
+    // What is known is not known otherwise later.
+    let mut late = crew.change();
+    late.tool_calls_ended.push(end(made, ToolOutcome::Failed, "late"));
+    late.tool_calls_begun.push((made, 3));
+    crew.done(late).await;
+    let rows = crew.store.tool_calls(crew.run).await.unwrap();
+    assert_eq!((rows[0].outcome, rows[0].output), (Some(ToolOutcome::Ok), Some(Text::from("done").hash)));
+    assert_eq!((rows[0].begun_by, rows[1].begun_by, rows[0].elapsed), (Some(1), Some(2), Duration::from_millis(3)));
+}
+
+async fn what_is_decided_stays(place: &Place) {
+    let mut crew = Crew::new(place, "p", 1).await;
+    let task = crew.tasks(1).await[0];
+    for _ in 0..2 {
+        // Asked again, it is the same question.
+        let mut change = crew.change();
+        change.texts.push(Text::from("{}"));
+        change.approvals = vec![approval(&crew, task, "one"), approval(&crew, task, "two")];
+        crew.done(change).await;
+    }
+    let pending = ApprovalFilter { run: Some(crew.run), is_pending: true };
+    assert_eq!(crew.store.approvals(pending).await.unwrap().len(), 2);
+    let id = ApprovalId::of(crew.run, "one");
+    let decision = |state, by: &str| NewDecision { id, state, by: by.into(), message: Some("m".into()), at: at(7) };
+    assert_eq!(crew.store.decide(&decision(ApprovalState::Approved, "ann")).await.unwrap(), Some(crew.run));
+    assert_eq!(crew.store.decide(&decision(ApprovalState::Rejected, "bob")).await.unwrap(), None, "it is decided");
+    let row = crew.store.approvals_like(id.as_str()).await.unwrap().remove(0);
+    assert_eq!(
+        (row.state, row.decided_by.as_deref(), row.message.as_deref()),
+        (ApprovalState::Approved, Some("ann"), Some("m"))
+    );
+    assert_eq!((row.decided_at, row.task, row.digest), (Some(at(7)), Some(task), Text::from("digest").hash));
+    assert_eq!(crew.store.approvals(pending).await.unwrap().len(), 1);
+    assert_eq!(crew.store.approvals(ApprovalFilter::default()).await.unwrap().len(), 2);
+    assert!(!crew.store.let_go_on(crew.run).await.unwrap(), "the run is not interrupted");
+    end(&crew, RunStatus::Interrupted).await;
+    assert!(crew.store.let_go_on(crew.run).await.unwrap());
+    assert_eq!(crew.store.run(crew.run).await.unwrap().unwrap().status, RunStatus::Running);
+}
+
+async fn acts_go_with_their_run(place: &Place) {
+    let mut crew = Crew::new(place, "p", 1).await;
+    let task = crew.tasks(1).await[0];
+    let mut change = crew.start(task, 1);
+    change.texts.push(Text::from("{}"));
+    change.tool_calls.push(asked_for(call_of(task, 0), Effect::Read, true));
+    change.approvals.push(approval(&crew, task, "one"));
+    crew.done(change).await;
+    end(&crew, RunStatus::Failed).await;
+    crew.store.delete_runs(&[crew.run]).await.unwrap();
+    assert_eq!((place.count("tool_calls").await, place.count("approvals").await), (0, 0));
+}
