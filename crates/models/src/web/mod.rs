@@ -10,7 +10,12 @@ mod public;
 #[cfg(test)]
 mod tests;
 
-use std::{error::Error as _, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    error::Error as _,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::StreamExt as _;
 pub use public::is_public;
@@ -226,7 +231,11 @@ impl Web {
         let shown = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
         // A number in any spelling has become an address by now.
         let bare = host.strip_prefix('[').and_then(|it| it.strip_suffix(']')).unwrap_or(host);
-        if let Ok(ip) = bare.parse::<IpAddr>()
+        // `localhost` is this machine, whatever a resolver makes of it (RFC 6761).
+        let name = bare.trim_end_matches('.');
+        let is_this_machine = name == "localhost" || name.ends_with(".localhost");
+        let ip = if is_this_machine { Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)) } else { bare.parse::<IpAddr>() };
+        if let Ok(ip) = ip
             && !(self.allows)(ip)
         {
             return Err(WebError::Private { host: shown });

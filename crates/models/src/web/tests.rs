@@ -146,6 +146,7 @@ async fn no_spelling_of_a_private_address_is_asked() {
         "localhost",
         "LOCALHOST",
         "localhost.",
+        "crewline.localhost",
         "127.0.0.1.",
     ] {
         let found = web.get(&format!("http://{host}:9/"), &|_, _| true).await.unwrap_err();

@@ -6,7 +6,7 @@ use std::{
     io::{self, Read as _, Write as _},
     os::{
         fd::{AsFd as _, OwnedFd},
-        unix::{net::UnixStream, process::CommandExt as _},
+        unix::net::UnixStream,
     },
     process::{Child, Command, Stdio},
 };
@@ -26,13 +26,13 @@ pub(super) fn standard_input() -> io::Result<UnixStream> {
 /// Starts a further stage with a socket as its standard input.
 pub(super) fn start(stage: Stage) -> io::Result<(Child, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
-    let mut command = Command::new("/proc/self/exe");
-    command.arg(CONFINE_COMMAND).arg(stage.as_str()).env_clear().stdin(Stdio::from(OwnedFd::from(theirs)));
-    if stage == Stage::Enter {
-        // What it starts can be signalled as one, and whoever does it is not among them.
-        command.process_group(0);
-    }
-    Ok((command.spawn()?, ours))
+    let child = Command::new("/proc/self/exe")
+        .arg(CONFINE_COMMAND)
+        .arg(stage.as_str())
+        .env_clear()
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .spawn()?;
+    Ok((child, ours))
 }
 
 /// Sends a line.
