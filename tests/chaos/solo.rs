@@ -158,10 +158,16 @@ impl<'a> Solo<'a> {
                 }
                 // Killed by us, or drained.
                 None | Some(130) => {}
-                Some(9) if self.is_over()? && self.outs.is_empty() => {
-                    return Err("the run is completed, and its documents are nowhere".into());
+                Some(9) if self.is_over()? => {
+                    // An earlier process may have been killed between its last document and its end.
+                    if self.outs.is_empty() && out.join("report.json").exists() {
+                        self.outs.push(out);
+                    }
+                    if self.outs.is_empty() {
+                        return Err("the run is completed, and its documents are nowhere".into());
+                    }
+                    return Ok(());
                 }
-                Some(9) if self.is_over()? => return Ok(()),
                 // Held: by a rival, or by a lease that was not given back.
                 Some(9) => thread::sleep(Duration::from_millis(50)),
                 Some(_) if self.is_excused || self.shop.was_down_since(changes) => {
