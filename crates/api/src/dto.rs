@@ -140,6 +140,8 @@ impl NewRun {
             strict_plan: self.strict_plan,
             stop_after_plan: false,
             approve: self.approve,
+            // Folders of a server are for those who are on it.
+            workspace: None,
         })
     }
 }

@@ -19,7 +19,7 @@ use crewline_models::{
     Mode, Models, Options, Registry, Reloader,
     requests::{Detail, Redactor, RequestLog},
 };
-use crewline_runtime::{Config, Dispatch, Handle, MemoryConfig};
+use crewline_runtime::{Config, Dispatch, Handle, MemoryConfig, ToolsConfig};
 use crewline_store::{Backend, Store};
 use crewline_types::SystemClock;
 use tokio::{net::TcpListener, task::JoinSet};
@@ -140,6 +140,7 @@ impl App {
             clock: Arc::new(SystemClock),
             node: node(),
             prompts: settings.prompts_dir(),
+            tools: ToolsConfig { folder: settings.data_dir.join("workspaces"), helper: std::env::current_exe().ok() },
             dispatch: match (part, store.backend()) {
                 (Part::Server | Part::Worker, Backend::Postgres) => Dispatch::Queue,
                 (Part::Alone, _) | (Part::Server | Part::Worker, Backend::Sqlite) => Dispatch::Local,
@@ -269,6 +270,7 @@ pub(crate) fn find_registry(settings: &Settings) -> Result<PathBuf, Error> {
 /// The registry that holds; its oddities are shown once.
 pub(crate) fn load_registry(settings: &Settings, console: &Console) -> Result<Arc<Registry>, Error> {
     let registry = Registry::load(&find_registry(settings)?, &process_env)?;
+    crewline_runtime::check_commands(&registry)?;
     for warning in registry.warnings() {
         if console.is_quiet {
             break;

@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -47,6 +48,8 @@ pub struct RunBrief {
     pub models: BTreeMap<String, ModelAlias>,
     /// What a person wants to be asked about.
     pub approve: Approve,
+    /// The folder that its specialists work in, when it has one.
+    pub workspace: Option<Arc<Path>>,
     /// The keys of its tasks, as a worker needs them; its manager has the tasks themselves.
     pub keys: HashMap<TaskId, Arc<str>>,
     /// The money of the run and its tasks.

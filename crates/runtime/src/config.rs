@@ -25,10 +25,21 @@ pub struct Config {
     pub locks: Option<PathBuf>,
     /// Folder whose `*.j2` files replace the shipped prompts.
     pub prompts: Option<PathBuf>,
+    /// What tools work with.
+    pub tools: ToolsConfig,
     /// Who makes the attempts of the runs that this process manages.
     pub dispatch: Dispatch,
     /// The bounds of the runtime.
     pub limits: Limits,
+}
+
+/// What tools work with.
+#[derive(Debug)]
+pub struct ToolsConfig {
+    /// Below it lies what workspaces need beside their files: views, notes of merges, outputs.
+    pub folder: PathBuf,
+    /// The own program, which confines commands; without it none are run.
+    pub helper: Option<PathBuf>,
 }
 
 /// Who makes the attempts of a run.

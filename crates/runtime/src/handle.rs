@@ -47,6 +47,7 @@ use crate::{
     settings::{Approve, Settings},
     verify, warden,
     watch::Watch,
+    workshop::Workshop,
 };
 
 /// Wait for an answer of the root.
@@ -75,6 +76,8 @@ pub struct RunRequest {
     pub stop_after_plan: bool,
     /// What a person wants to be asked about.
     pub approve: Approve,
+    /// The folder that its specialists work in, when they may.
+    pub workspace: Option<PathBuf>,
 }
 
 /// What a resumed run changes of what it was launched with.
@@ -115,7 +118,7 @@ pub struct Handle {
 impl Handle {
     /// Starts the actors. The database is open and migrated already.
     pub async fn start(config: Config) -> Result<Self, Error> {
-        let Config { store, models, reloader, memory, clock, node, locks, prompts, dispatch, limits } = config;
+        let Config { store, models, reloader, memory, clock, node, locks, prompts, tools, dispatch, limits } = config;
         let rooms = Rooms::default();
         let hub = Hub::default();
         let deps = Arc::new(Deps {
@@ -128,6 +131,7 @@ impl Handle {
             store: store.clone(),
             clock,
             dispatch,
+            workshop: Workshop::new(&tools.folder, tools.helper),
             limits,
         });
         let args = root::Args {
@@ -201,6 +205,7 @@ impl Handle {
             strict_plan: request.strict_plan,
             stop_after_plan: request.stop_after_plan,
             approve: request.approve,
+            workspace: request.workspace.clone(),
             models: BTreeMap::new(),
         };
         let run = NewRun {

@@ -73,9 +73,10 @@ mod verify;
 mod warden;
 mod watch;
 mod worker;
+mod workshop;
 
 pub use approvals::{AWAITING_APPROVAL, Asked, Decided, Decision};
-pub use config::{Config, Dispatch, Limits, MemoryConfig};
+pub use config::{Config, Dispatch, Limits, MemoryConfig, ToolsConfig};
 pub use context::{
     ContextChange, ContextDiff, ContextItem, Preview, PreviewRequest, PromptPart, RenderedPrompt, Snapshot,
 };
@@ -107,3 +108,4 @@ pub use tasks::{Changed, ChangedTask, Next, Place, TaskCommand, TaskFields, Task
 pub use trace::{CitationReport, Parameters, Trace, TracedAttempt, TracedCall};
 pub use verifiers::{VerifierReport, verifiers};
 pub use watch::Watch;
+pub use workshop::check_commands;

@@ -21,6 +21,7 @@ pub struct Recorded {
     tools: HashMap<ToolCallId, RecordedTool>,
     approvals: HashMap<ApprovalId, ApprovalRow>,
     begun_with: Option<(ContextRow, Text)>,
+    unfinished: Vec<u32>,
 }
 
 /// A call of a tool that was asked for.
@@ -78,7 +79,14 @@ impl Recorded {
         let filter = ApprovalFilter { run: Some(assignment.run.run), is_pending: false };
         let asked = store.approvals(filter).await?;
         let approvals = asked.into_iter().filter(|it| it.task == Some(attempt.task)).map(|it| (it.id, it)).collect();
-        Ok(Self { answers, tools, approvals, begun_with })
+        let mut unfinished: Vec<u32> = numbers.into_iter().collect();
+        unfinished.sort_unstable();
+        Ok(Self { answers, tools, approvals, begun_with, unfinished })
+    }
+
+    /// The numbers of these attempts, the first one first.
+    pub fn unfinished(&self) -> &[u32] {
+        &self.unfinished
     }
 
     /// The question that the first of these attempts began with, and its snapshot.

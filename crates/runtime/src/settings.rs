@@ -1,6 +1,6 @@
 //! What a run was launched with, as its row keeps it.
 
-use std::{collections::BTreeMap, num::NonZeroUsize, str::FromStr};
+use std::{collections::BTreeMap, num::NonZeroUsize, path::PathBuf, str::FromStr};
 
 use crewline_engine::{route::Mode, schedule::Strategy};
 use crewline_store::RunRow;
@@ -71,6 +71,9 @@ pub struct Settings {
     /// What a person wants to be asked about.
     #[serde(default, skip_serializing_if = "Approve::is_nothing")]
     pub approve: Approve,
+    /// The folder that its specialists work in; without one they have no tools for files and commands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<PathBuf>,
     /// The only model that is asked for a task, by the task's key; for all others the role's chain is.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub models: BTreeMap<String, ModelAlias>,

@@ -50,6 +50,7 @@ pub(crate) async fn world_of(
         node: "test:1".into(),
         locks: Some(folder.path().join("locks")),
         prompts: None,
+        tools: crate::ToolsConfig { folder: folder.path().join("workspaces"), helper: None },
         dispatch,
         limits,
     })
@@ -80,6 +81,7 @@ pub(crate) fn request(plan: Document) -> RunRequest {
         strategy: Strategy::default(),
         mode: Mode::Online,
         approve: crate::Approve::default(),
+        workspace: None,
         strict_plan: false,
         stop_after_plan: false,
     }

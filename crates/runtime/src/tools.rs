@@ -5,23 +5,23 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use crewline_engine::act::{ASK_PERSON, Condition, Entry, GIVE_UP, Limits, Policy, Rule, Test, Verdict};
+use crewline_engine::act::{ASK_PERSON, Condition, Entry, GIVE_UP, Limits, Look, Policy, Rule, Test, Verdict};
 use crewline_memory::{Filter, Query};
 use crewline_models::{Registry, ToolTest, ToolVerdict};
+use crewline_tools::{Effect as ToolEffect, Outcome, Review, ToolCall, ToolSpec};
 use crewline_types::{Clock, Effect, MemoryId, MemoryMarks, MemoryRecord, MemoryType, Role, ToolOutcome};
 use serde_json::{Value, json};
 
 use crate::{
     actor::ask,
-    assignment::{Assignment, RunBrief, TaskBrief},
+    assignment::{Assignment, Failure, RunBrief, TaskBrief},
     attempt::Deps,
     journal, memory,
+    recorded::Recorded,
     rooms::Rooms,
+    workshop::Place,
 };
 
-/// Problems of arguments that are told, and characters of one.
-const PROBLEMS_MAX: usize = 8;
-const PROBLEM_CHARS_MAX: usize = 300;
 /// Memories that one search gives at most.
 const SEARCH_MAX: u64 = 20;
 
@@ -64,31 +64,12 @@ pub fn rules_of(registry: &Registry, role: &Role) -> (Policy, Limits) {
     (Policy { entries: entries.collect() }, limits)
 }
 
-/// A tool as models and policies see it.
-#[derive(Debug)]
-pub struct ToolSpec {
-    /// Letters and `_`.
-    pub name: Arc<str>,
-    /// When to call it and what it gives back.
-    pub description: Arc<str>,
-    /// The JSON Schema of its arguments: an object.
-    pub parameters: Value,
-    /// What a call does.
-    pub effect: Effect,
-    /// Whether calls of one step may run beside each other.
-    pub is_parallel: bool,
-}
-
-impl ToolSpec {
-    /// All that is wrong with arguments; empty when they follow the schema.
-    fn problems(&self, arguments: &Value) -> Vec<String> {
-        match jsonschema::validator_for(&self.parameters) {
-            Ok(validator) => {
-                let cut = |text: String| text.chars().take(PROBLEM_CHARS_MAX).collect();
-                validator.iter_errors(arguments).take(PROBLEMS_MAX).map(|error| cut(error.to_string())).collect()
-            }
-            Err(error) => vec![format!("the schema of the tool is not usable: {error}")],
-        }
+/// What a call does outside, as the database keeps it.
+pub fn effect_of(spec: &ToolSpec) -> Effect {
+    match spec.effect {
+        ToolEffect::Read => Effect::Read,
+        ToolEffect::Repeatable => Effect::Repeatable,
+        ToolEffect::Unsafe => Effect::Unsafe,
     }
 }
 
@@ -109,46 +90,91 @@ impl Observation {
     fn failed(text: impl Into<String>) -> Self {
         Self { text: text.into(), outcome: ToolOutcome::Failed }
     }
+
+    fn of(made: crewline_tools::Observation) -> Self {
+        let outcome = match made.outcome {
+            Outcome::Ok => ToolOutcome::Ok,
+            Outcome::Failed => ToolOutcome::Failed,
+            Outcome::Invalid => ToolOutcome::Invalid,
+            Outcome::Refused => ToolOutcome::Refused,
+            Outcome::Timeout => ToolOutcome::Timeout,
+        };
+        Self { text: made.text, outcome }
+    }
 }
 
-/// The tools of one attempt.
-pub struct Toolbox(BTreeMap<Arc<str>, RunTool>);
+/// The tools of one attempt: those of the run itself, and those of its workspace.
+pub struct Toolbox {
+    own: BTreeMap<Arc<str>, RunTool>,
+    /// Where it works on files, when its run has a workspace.
+    pub place: Option<Place>,
+}
 
 impl Toolbox {
     /// The tools that an attempt of the role may ever call; none where its role has no tools.
-    pub fn of(assignment: &Assignment, deps: &Deps, policy: &Policy) -> Self {
-        if assignment.models.registry().tools(&assignment.task.role).is_none() {
-            return Self(BTreeMap::new());
-        }
+    pub async fn of(
+        assignment: &Assignment,
+        deps: &Deps,
+        recorded: &Recorded,
+        policy: &Policy,
+    ) -> Result<Self, Failure> {
+        let registry = assignment.models.registry();
+        let Some(rules) = registry.tools(&assignment.task.role) else {
+            return Ok(Self { own: BTreeMap::new(), place: None });
+        };
         let tools = Kind::ALL.iter().map(|kind| RunTool::of(*kind, assignment, deps));
         let tools = tools.filter(|tool| policy.may_ever(&tool.spec.name));
-        Self(tools.map(|tool| (Arc::clone(&tool.spec.name), tool)).collect())
+        let own = tools.map(|tool| (Arc::clone(&tool.spec.name), tool)).collect();
+        let place = Place::of(assignment, deps, recorded, rules, policy).await?;
+        Ok(Self { own, place })
     }
 
-    /// The tools, by name.
+    /// The tools: those of the run, then those of the workspace, each by name.
     pub fn specs(&self) -> impl Iterator<Item = &Arc<ToolSpec>> {
-        self.0.values().map(|tool| &tool.spec)
+        let place = self.place.iter().flat_map(|place| place.tools.specs());
+        self.own.values().map(|tool| &tool.spec).chain(place)
     }
 
     /// One of them.
     pub fn spec(&self, name: &str) -> Option<&Arc<ToolSpec>> {
-        self.0.get(name).map(|tool| &tool.spec)
+        match self.own.get(name) {
+            Some(tool) => Some(&tool.spec),
+            None => self.place.as_ref()?.tools.spec(name),
+        }
     }
 
     /// All that is wrong with a call; empty when it can be made.
     pub fn problems(&self, name: &str, arguments: &Value) -> Vec<String> {
-        match self.0.get(name) {
-            Some(tool) => tool.spec.problems(arguments),
+        match self.spec(name) {
+            Some(spec) => spec.problems(arguments),
             None => vec!["there is no such tool".to_owned()],
         }
     }
 
+    /// What the tool itself says of a call whose arguments are those it takes.
+    pub fn look(&self, name: &str, arguments: &Value) -> Look {
+        match self.place.as_ref().filter(|place| place.tools.spec(name).is_some()) {
+            Some(place) => match place.tools.review(name, arguments) {
+                Review::Ready => Look::Fine,
+                Review::Ask(_) => Look::Ask,
+                Review::Refuse(why) => Look::Refuse(why),
+            },
+            None => Look::Fine,
+        }
+    }
+
     /// Makes a call.
-    pub async fn call(&self, name: &str, arguments: &Value) -> Observation {
-        let problems = self.problems(name, arguments);
-        match self.0.get(name) {
-            Some(tool) if problems.is_empty() => tool.call(arguments).await,
-            Some(_) | None => Observation { text: problems.join("\n- "), outcome: ToolOutcome::Invalid },
+    pub async fn call(&self, call: ToolCall<'_>) -> Observation {
+        match (self.own.get(call.name), &self.place) {
+            (Some(tool), _) => {
+                let problems = tool.spec.problems(call.arguments);
+                if !problems.is_empty() {
+                    return Observation { text: problems.join("\n- "), outcome: ToolOutcome::Invalid };
+                }
+                tool.call(call.arguments).await
+            }
+            (None, Some(place)) => Observation::of(place.tools.call(call).await),
+            (None, None) => Observation { text: "there is no such tool".to_owned(), outcome: ToolOutcome::Invalid },
         }
     }
 }
@@ -188,13 +214,13 @@ impl Kind {
                 "note",
                 "Keeps a note with this task, for people who look at it later.",
                 one("text", "What to keep."),
-                Effect::Read,
+                ToolEffect::Read,
             ),
             Self::Progress => (
                 "progress",
                 "Tells people who watch how far you are. Use it seldom.",
                 one("text", "A line."),
-                Effect::Read,
+                ToolEffect::Read,
             ),
             Self::MemorySearch => (
                 "memory_search",
@@ -206,7 +232,7 @@ impl Kind {
                         "limit": {"type": "integer", "minimum": 1, "maximum": SEARCH_MAX}
                     }
                 }),
-                Effect::Read,
+                ToolEffect::Read,
             ),
             Self::MemoryStore => (
                 "memory_store",
@@ -218,34 +244,28 @@ impl Kind {
                         "kind": {"type": "string", "enum": ["design_doc", "code_snippet", "note"]}
                     }
                 }),
-                Effect::Repeatable,
+                ToolEffect::Repeatable,
             ),
             Self::Share => (
                 "share",
                 "Tells the other specialists something that they will need.",
                 one("text", "What they need to know."),
-                Effect::Repeatable,
+                ToolEffect::Repeatable,
             ),
             Self::AskPerson => (
                 ASK_PERSON,
                 "Asks a person a question. The work waits for the answer: ask only what you can not find out.",
                 one("question", "The question."),
-                Effect::Read,
+                ToolEffect::Read,
             ),
             Self::GiveUp => (
                 GIVE_UP,
                 "Ends the work without a result, when it can not be done.",
                 one("reason", "Why it can not be done."),
-                Effect::Read,
+                ToolEffect::Read,
             ),
         };
-        ToolSpec {
-            name: name.into(),
-            description: description.into(),
-            parameters,
-            effect,
-            is_parallel: effect == Effect::Read,
-        }
+        ToolSpec::new(name, description, parameters, effect)
     }
 }
 

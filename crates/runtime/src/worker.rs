@@ -554,6 +554,7 @@ async fn brief_of(args: &Args, row: &RunRow, known: Option<&Arc<RunBrief>>) -> R
         scope: ProjectScope::of(&row.project),
         mode: settings.mode(),
         approve: settings.approve,
+        workspace: settings.workspace.as_deref().map(Into::into),
         models: settings.models,
         keys: args.deps.store.keys(row.id).await?,
         // The database counts what all machines spend; this one has no limit of its own.

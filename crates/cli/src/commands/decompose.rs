@@ -86,6 +86,7 @@ async fn decompose(
         strict_plan: false,
         stop_after_plan: true,
         approve: Approve::default(),
+        workspace: None,
     };
     let mut signals = Signals::listen()?;
     let planning = app.handle.launch(request).await?;

@@ -189,6 +189,7 @@ async fn propose(args: &PlanArgs, settings: &Settings, console: &Console) -> Res
         strict_plan: args.strict_plan,
         stop_after_plan: true,
         approve: Approve::default(),
+        workspace: None,
     };
     let registry = app::load_registry(settings, console)?;
     let app = App::start(settings, registry, models_mode(mode)).await?;

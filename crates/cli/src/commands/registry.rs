@@ -137,7 +137,9 @@ fn load(file: Option<&PathBuf>, settings: &Settings) -> Result<Registry, Error> 
         Some(path) => path.clone(),
         None => app::find_registry(settings)?,
     };
-    Ok(Registry::load(&path, &process_env)?)
+    let registry = Registry::load(&path, &process_env)?;
+    crewline_runtime::check_commands(&registry)?;
+    Ok(registry)
 }
 
 fn check(registry: &Registry, console: &Console) -> Result<(), Error> {

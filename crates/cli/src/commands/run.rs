@@ -51,7 +51,7 @@ const GOAL_BYTES_MAX: usize = 256 * 1024;
   crewline run --plan plan.yaml --concurrency 4 --max-cost 0.50
   git log -20 | crewline run - -o json
   crewline run \"Compare three message brokers\" --dry-run
-  crewline run \"Move the notes into the handbook\" --approve plan,tools
+  crewline run \"Make the tests pass\" --workspace . --approve tools
   crewline run --plan plan.yaml --detach --database postgres://crew@db/crewline")]
 pub(crate) struct RunArgs {
     /// What is to be reached; `-` reads it from stdin
@@ -74,6 +74,9 @@ pub(crate) struct RunArgs {
     /// Ask a person about the plan, the context of each task, or each change by a tool: plan, context, tools, a list, or none
     #[arg(long, value_name = "WHAT", default_value = "none")]
     approve: Approve,
+    /// Let specialists whose roles have the tools read and change files and run commands in this folder
+    #[arg(long, value_name = "DIR", conflicts_with = "detach")]
+    workspace: Option<PathBuf>,
     /// Leave the run to the servers on the shared database, print its id and return
     #[arg(short, long, conflicts_with_all = ["dry_run", "out", "metrics_addr"])]
     detach: bool,
@@ -140,6 +143,7 @@ pub(crate) fn run(args: RunArgs, settings: &Settings, console: &Console) -> Resu
         strict_plan: args.strict_plan,
         stop_after_plan: args.dry_run,
         approve: args.approve,
+        workspace: args.workspace.as_deref().map(workspace).transpose()?,
     };
     if args.detach {
         return wait_for(submit(request, args, registry, settings, console));
@@ -295,6 +299,13 @@ fn input(args: &RunArgs) -> Result<(String, Option<Document>), Error> {
             hint: "give it as an argument (`crewline run \"…\"`), with `-` from stdin, or as `goal` in the plan file",
         }),
     }
+}
+
+/// The folder as every process finds it; it must be there.
+fn workspace(dir: &Path) -> Result<PathBuf, Error> {
+    let refused = |message: String| Error::Usage { message, hint: "name a folder that exists" };
+    let path = dir.canonicalize().map_err(|error| refused(format!("workspace `{}`: {error}", dir.display())))?;
+    if path.is_dir() { Ok(path) } else { Err(refused(format!("workspace `{}` is not a folder", dir.display()))) }
 }
 
 /// A refused plan, with the name of its file.

@@ -8,7 +8,7 @@ use crewline_types::time::parse_duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use super::tools::{Rules, StepsEntry};
+use super::tools::{RoleCommands, Rules, StepsEntry};
 
 /// The crewline registry: providers, models, roles and policies.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -245,6 +245,9 @@ pub(crate) struct RoleEntry {
     /// What one attempt with tools may consume.
     #[serde(default)]
     pub(crate) limits: Option<StepsEntry>,
+    /// What the role may run with the tool `run_command`; without it, or outside a workspace, there is no such tool.
+    #[serde(default)]
+    pub(crate) commands: Option<RoleCommands>,
 }
 
 /// What holds for all runs.

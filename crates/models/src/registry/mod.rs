@@ -28,7 +28,10 @@ use secrecy::{ExposeSecret, SecretString};
 pub(crate) use self::file::ProviderType;
 pub use self::{
     diff::Difference,
-    tools::{RoleTools, StepLimits, ToolEntry, ToolRule, ToolTest, ToolVerdict},
+    tools::{
+        CommandNetwork, CommandUnconfined, RoleCommands, RoleTools, StepLimits, ToolEntry, ToolRule, ToolTest,
+        ToolVerdict,
+    },
     watch::RegistryFile,
 };
 use crate::{Error, RateLimits};

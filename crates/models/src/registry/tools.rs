@@ -3,7 +3,7 @@
 //! **Invariant:** a rule that is not understood is an error of the file, never a rule that is left out.
 //! **Invariant:** all problems are reported, each in its place.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use crewline_types::MicroUsd;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -73,6 +73,67 @@ pub struct StepLimits {
     pub time_max: Option<Duration>,
 }
 
+/// What commands may reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CommandNetwork {
+    /// Nothing.
+    #[default]
+    None,
+    /// Servers that they start themselves.
+    Loopback,
+    /// All that this machine reaches.
+    Host,
+}
+
+/// What is done with a command where the kernel can not confine it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CommandUnconfined {
+    /// A person is asked, each time.
+    #[default]
+    Ask,
+    /// It is run with what there is.
+    Run,
+    /// It is not run.
+    Refuse,
+}
+
+/// What a role may run with `run_command`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RoleCommands {
+    /// Rules such as `cargo test **` or `pytest -q *`: the program, then a pattern for each argument; `**` at the end: any more.
+    #[serde(default)]
+    pub allow: Vec<String>,
+    /// The same, for what a person must agree to.
+    #[serde(default)]
+    pub ask: Vec<String>,
+    /// What commands may reach. Default: `none`.
+    #[serde(default)]
+    pub network: CommandNetwork,
+    /// What is done where the kernel can not confine them. Default: `ask`.
+    #[serde(default)]
+    pub unconfined: CommandUnconfined,
+    /// Folders where programs are looked for before the system's.
+    #[serde(default)]
+    pub path: Vec<PathBuf>,
+    /// Files and folders outside the workspace that commands may read and run.
+    #[serde(default)]
+    pub readable: Vec<PathBuf>,
+    /// Variables of their environment; nothing of crewline's own is passed on.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Time of one command. Default: `2m`.
+    #[serde(default, deserialize_with = "time")]
+    #[schemars(with = "Option<Span>")]
+    pub time_max: Option<Duration>,
+}
+
+fn time<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    Ok(Option::<Span>::deserialize(deserializer)?.map(|it| it.0))
+}
+
 /// What a role may do with tools.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RoleTools {
@@ -80,6 +141,8 @@ pub struct RoleTools {
     pub entries: Vec<ToolEntry>,
     /// What one attempt may consume.
     pub limits: StepLimits,
+    /// What `run_command` may run; without it there is no such tool.
+    pub commands: Option<RoleCommands>,
 }
 
 /// Rules as the file writes them; read from the tree, which knows the places.
@@ -147,9 +210,11 @@ impl Check<'_> {
         let node = root.entry("roles")?.node.entry(role)?.node.entry("tools").map(|it| &it.node);
         let limits = self.step_limits(role, entry);
         let Some(node) = node else {
-            if entry.limits.is_some() {
-                let help = "limits are those of attempts with tools: add `tools:`";
-                self.report_key(&["roles", role, "limits"], format!("`roles.{role}` has limits and no tools"), help);
+            for (key, is_written) in [("limits", entry.limits.is_some()), ("commands", entry.commands.is_some())] {
+                if is_written {
+                    let help = "it is for attempts with tools: add `tools:`, `{}` is enough";
+                    self.report_key(&["roles", role, key], format!("`roles.{role}` has {key} and no tools"), help);
+                }
             }
             return None;
         };
@@ -188,7 +253,7 @@ impl Check<'_> {
             };
             entries.push(ToolEntry { tool: name.clone(), rules });
         }
-        Some(RoleTools { entries, limits })
+        Some(RoleTools { entries, limits, commands: entry.commands.clone() })
     }
 
     fn step_limits(&mut self, role: &str, entry: &file::RoleEntry) -> StepLimits {

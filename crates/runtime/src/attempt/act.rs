@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crewline_engine::act::{self, Call, History, Limits, Look, Policy, Protocol, Rules, Spent, Step, StopCode};
 use crewline_store::NewApproval;
 use crewline_types::{
-    ApprovalId, ApprovalKind, ApprovalState, ErrorKind, Text,
+    ApprovalId, ApprovalKind, ApprovalState, ErrorKind, Text, Timestamp,
     event::{ErrorNote, EventBody, NewEvent},
 };
 
@@ -43,7 +43,26 @@ pub(super) async fn act(climb: &mut Climb<'_>, curated: &Curated) -> Result<Outp
     let started = deps.clock.now();
     let role = &assignment.task.role;
     let (policy, limits) = tools::rules_of(&assignment.models.registry(), role);
-    let toolbox = Toolbox::of(assignment, deps, &policy);
+    let toolbox = Toolbox::of(assignment, deps, climb.recorded, &policy).await?;
+    let done = work(climb, curated, &policy, &limits, &toolbox, started).await;
+    if let (Err(Failure::Models { .. } | Failure::OverBudget { .. } | Failure::Down(_)), Some(place)) =
+        (&done, &toolbox.place)
+    {
+        // The next try begins as the workspace is then.
+        place.discard().await;
+    }
+    done
+}
+
+async fn work(
+    climb: &mut Climb<'_>,
+    curated: &Curated,
+    policy: &Policy,
+    limits: &Limits,
+    toolbox: &Toolbox,
+    started: Timestamp,
+) -> Result<Output, Failure> {
+    let (assignment, deps) = (climb.assignment, climb.deps);
     let specs: Vec<_> = toolbox.specs().map(Arc::clone).collect();
     let offer = Offer::of(&specs, &deps.prompts).map_err(|error| failed(&note_of(&error)))?;
     let told = question(climb, curated, offer.tokens())?;
@@ -63,12 +82,12 @@ pub(super) async fn act(climb: &mut Climb<'_>, curated: &Curated) -> Result<Outp
             time: deps.clock.now().since(started),
         };
         if let Some(limit) = limits.reached(&spent) {
-            return Err(stopped(StopCode::Limit(limit), &limit_text(&limits, &spent)));
+            return Err(stopped(StopCode::Limit(limit), &limit_text(limits, &spent)));
         }
         steps += 1;
         let said = climb.next(Question::Step { talk: &talk }).await?;
         let protocol = protocol_of(&assignment.models.registry(), &said.model);
-        match step(&said, protocol, &talk.offer, &policy, assignment, &mut history, &toolbox) {
+        match step(&said, protocol, &talk.offer, policy, assignment, &mut history, toolbox) {
             Step::Final(text) if text.trim().is_empty() => {
                 let text = "the answer is empty";
                 return Err(Failure::Models { error: note("model.empty", ErrorKind::Invalid, text), may_retry: true });
@@ -79,11 +98,14 @@ pub(super) async fn act(climb: &mut Climb<'_>, curated: &Curated) -> Result<Outp
                     let error = note(verify::REJECTED, ErrorKind::Invalid, &message);
                     return Err(Failure::Models { error, may_retry: true });
                 }
+                if let Some(place) = &toolbox.place {
+                    place.merge().await?;
+                }
                 return Ok(Output { text: Text::from(text.trim()), plan: None, model: said.model.alias.clone() });
             }
             Step::GiveUp { code, reason } => return Err(stopped(code, &reason)),
             Step::Tools(planned) | Step::NeedsApproval(planned) | Step::AskPerson(planned) => {
-                let performer = Performer { assignment, deps, recorded: climb.recorded, toolbox: &toolbox };
+                let performer = Performer { assignment, deps, recorded: climb.recorded, toolbox };
                 talk.push(performer.perform(&said, protocol, planned).await?);
             }
         }
@@ -107,7 +129,7 @@ fn step(
     let rules = Rules { protocol, tools: &offer.tools, policy, asks_person: assignment.run.approve.tools };
     act::decide(act::Said { text: &said.text.body, calls: &calls }, &rules, history, |tool, arguments| {
         let problems = toolbox.problems(tool, arguments);
-        if problems.is_empty() { Look::Fine } else { Look::Invalid(problems.join("\n- ")) }
+        if problems.is_empty() { toolbox.look(tool, arguments) } else { Look::Invalid(problems.join("\n- ")) }
     })
 }
 
@@ -167,7 +189,7 @@ async fn approve_context(climb: &Climb<'_>, told: &Told) -> Result<(), Failure> 
 }
 
 /// What watchers are told of a question to a person.
-pub(super) fn asked_event(assignment: &Assignment, at: crewline_types::Timestamp, approval: &NewApproval) -> NewEvent {
+pub(super) fn asked_event(assignment: &Assignment, at: Timestamp, approval: &NewApproval) -> NewEvent {
     let body = EventBody::AwaitingApproval {
         what: approval.subject.as_str().into(),
         approval: Some(approval.id),

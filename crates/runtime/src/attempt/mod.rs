@@ -32,6 +32,7 @@ use crate::{
     prompt::Prompts,
     recorded::Recorded,
     rooms::Rooms,
+    workshop::Workshop,
 };
 
 use self::climb::{Climb, Question};
@@ -60,6 +61,8 @@ pub struct Deps {
     pub clock: Arc<dyn Clock>,
     /// Who makes attempts.
     pub dispatch: Dispatch,
+    /// The workspaces of runs, and what runs their commands.
+    pub workshop: Workshop,
     /// The bounds.
     pub limits: Limits,
 }

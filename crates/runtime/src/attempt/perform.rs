@@ -10,6 +10,7 @@ use std::{sync::Arc, time::Duration};
 use crewline_engine::act::{ASK_PERSON, Fate, Planned, Protocol};
 use crewline_models::ToolCall;
 use crewline_store::{ApprovalRow, NewApproval, NewToolCall, ToolCallEnd};
+use crewline_tools::Approval;
 use crewline_types::{ApprovalId, ApprovalKind, ApprovalState, Effect, Text, ToolCallId, ToolOutcome};
 use futures::future::join_all;
 use serde_json::json;
@@ -20,7 +21,7 @@ use crate::{
     assignment::{Assignment, EndedTool, Failure},
     journal, metrics,
     recorded::Recorded,
-    tools::Toolbox,
+    tools::{self, Toolbox},
 };
 
 /// Characters of a subject that people are shown.
@@ -216,7 +217,7 @@ impl Performer<'_> {
     }
 
     fn effect(&self, planned: &Planned) -> Effect {
-        self.toolbox.spec(&planned.call.name).map_or(Effect::Read, |spec| spec.effect)
+        self.toolbox.spec(&planned.call.name).map_or(Effect::Read, |spec| tools::effect_of(spec))
     }
 
     fn row(&self, id: ToolCallId, planned: &Planned, is_begun: bool) -> (NewToolCall, Text) {
@@ -321,7 +322,11 @@ impl Performer<'_> {
             gen_ai.tool.name = name,
             outcome = tracing::field::Empty,
         );
-        let observation = self.toolbox.call(name, &planned.arguments).instrument(span.clone()).await;
+        // One that a rule or the tool itself asks about comes this far with a person's yes only.
+        let approval = if planned.fate == Fate::Ask { Approval::Given } else { Approval::Missing };
+        let key = id.to_string();
+        let call = crewline_tools::ToolCall { key: &key, name, arguments: &planned.arguments, approval };
+        let observation = self.toolbox.call(call).instrument(span.clone()).await;
         let outcome = observation.outcome;
         span.record("outcome", outcome.as_str());
         let text = Text::from(observation.text.replace('\0', "\u{fffd}"));

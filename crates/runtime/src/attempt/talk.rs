@@ -13,12 +13,13 @@ use crewline_engine::{
     context::{estimate_tokens, fenced},
 };
 use crewline_models::{ChatMessage, OutputSchema, Registry, Speaker, Tool, ToolCall, ToolSet, request::form_tokens};
+use crewline_tools::ToolSpec;
 use crewline_types::{ModelSpec, Text};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::call::{Prepared, Told};
-use crate::{Error, prompt::Prompts, tools::ToolSpec};
+use crate::{Error, prompt::Prompts, tools::effect_of};
 
 /// Tokens that a chat template puts around a message.
 const MESSAGE_TOKENS: u32 = 8;
@@ -40,7 +41,11 @@ impl Offer {
     pub(super) fn of(specs: &[Arc<ToolSpec>], prompts: &Prompts) -> Result<Self, Error> {
         let tools: Vec<Offered> = specs
             .iter()
-            .map(|spec| Offered { name: Arc::clone(&spec.name), effect: spec.effect, is_parallel: spec.is_parallel })
+            .map(|spec| Offered {
+                name: Arc::clone(&spec.name),
+                effect: effect_of(spec),
+                is_parallel: spec.is_parallel,
+            })
             .collect();
         if tools.is_empty() {
             let (native_words, action_words) = (String::new(), String::new());

@@ -108,6 +108,7 @@ fn brief_of(row: &RunRow, settings: &Settings) -> RunBrief {
         mode: settings.mode(),
         models: BTreeMap::new(),
         approve: crate::Approve::default(),
+        workspace: None,
         keys: HashMap::new(),
         purse: Purse::new(None, MicroUsd::ZERO, None),
         project_max: None,

@@ -42,7 +42,12 @@ impl Running {
 
     /// The change that takes a recorded result over for `attempt`, when there is one that was made from the same.
     pub(super) fn reuse(&mut self, node: u32, attempt: u32, registry: &Registry, at: Timestamp) -> Option<Change> {
-        let key = &self.tasks[node as usize].brief.key;
+        let brief = &self.tasks[node as usize].brief;
+        // A text that is taken over leaves nothing in the workspace.
+        if self.brief.workspace.is_some() && registry.tools(&brief.role).is_some() {
+            return None;
+        }
+        let key = &brief.key;
         let found = self.reusable.get(key).filter(|_| !self.settings.models.contains_key(&**key))?;
         if found.input != self.input_hash(node, registry) {
             return None;

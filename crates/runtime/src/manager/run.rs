@@ -140,6 +140,7 @@ impl Running {
             mode: loaded.settings.mode(),
             models: loaded.settings.models.clone(),
             approve: loaded.settings.approve,
+            workspace: loaded.settings.workspace.as_deref().map(Into::into),
             keys: HashMap::new(),
             purse,
             project_max: limits.project_cost_max,

@@ -140,6 +140,12 @@ impl Workspace {
         work(move || View::open(&inner, &attempt)).await
     }
 
+    /// Whether an attempt has a view.
+    pub async fn has_view(&self, attempt: &str) -> Result<bool, Error> {
+        let (inner, attempt) = (Arc::clone(&self.0), attempt.to_owned());
+        work(move || Ok(inner.view_dir(&attempt)?.join("base.json").exists())).await
+    }
+
     /// Brings what a view has changed into the workspace. Changes nothing when something does not fit.
     pub async fn merge(&self, view: &View) -> Result<Merge, Error> {
         let (inner, view) = (Arc::clone(&self.0), view.clone());

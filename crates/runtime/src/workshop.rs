@@ -1,0 +1,231 @@
+//! The workspaces of runs: opened once in a process, with what runs their commands; and where one attempt works in them.
+//!
+//! **Invariant:** one [`Workspace`] of a folder in a process: its merges happen one after the other.
+//! **Invariant:** what a workspace needs beside its files lies below the data directory, outside of it.
+//! **Invariant:** a merge that was begun is done to its end before anything else is done in its name.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crewline_engine::act::Policy;
+use crewline_models::{CommandNetwork, CommandUnconfined, Registry, RoleCommands, RoleTools};
+use crewline_tools::{
+    CommandLimits, CommandPolicy, CommandRule, Error, Kit, Merge, Network, OutputStore, Rules, Runner, Toolbox,
+    TreeLimits, Unconfined, View, Workspace,
+};
+use crewline_types::{ErrorKind, event::ErrorNote};
+use tokio::sync::{Mutex, OnceCell};
+
+use crate::{
+    assignment::{Assignment, Failure, Post},
+    attempt::Deps,
+    recorded::Recorded,
+};
+
+/// Workspaces that are kept open.
+const OPEN_MAX: usize = 256;
+/// Characters of a diff that a failure shows.
+const DIFF_CHARS_MAX: usize = 8_000;
+
+/// The workspaces of a process.
+pub struct Workshop {
+    folder: Arc<Path>,
+    helper: Option<PathBuf>,
+    runner: OnceCell<Option<Runner>>,
+    open: Mutex<HashMap<Arc<Path>, Workspace>>,
+}
+
+impl fmt::Debug for Workshop {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Workshop").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+impl Workshop {
+    /// What workspaces need beside their files lies in `folder`; `helper` is the own program, which confines commands.
+    pub fn new(folder: &Path, helper: Option<PathBuf>) -> Self {
+        Self { folder: folder.into(), helper, runner: OnceCell::new(), open: Mutex::default() }
+    }
+
+    /// Where what the workspace in `root` needs is kept: attempts have names that no other run uses.
+    fn state_of(&self, root: &Path) -> PathBuf {
+        let name = blake3::hash(root.as_os_str().as_encoded_bytes()).to_hex();
+        self.folder.join(&name[..32])
+    }
+
+    async fn open(&self, root: &Arc<Path>) -> Result<Workspace, Error> {
+        let mut open = self.open.lock().await;
+        if let Some(workspace) = open.get(root) {
+            return Ok(workspace.clone());
+        }
+        if open.len() >= OPEN_MAX {
+            return Err(Error::Workspace {
+                path: root.to_path_buf(),
+                source: std::io::Error::other("this process has as many workspaces as it may"),
+            });
+        }
+        let workspace = Workspace::open(root, &self.state_of(root), TreeLimits::default()).await?;
+        open.insert(Arc::clone(root), workspace.clone());
+        Ok(workspace)
+    }
+
+    /// What runs commands; `None` where the own program is not known.
+    async fn runner(&self) -> Option<Runner> {
+        let find = || async {
+            match &self.helper {
+                Some(helper) => Some(Runner::find(helper).await),
+                None => None,
+            }
+        };
+        self.runner.get_or_init(find).await.clone()
+    }
+}
+
+/// Refuses a registry whose rules of commands can not be read.
+pub fn check_commands(registry: &Registry) -> Result<(), Error> {
+    for role in registry.roles() {
+        if let Some(commands) = registry.tools(&role).and_then(|it| it.commands.as_ref()) {
+            commands_of(commands)?;
+        }
+    }
+    Ok(())
+}
+
+fn commands_of(commands: &RoleCommands) -> Result<CommandPolicy, Error> {
+    let rules = |texts: &[String]| texts.iter().map(|text| CommandRule::parse(text)).collect::<Result<Vec<_>, _>>();
+    let usual = CommandPolicy::default();
+    Ok(CommandPolicy {
+        allow: rules(&commands.allow)?,
+        ask: rules(&commands.ask)?,
+        limits: CommandLimits { time_max: commands.time_max.unwrap_or(usual.limits.time_max), ..usual.limits },
+        network: match commands.network {
+            CommandNetwork::None => Network::None,
+            CommandNetwork::Loopback => Network::Loopback,
+            CommandNetwork::Host => Network::Host,
+        },
+        unconfined: match commands.unconfined {
+            CommandUnconfined::Ask => Unconfined::Ask,
+            CommandUnconfined::Run => Unconfined::Run,
+            CommandUnconfined::Refuse => Unconfined::Refuse,
+        },
+        path: commands.path.iter().cloned().chain(usual.path).collect(),
+        readable: commands.readable.clone(),
+        env: commands.env.clone(),
+    })
+}
+
+/// Where an attempt works, and the tools it has there.
+pub struct Place {
+    workspace: Workspace,
+    view: View,
+    /// Its tools.
+    pub tools: Toolbox,
+}
+
+impl Place {
+    /// The place of an attempt; none where its run has no workspace.
+    pub async fn of(
+        assignment: &Assignment,
+        deps: &Deps,
+        recorded: &Recorded,
+        rules: &RoleTools,
+        policy: &Policy,
+    ) -> Result<Option<Self>, Failure> {
+        let Some(root) = &assignment.run.workspace else { return Ok(None) };
+        match assignment.run.post {
+            Post::Manager { .. } => {}
+            Post::Worker { .. } => {
+                let message = "a run with a workspace is not made by workers: resume it with `crewline resume` where the folder is";
+                return Err(failed("workspace.worker", ErrorKind::Invalid, message.to_owned(), false));
+            }
+        }
+        let workspace = deps.workshop.open(root).await.map_err(|error| unusable(&error))?;
+        let view = view(&workspace, assignment, recorded).await?;
+        let tools = toolbox(&view, root, assignment, deps, rules, policy).await.map_err(|error| unusable(&error))?;
+        Ok(Some(Self { workspace, view, tools }))
+    }
+
+    /// Brings what the attempt changed into the workspace, or fails with what it changed.
+    pub async fn merge(&self) -> Result<(), Failure> {
+        merge(&self.workspace, &self.view).await?;
+        self.discard().await;
+        Ok(())
+    }
+
+    /// Forgets what the attempt changed and has not merged.
+    pub async fn discard(&self) {
+        if let Err(error) = self.workspace.discard(self.view.attempt()).await {
+            tracing::warn!(error.code = error.code(), %error, "a view is not removed");
+        }
+    }
+}
+
+/// The view of an attempt: that of the unfinished attempts it goes on with, unless it is merged already.
+async fn view(workspace: &Workspace, assignment: &Assignment, recorded: &Recorded) -> Result<View, Failure> {
+    let task = assignment.task.id;
+    for number in recorded.unfinished() {
+        let name = format!("{task}-{number}");
+        let is_merged = workspace.merged(&name).await.map_err(|error| unusable(&error))?.is_some();
+        let has_view = workspace.has_view(&name).await.map_err(|error| unusable(&error))?;
+        if has_view {
+            let view = workspace.view(&name).await.map_err(|error| unusable(&error))?;
+            if !is_merged {
+                return Ok(view);
+            }
+            // Its merge was begun; whether it came to its end is not known.
+            merge(workspace, &view).await?;
+            workspace.discard(&name).await.map_err(|error| unusable(&error))?;
+        }
+    }
+    let name = format!("{task}-{}", assignment.attempt.number);
+    workspace.view(&name).await.map_err(|error| unusable(&error))
+}
+
+async fn toolbox(
+    view: &View,
+    root: &Path,
+    assignment: &Assignment,
+    deps: &Deps,
+    rules: &RoleTools,
+    policy: &Policy,
+) -> Result<Toolbox, Error> {
+    let outputs = deps.workshop.state_of(root).join("outputs").join(assignment.run.run.as_str());
+    let commands = rules.commands.as_ref().map(commands_of).transpose()?.unwrap_or_default();
+    let rules = Rules { commands: Arc::new(commands), ..Rules::default() };
+    let kit = Kit { runner: deps.workshop.runner().await, ..Kit::default() };
+    let mut toolbox = kit.toolbox(view, &OutputStore::new(&outputs), &rules)?;
+    toolbox.retain(|spec| policy.may_ever(&spec.name));
+    Ok(toolbox)
+}
+
+async fn merge(workspace: &Workspace, view: &View) -> Result<(), Failure> {
+    match workspace.merge(view).await.map_err(|error| unusable(&error))? {
+        Merge::Merged(_) => Ok(()),
+        Merge::Conflict { conflicts, diff } => {
+            let files: Vec<String> = conflicts.iter().map(|it| it.path.to_string()).collect();
+            let diff: String = diff.chars().take(DIFF_CHARS_MAX).collect();
+            let message = format!(
+                "others changed the same in {} meanwhile, so nothing was merged. What was changed:\n{diff}",
+                files.join(", ")
+            );
+            Err(failed("attempt.conflict", ErrorKind::Conflict, message, true))
+        }
+    }
+}
+
+/// Why an attempt can not work in its workspace.
+fn unusable(error: &Error) -> Failure {
+    let message = match error.hint() {
+        Some(hint) => format!("{error}: {hint}"),
+        None => error.to_string(),
+    };
+    failed(error.code(), error.kind(), message, error.is_retryable())
+}
+
+fn failed(code: &str, kind: ErrorKind, message: String, may_retry: bool) -> Failure {
+    Failure::Models { error: ErrorNote { code: code.into(), kind, message: message.into() }, may_retry }
+}

@@ -1,0 +1,264 @@
+//! Specialists that work in a workspace: a small repository with a failing test is repaired through the real tools, what is not
+//! allowed is not done, others' changes are kept, and a crash never runs a command twice.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use crewline_testkit::{Script, StubReply, StubRequest, StubServer, TestApp, app::finish};
+use serde_json::{Value, json};
+
+use crate::{app, resume::only_run, run_args, signal};
+
+fn action(name: &str, arguments: &Value) -> StubReply {
+    StubReply::json(&json!({"action": name, "arguments": arguments}))
+}
+
+fn end(text: &str) -> StubReply {
+    StubReply::json(&json!({"action": "final", "text": text}))
+}
+
+/// How many calls of tools came back so far.
+fn results(request: &StubRequest) -> usize {
+    request.text().matches("Result of `").count()
+}
+
+fn git(dir: &Path, args: &[&str]) {
+    let done = Command::new("git").current_dir(dir).args(args).output().unwrap();
+    assert!(done.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// A registry whose coder may edit `src` and run `command`, and whose tester may only run it.
+fn registry(app: &TestApp, server: &StubServer, command: &str) {
+    let commands = format!("commands: {{allow: [\"{command}\"], unconfined: run}}");
+    let roles = format!(
+        "roles:\n  coder: {{tools: {{edit_file: {{allow: {{path: {{under: [src]}}}}}}, run_command: allow}}, {commands}}}\n  \
+         tester: {{tools: {{run_command: allow}}, {commands}}}"
+    );
+    app.write("crewline.yaml", &server.registry().replace("roles:", &roles));
+}
+
+/// A plan of one task.
+fn plan(app: &TestApp, role: &str) {
+    let task = json!({"id": "a", "title": "A", "description": "Do it.", "role": role, "depends_on": []});
+    app.write("plan.json", &json!({"goal": "g", "tasks": [task]}).to_string());
+}
+
+/// A repository whose one test fails.
+fn broken_repository(app: &TestApp) -> PathBuf {
+    let dir = app.path("project");
+    app.write("project/src/answer.txt", "answer=41\n");
+    app.write("project/test.sh", "grep -qx answer=42 src/answer.txt && echo passed || { echo expected 42; exit 1; }\n");
+    git(&dir, &["init", "-q"]);
+    git(&dir, &["add", "."]);
+    git(&dir, &["-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-q", "-m", "broken"]);
+    dir
+}
+
+fn answer(dir: &Path) -> String {
+    std::fs::read_to_string(dir.join("src/answer.txt")).unwrap()
+}
+
+fn calls(events: &[Value]) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    events.iter().map(|it| (text(&it["tool"]), text(&it["outcome"]))).collect()
+}
+
+fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+    expected.iter().map(|(tool, outcome)| ((*tool).to_owned(), (*outcome).to_owned())).collect()
+}
+
+#[test]
+fn a_failing_test_is_repaired_through_the_real_tools() {
+    let server = StubServer::start(Script::new(|request: &StubRequest| {
+        let test = json!({"program": "sh", "args": ["test.sh"]});
+        if request.contains("Make test.sh pass.") {
+            return match results(request) {
+                0 | 4 => action("run_command", &test),
+                1 => action("read_file", &json!({"path": "src/answer.txt"})),
+                // What its rules do not allow comes first, as models do.
+                2 => action("edit_file", &json!({"path": "test.sh", "old": "42", "new": "41", "all": true})),
+                3 => action("edit_file", &json!({"path": "src/answer.txt", "old": "answer=41", "new": "answer=42"})),
+                _ => end("The answer is 42 now."),
+            };
+        }
+        match results(request) {
+            0 => action("run_command", &test),
+            _ if request.contains("exit code 0") => end("The test passes."),
+            _ => action("give_up", &json!({"reason": "the test fails"})),
+        }
+    }));
+    let app = app();
+    let dir = broken_repository(&app);
+    registry(&app, &server, "sh test.sh");
+    app.write(
+        "plan.json",
+        &json!({"goal": "Repair it", "tasks": [
+            {"id": "repair", "title": "Repair", "description": "Make test.sh pass.", "role": "coder", "depends_on": []},
+            {"id": "check", "title": "Check", "description": "Run the test.", "role": "tester", "depends_on": ["repair"]}
+        ]})
+        .to_string(),
+    );
+    let run = app.run(run_args(&["--plan", "plan.json", "--workspace", "project"])).expect_code(0);
+    let expected = [
+        ("run_command", "failed"),
+        ("read_file", "ok"),
+        ("edit_file", "refused"),
+        ("edit_file", "ok"),
+        ("run_command", "ok"),
+        // The tester, in a view of its own that has what was merged.
+        ("run_command", "ok"),
+    ];
+    assert_eq!(calls(&run.events_of("tool_call")), pairs(&expected));
+    assert_eq!(answer(&dir), "answer=42\n");
+    assert!(std::fs::read_to_string(dir.join("test.sh")).unwrap().contains("answer=42"), "the test is as it was");
+    assert!(Command::new("sh").arg("test.sh").current_dir(&dir).status().unwrap().success());
+    assert_eq!(names(&app, "views"), 0, "no view is left");
+}
+
+#[test]
+fn a_command_outside_the_allow_list_is_refused() {
+    let server = StubServer::start(Script::new(|request: &StubRequest| match results(request) {
+        0 => action("run_command", &json!({"program": "rm", "args": ["-r", "src"]})),
+        1 => action("run_command", &json!({"program": "sh", "args": ["-c", "rm -r src"]})),
+        2 => action("write_file", &json!({"path": "src/answer.txt", "content": ""})),
+        3 => action("http_fetch", &json!({"url": "https://example.com/"})),
+        _ => end("Nothing more."),
+    }));
+    let app = app();
+    let dir = broken_repository(&app);
+    registry(&app, &server, "sh test.sh");
+    plan(&app, "tester");
+    let run = app.run(run_args(&["--plan", "plan.json", "--workspace", "project"])).expect_code(0);
+    let expected =
+        [("run_command", "refused"), ("run_command", "refused"), ("write_file", "invalid"), ("http_fetch", "invalid")];
+    assert_eq!(calls(&run.events_of("tool_call")), pairs(&expected));
+    assert_eq!(answer(&dir), "answer=41\n");
+}
+
+#[test]
+fn a_command_that_a_rule_asks_about_waits_for_a_yes() {
+    let server = StubServer::start(Script::new(|request: &StubRequest| match results(request) {
+        0 => action("run_command", &json!({"program": "sh", "args": ["test.sh"]})),
+        _ => end("It fails."),
+    }));
+    let app = app();
+    broken_repository(&app);
+    let role = "{tools: {run_command: allow}, commands: {ask: [\"sh test.sh\"], unconfined: run}}";
+    app.write("crewline.yaml", &server.registry().replace("roles:", &format!("roles:\n  tester: {role}")));
+    plan(&app, "tester");
+    let waits = app.run(run_args(&["--plan", "plan.json", "--workspace", "project"])).expect_code(8);
+    assert!(waits.events_of("tool_call").is_empty());
+    let id = only_run(&app);
+    app.run(["approve", &id]).expect_code(0);
+    let run = app.run(["resume", &id, "-o", "jsonl", "--out", "out"]).expect_code(0);
+    assert_eq!(calls(&run.events_of("tool_call")), pairs(&[("run_command", "failed")]));
+    assert!(server.requests().last().unwrap().contains("expected 42"), "it was run");
+}
+
+#[test]
+fn without_a_workspace_there_are_no_tools_for_one() {
+    let server = StubServer::start(Script::new(|request: &StubRequest| match results(request) {
+        0 => action("run_command", &json!({"program": "sh", "args": ["test.sh"]})),
+        _ => end("Nothing more."),
+    }));
+    let app = app();
+    registry(&app, &server, "sh test.sh");
+    plan(&app, "tester");
+    let run = app.run(run_args(&["--plan", "plan.json"])).expect_code(0);
+    assert_eq!(calls(&run.events_of("tool_call")), pairs(&[("run_command", "invalid")]));
+    assert!(!server.requests()[0].contains("Runs a program"), "the tool is not offered");
+    for line in [["--workspace", "nowhere"], ["--workspace", "plan.json"]] {
+        app.run(run_args(&[&["--plan", "plan.json"], &line[..]].concat())).expect_code(2);
+    }
+    app.run(["run", "x", "--workspace", ".", "--detach"]).expect_code(2);
+    registry(&app, &server, "");
+    let refused = app.run(["registry", "check"]).expect_code(3);
+    assert!(refused.stderr.contains("tool.rule"), "{}", refused.stderr);
+}
+
+#[test]
+fn what_others_changed_meanwhile_is_not_overwritten() {
+    let app = app();
+    let dir = broken_repository(&app);
+    let (file, meddled) = (dir.join("src/answer.txt"), AtomicUsize::new(0));
+    let server = StubServer::start(Script::new(move |request: &StubRequest| {
+        if results(request) == 0 {
+            let old = if meddled.load(Ordering::SeqCst) == 0 { "answer=41" } else { "answer=40" };
+            return action("edit_file", &json!({"path": "src/answer.txt", "old": old, "new": "answer=42"}));
+        }
+        // Somebody changes the same line between the edit and the merge.
+        if meddled.fetch_add(1, Ordering::SeqCst) == 0 {
+            std::fs::write(&file, "answer=40\n").unwrap();
+        }
+        end("Done.")
+    }));
+    registry(&app, &server, "sh test.sh");
+    plan(&app, "coder");
+    let run = app.run(run_args(&["--plan", "plan.json", "--workspace", "project"])).expect_code(0);
+    let failed = run.events_of("task_failed");
+    assert_eq!((failed.len(), &failed[0]["error"]["code"]), (1, &json!("attempt.conflict")));
+    assert!(failed[0]["error"]["message"].as_str().unwrap().contains("+answer=42"), "{}", failed[0]);
+    assert_eq!(answer(&dir), "answer=42\n", "the second try began as the workspace was then");
+}
+
+/// Every `log.txt` below the data directory, by its lines.
+fn lines(app: &TestApp) -> usize {
+    fn count(dir: &Path) -> usize {
+        let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+        let of = |path: PathBuf| match path.is_dir() {
+            true => count(&path),
+            false if path.ends_with("log.txt") => std::fs::read_to_string(&path).map_or(0, |it| it.lines().count()),
+            false => 0,
+        };
+        entries.flatten().map(|entry| of(entry.path())).sum()
+    }
+    count(&app.path("data/workspaces"))
+}
+
+/// How many entries the folder `name` of the only workspace has.
+fn names(app: &TestApp, name: &str) -> usize {
+    let state = std::fs::read_dir(app.path("data/workspaces")).unwrap().next().unwrap().unwrap().path();
+    std::fs::read_dir(state.join(name)).map_or(0, Iterator::count)
+}
+
+#[test]
+fn a_command_of_unknown_outcome_is_not_run_again_by_itself() {
+    let server = StubServer::start(Script::new(|request: &StubRequest| match results(request) {
+        0 => action("run_command", &json!({"program": "sh", "args": ["slow.sh"]})),
+        _ => end("It is over."),
+    }));
+    let app = app();
+    registry(&app, &server, "sh slow.sh");
+    app.write("project/slow.sh", "echo once >> log.txt\nsleep 100\n");
+    plan(&app, "tester");
+    let child = app.spawn(run_args(&["--plan", "plan.json", "--workspace", "project"]));
+    for _ in 0..3_000 {
+        if lines(&app) > 0 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(lines(&app), 1, "the command runs");
+    signal(child.id(), "KILL");
+    assert_eq!(finish(child, TestApp::LIMIT).code, None);
+
+    let id = only_run(&app);
+    for _ in 0..2 {
+        let waits = app.run(["resume", &id, "-o", "jsonl", "--out", "out", "--no-input"]).expect_code(8);
+        assert!(waits.events_of("tool_call").is_empty());
+        assert_eq!(lines(&app), 1, "it is not run again without a person's word");
+    }
+    let asked: Value = serde_json::from_str(&app.run(["approvals", &id, "-o", "json"]).expect_code(0).stdout).unwrap();
+    assert_eq!((asked.as_array().unwrap().len(), &asked[0]["kind"]), (1, &json!("again")));
+    app.run(["reject", &id, "-m", "it was done"]).expect_code(0);
+    let run = app.run(["resume", &id, "-o", "jsonl", "--out", "out"]).expect_code(0);
+    assert_eq!(calls(&run.events_of("tool_call")), pairs(&[("run_command", "unknown")]));
+    assert!(server.requests().last().unwrap().contains("it was done"));
+    assert_eq!(server.calls(), 2, "no answer is bought twice");
+    let log = std::fs::read_to_string(app.path("project/log.txt")).unwrap();
+    assert_eq!((log.as_str(), lines(&app)), ("once\n", 0), "what it did before the crash is merged once");
+}
