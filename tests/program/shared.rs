@@ -25,7 +25,8 @@ fn a_shared_run_is_paused_resumed_and_cancelled() {
     let Some(mut world) = World::new("stop", Script::default().latency(Duration::from_millis(300))) else { return };
     world.serve("0");
     world.start(&["worker", "--slots", "2"], LONG);
-    let run = world.submit(&fan(8));
+    // More than can be done before a slow machine has started the process that pauses it.
+    let run = world.submit(&fan(100));
     wait_until("some calls", || world.server.calls() >= 2);
     assert_eq!(world.json(&["pause", &run], 0)[0]["status"], "interrupted");
     let paused = world.show(&run);
