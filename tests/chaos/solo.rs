@@ -391,7 +391,9 @@ impl<'a> Solo<'a> {
                 Some(9) if from.elapsed() < self.place.lease() * 4 + Duration::from_secs(20) => {
                     thread::sleep(Duration::from_millis(50));
                 }
-                _ if self.shop.restarts() > self.restarts_before => thread::sleep(Duration::from_millis(50)),
+                _ if self.shop.restarts() > self.restarts_before && from.elapsed() < END_LIMIT * 2 => {
+                    thread::sleep(Duration::from_millis(50));
+                }
                 code => return Err(format!("the run of a frozen process can not be taken over (exit code {code:?})")),
             }
         }

@@ -224,6 +224,8 @@ async fn open_postgres(options: PgConnectOptions, name: &str) -> Result<Inner, E
         ("enable_mergejoin", "off"),
         ("statement_timeout", "30s"),
         ("lock_timeout", "10s"),
+        // A process that is frozen, or cut off, in the middle of a transaction keeps its locks: less long than others wait for them.
+        ("idle_in_transaction_session_timeout", "5s"),
     ]);
     let pool = PgPoolOptions::new()
         .max_connections(1)
