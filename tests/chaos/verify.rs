@@ -218,8 +218,15 @@ impl Story<'_> {
                 found.push(format!("{key} lost {lost} attempts to {:?} disruptions", self.case.disruptions));
             }
             let failed = u64::from(self.case.ledger.failed(&self.case.plan.tag, key));
-            if task.attempts.unsigned_abs() > 1 + lost + failed {
-                found.push(format!("{key} took {} attempts, {lost} lost and {failed} failed", task.attempts));
+            // One that asked nobody waited: every model it may ask was down for others.
+            let asked = |number| self.calls.iter().any(|call| call.task == task.number && call.attempt == number);
+            let tries = self.attempts.iter().filter(|it| it.task == task.number && !it.is_lost);
+            let parked = tries.filter(|it| !asked(it.number)).count() as u64;
+            if task.attempts.unsigned_abs() > 1 + lost + failed + parked {
+                found.push(format!(
+                    "{key} took {} attempts, {lost} lost, {failed} failed and {parked} waiting",
+                    task.attempts
+                ));
             }
         }
         repeated
