@@ -1,5 +1,5 @@
 //! Specialists that work in a workspace: a small repository with a failing test is repaired through the real tools, what is not
-//! allowed is not done, others' changes are kept, and a crash never runs a command twice.
+//! allowed is not done, commands check what was done, others' changes are kept, and a crash never runs a command twice.
 
 use std::{
     path::{Path, PathBuf},
@@ -117,6 +117,98 @@ fn a_failing_test_is_repaired_through_the_real_tools() {
     assert!(std::fs::read_to_string(dir.join("test.sh")).unwrap().contains("answer=42"), "the test is as it was");
     assert!(Command::new("sh").arg("test.sh").current_dir(&dir).status().unwrap().success());
     assert_eq!(names(&app, "views"), 0, "no view is left");
+}
+
+/// A plan of one task for the coder, done when `sh test.sh` ends with exit code 0.
+fn checked_plan(app: &TestApp, role: &str, program: &str, args: &[&str]) {
+    let check = json!({"criterion": "the test passes", "check": {"type": "command", "program": program, "args": args}});
+    let task = json!({
+        "id": "a", "title": "A", "description": "Do it.", "role": role, "depends_on": [], "success_criteria": [check]
+    });
+    app.write("plan.json", &json!({"goal": "g", "tasks": [task]}).to_string());
+}
+
+fn edit(old: &str, new: &str) -> StubReply {
+    action("edit_file", &json!({"path": "src/answer.txt", "old": old, "new": new}))
+}
+
+/// The verdicts of the command on each final answer, with the model that gave it.
+fn verdicts(calls: &[Value]) -> Vec<(&str, bool)> {
+    let checked = calls.iter().filter(|it| it["checks"].as_array().is_some_and(|checks| !checks.is_empty()));
+    checked.map(|it| (it["model"].as_str().unwrap(), it["checks"][0]["passed"].as_bool().unwrap())).collect()
+}
+
+#[test]
+fn tests_that_fail_twice_lead_to_the_next_model_which_goes_on_with_the_work() {
+    let server = StubServer::start(Script::new(|request: &StubRequest| {
+        let rejected = request.text().matches("it is not accepted yet").count();
+        match (request.model.as_str(), results(request), rejected) {
+            ("cheap", 0, _) => edit("answer=41", "answer=40"),
+            ("cheap", 1, 1) => edit("answer=40", "answer=43"),
+            ("strong", 2, _) => edit("answer=43", "answer=42"),
+            _ => end("The test passes."),
+        }
+    }));
+    let app = app();
+    let dir = broken_repository(&app);
+    registry(&app, &server, "sh test.sh");
+    checked_plan(&app, "coder", "sh", &["test.sh"]);
+    let run = app.run(run_args(&["--plan", "plan.json", "--workspace", "project"])).expect_code(0);
+    let calls = run.events_of("model_call");
+    assert_eq!(verdicts(&calls), [("cheap", false), ("cheap", false), ("strong", true)]);
+    let failed = calls.iter().find(|it| it["outcome"] == "invalid").unwrap();
+    assert_eq!(
+        (&failed["error"]["code"], &failed["checks"][0]["verifier"]),
+        (&json!("check.failed"), &json!("command"))
+    );
+    assert_eq!(failed["checks"][0]["evidence"], "expected 42\n[exit code 1]");
+    let told = server.requests().iter().filter(|it| it.contains("expected 42\n[exit code 1]")).count();
+    assert!(told >= 4, "both models are told what the command found, {told}");
+    assert_eq!(run.events_of("task_started").len(), 1, "it is one attempt in one view");
+    assert_eq!(run.events_of("task_completed")[0]["model"], "strong");
+    assert_eq!(answer(&dir), "answer=42\n");
+    assert_eq!(names(&app, "views"), 0, "no view is left");
+    let shown: Value =
+        serde_json::from_str(&app.run(["route", "verifiers", "-o", "json"]).expect_code(0).stdout).unwrap();
+    assert_eq!((&shown["command"]["answers"], &shown["command"]["accepted"]), (&json!(3), &json!(1)));
+}
+
+#[test]
+fn what_a_command_never_accepts_is_not_merged() {
+    let server = StubServer::start(Script::new(|request: &StubRequest| match results(request) {
+        0 => edit("answer=41", "answer=40"),
+        _ => end("The test passes."),
+    }));
+    let app = app();
+    let dir = broken_repository(&app);
+    registry(&app, &server, "sh test.sh");
+    checked_plan(&app, "coder", "sh", &["test.sh"]);
+    let run = app.run(run_args(&["--plan", "plan.json", "--workspace", "project"])).expect_code(1);
+    let expected = [("cheap", false), ("cheap", false), ("strong", false), ("strong", false)];
+    assert_eq!(verdicts(&run.events_of("model_call")), expected.repeat(2), "two attempts");
+    assert_eq!(run.events_of("task_failed")[0]["error"]["code"], "check.failed");
+    assert_eq!((answer(&dir).as_str(), names(&app, "views")), ("answer=41\n", 0));
+}
+
+#[test]
+fn a_command_that_no_attempt_could_run_is_refused_with_the_plan() {
+    let server = StubServer::start(Script::default());
+    let app = app();
+    broken_repository(&app);
+    registry(&app, &server, "sh test.sh");
+    for (role, args, line, part) in [
+        ("coder", &["test.sh"][..], &[][..], "--workspace"),
+        ("writer", &["test.sh"], &["--workspace", "project"], "role `writer` has no tools"),
+        ("coder", &["-c", "true"], &["--workspace", "project"], "`commands.allow` of role `coder`"),
+    ] {
+        checked_plan(&app, role, "sh", args);
+        let run = app.run(run_args(&[&["--plan", "plan.json"], line].concat())).expect_code(3);
+        assert!(run.stderr.contains(part), "{}", run.stderr);
+    }
+    checked_plan(&app, "coder", " ", &[]);
+    let run = app.run(run_args(&["--plan", "plan.json", "--workspace", "project"])).expect_code(3);
+    assert!(run.stderr.contains("`program` is empty"), "{}", run.stderr);
+    assert_eq!(server.calls(), 0);
 }
 
 #[test]

@@ -71,7 +71,9 @@ fn a_check_that_can_not_be_made_is_refused_before_anything_is_asked() {
         (json!({"type": "regex", "pattern": "("}), "no regular expression"),
         (json!({"type": "json_schema", "schema": {"type": "nothing"}}), "not usable"),
         (json!({"type": "length"}), "`min`"),
-        (json!({"type": "command", "run": "rm -rf /"}), "unknown variant"),
+        (json!({"type": "command", "run": "rm -rf /"}), "unknown field"),
+        (json!({"type": "command", "program": "ls"}), "no workspace"),
+        (json!({"type": "shell", "run": "rm -rf /"}), "unknown variant"),
     ] {
         app.write("plan.json", &plan(&json!([{"criterion": "c", "check": check}])));
         let run = app.run(run_args(&["--plan", "plan.json"])).expect_code(3);

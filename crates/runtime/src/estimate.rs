@@ -31,7 +31,7 @@ pub struct Estimate {
 /// Estimates `document`; refuses it with all its problems when it is not valid.
 pub fn estimate(document: &Document, registry: &Registry) -> Result<Estimate, Vec<Problem>> {
     let plan = plan::check(document, &crate::planning::file_rules(registry))?;
-    let problems = verify::problems(&plan);
+    let problems = verify::problems(&plan, registry, verify::Workspace::Unknown);
     if !problems.is_empty() {
         return Err(problems);
     }

@@ -43,6 +43,11 @@ impl Experience {
         let tally = Tally { accepted: u64::from(is_accepted), rejected: u64::from(!is_accepted) };
         self.with(|it| it.add(role, kind, model, tally));
     }
+
+    /// An answer that counts as accepted was rejected after all.
+    pub fn took_back(&self, role: &Role, kind: TaskKind, model: &ModelAlias) {
+        self.with(|it| it.take_back(role, kind, model));
+    }
 }
 
 /// What the database knows of earlier answers.

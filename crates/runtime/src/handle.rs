@@ -186,8 +186,14 @@ impl Handle {
         owner: Option<(&str, Duration)>,
         begin: Begin,
     ) -> Result<RecordedRun, Error> {
+        let workspace = match (&request.workspace, begin) {
+            (Some(_), _) => verify::Workspace::There,
+            (None, Begin::Running) => verify::Workspace::Missing,
+            // People and other agents may do its work.
+            (None, Begin::AtRest) => verify::Workspace::Unknown,
+        };
         let plan = match &request.plan {
-            Some(document) => Some(self.checked(document)?),
+            Some(document) => Some(self.checked(document, workspace)?),
             None => None,
         };
         self.refuse_unpriced(&request.limits)?;
@@ -438,10 +444,11 @@ impl Handle {
         Ok(())
     }
 
-    pub(crate) fn checked(&self, document: &Document) -> Result<plan::Plan, Error> {
-        let rules = planning::file_rules(&self.deps.registry());
+    pub(crate) fn checked(&self, document: &Document, workspace: verify::Workspace) -> Result<plan::Plan, Error> {
+        let registry = self.deps.registry();
+        let rules = planning::file_rules(&registry);
         let plan = plan::check(document, &rules).map_err(|problems| Error::Plan { problems })?;
-        let problems = verify::problems(&plan);
+        let problems = verify::problems(&plan, &registry, workspace);
         if problems.is_empty() { Ok(plan) } else { Err(Error::Plan { problems }) }
     }
 

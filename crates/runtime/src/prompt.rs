@@ -13,13 +13,14 @@ use crate::{
     assignment::{RunBrief, TaskBrief, Work},
 };
 
-const SHIPPED: [(&str, &str); 6] = [
+const SHIPPED: [(&str, &str); 7] = [
     ("system.j2", include_str!("../../../config/prompts/system.j2")),
     ("task.j2", include_str!("../../../config/prompts/task.j2")),
     ("synthesis.j2", include_str!("../../../config/prompts/synthesis.j2")),
     ("plan.j2", include_str!("../../../config/prompts/plan.j2")),
     ("summary.j2", include_str!("../../../config/prompts/summary.j2")),
     ("tools.j2", include_str!("../../../config/prompts/tools.j2")),
+    ("rejected.j2", include_str!("../../../config/prompts/rejected.j2")),
 ];
 
 /// Tokens a chat format adds to each message.
@@ -118,6 +119,12 @@ impl Prompts {
             .map(|(name, description, schema)| context! { name => *name, description => *description, schema })
             .collect();
         self.fill("tools.j2", &context! { listed })
+    }
+
+    /// What a model is told of a final answer that was not accepted; `found` is what its checks found.
+    pub fn rejected(&self, found: &str) -> Result<String, Error> {
+        let found = crewline_engine::context::fenced(found);
+        self.fill("rejected.j2", &context! { found })
     }
 
     fn fill(&self, name: &str, values: &Value) -> Result<String, Error> {

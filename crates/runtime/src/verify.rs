@@ -1,13 +1,16 @@
 //! Whether an answer meets the success criteria that a program can check.
 //!
-//! **Invariant:** the same answer and criteria give the same verdicts; nothing is asked, read or run.
+//! **Invariant:** the same answer and criteria give the same verdicts; nothing is asked, read or run. A check that needs more than
+//! the answer is made by [`crate::attempt`].
 //! **Invariant:** an answer is data: it chooses no expression and no schema that it is checked by.
 
 use crewline_engine::plan::{Plan, Problem};
-use crewline_models::OutputSchema;
-use crewline_types::{Check, Criterion, check::Unit, event::CheckResult};
+use crewline_models::{OutputSchema, Registry};
+use crewline_types::{Check, Criterion, Role, check::Unit, event::CheckResult};
 use regex::{Regex, RegexBuilder};
 use serde_json::{Number, Value};
+
+use crate::workshop;
 
 /// Bytes of a compiled expression at most.
 const REGEX_BYTES_MAX: usize = 1 << 20;
@@ -17,10 +20,11 @@ const EXCERPT: usize = 120;
 /// The code of an answer that a criterion rejects.
 pub const REJECTED: &str = "check.failed";
 
-/// What each check says of an answer, in the order of the criteria.
+/// What each check that needs nothing but the answer says of it, in the order of the criteria.
 pub fn verdicts(criteria: &[Criterion], answer: &str) -> Vec<CheckResult> {
     let checked = criteria.iter().filter_map(|it| Some((it, it.check.as_ref()?)));
     checked
+        .filter(|(_, check)| check.command().is_none())
         .map(|(criterion, check)| {
             let (passed, evidence) = match judge(check, answer) {
                 Ok(evidence) => (true, evidence),
@@ -38,17 +42,45 @@ pub fn verdicts(criteria: &[Criterion], answer: &str) -> Vec<CheckResult> {
 
 /// What failed, for people and for the next model; `None` when everything passed.
 pub fn rejection(verdicts: &[CheckResult]) -> Option<String> {
-    let failed: Vec<String> =
-        verdicts.iter().filter(|it| !it.passed).map(|it| format!("{} ({})", it.criterion, it.evidence)).collect();
+    let failed = found(verdicts);
     (!failed.is_empty()).then(|| format!("the answer does not meet: {}", failed.join("; ")))
 }
 
+/// What failed, each with its evidence.
+pub fn found(verdicts: &[CheckResult]) -> Vec<String> {
+    verdicts.iter().filter(|it| !it.passed).map(|it| format!("{} ({})", it.criterion, it.evidence)).collect()
+}
+
+/// Whether the attempts of a plan will have a workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Workspace {
+    /// They will.
+    There,
+    /// They will not.
+    Missing,
+    /// Nobody knows yet.
+    Unknown,
+}
+
+/// Why a check can not be made by attempts of `role`, however well it is written.
+pub fn out_of_place(check: &Check, role: &Role, registry: &Registry, workspace: Workspace) -> Option<String> {
+    let (program, args) = check.command()?;
+    match workspace {
+        Workspace::Missing => Some(format!("{check}: the run has no workspace; give it one with `--workspace DIR`")),
+        Workspace::There | Workspace::Unknown => {
+            workshop::refuse_command(registry, role, program, args).map(|why| format!("{check}: {why}"))
+        }
+    }
+}
+
 /// The checks of a plan that can not be made, such as an expression that does not compile.
-pub fn problems(plan: &Plan) -> Vec<Problem> {
+pub fn problems(plan: &Plan, registry: &Registry, workspace: Workspace) -> Vec<Problem> {
     let mut problems = Vec::new();
     for task in &plan.tasks {
         for criterion in &task.success_criteria {
-            if let Some(Err(message)) = criterion.check.as_ref().map(usable) {
+            let Some(check) = &criterion.check else { continue };
+            let found = usable(check).err().or_else(|| out_of_place(check, &task.role, registry, workspace));
+            if let Some(message) = found {
                 let message = format!("task `{}`, criterion `{}`: {message}", task.key, criterion.criterion);
                 problems.push(Problem { code: "invalid_check", task: Some(task.key.to_string()), message });
             }
@@ -88,6 +120,8 @@ fn usable(check: &Check) -> Result<(), String> {
             let in_order = number(min.as_ref()).zip(number(max.as_ref())).is_none_or(|(min, max)| min <= max);
             has_bounds(min.is_some(), max.is_some(), in_order)
         }
+        Check::Command { program, .. } if program.trim().is_empty() => Err("`program` is empty".to_owned()),
+        Check::Command { .. } => Ok(()),
     }
 }
 
@@ -111,6 +145,7 @@ fn number(bound: Option<&Number>) -> Option<f64> {
 /// Why the answer passes, or why not.
 fn judge(check: &Check, answer: &str) -> Result<String, String> {
     match check {
+        Check::Command { .. } => Err("the answer alone does not tell".to_owned()),
         Check::JsonSchema { schema } => match form(schema).check(answer) {
             Ok(_) => Ok("it follows the schema".into()),
             Err(problems) => Err(problems.join(", ")),

@@ -17,12 +17,12 @@ use crewline_tools::{
     CommandLimits, CommandPolicy, CommandRule, Error, Kit, Merge, Network, OutputStore, Rules, Runner, Toolbox,
     TreeLimits, Unconfined, View, Workspace,
 };
-use crewline_types::{ErrorKind, event::ErrorNote};
+use crewline_types::{ErrorKind, Role, event::ErrorNote};
 use tokio::sync::{Mutex, OnceCell};
 
 use crate::{
     assignment::{Assignment, Failure, Post},
-    attempt::Deps,
+    attempt::{COMMAND, Deps},
     recorded::Recorded,
 };
 
@@ -95,6 +95,20 @@ pub fn check_commands(registry: &Registry) -> Result<(), Error> {
     Ok(())
 }
 
+/// Why a command may not be run by a check of `role`; `None` when it may.
+pub fn refuse_command(registry: &Registry, role: &Role, program: &str, args: &[String]) -> Option<String> {
+    let Some(tools) = registry.tools(role) else {
+        return Some(format!("role `{role}` has no tools: give it `tools: {{}}` and `commands` in the registry"));
+    };
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let is_allowed = match tools.commands.as_ref().map(commands_of) {
+        Some(Ok(policy)) => policy.allows(program, &args),
+        Some(Err(error)) => return Some(error.to_string()),
+        None => false,
+    };
+    (!is_allowed).then(|| format!("the `commands.allow` of role `{role}` has no rule for it"))
+}
+
 fn commands_of(commands: &RoleCommands) -> Result<CommandPolicy, Error> {
     let rules = |texts: &[String]| texts.iter().map(|text| CommandRule::parse(text)).collect::<Result<Vec<_>, _>>();
     let usual = CommandPolicy::default();
@@ -124,6 +138,8 @@ pub struct Place {
     view: View,
     /// Its tools.
     pub tools: Toolbox,
+    /// What runs the commands of its checks, when it has such.
+    pub checks: Option<Toolbox>,
 }
 
 impl Place {
@@ -145,8 +161,18 @@ impl Place {
         }
         let workspace = deps.workshop.open(root).await.map_err(|error| unusable(&error))?;
         let view = view(&workspace, assignment, recorded).await?;
-        let tools = toolbox(&view, root, assignment, deps, rules, policy).await.map_err(|error| unusable(&error))?;
-        Ok(Some(Self { workspace, view, tools }))
+        let all = || async { toolbox(&view, root, assignment, deps, rules).await.map_err(|error| unusable(&error)) };
+        let mut tools = all().await?;
+        tools.retain(|spec| policy.may_ever(&spec.name));
+        let criteria = &assignment.task.success_criteria;
+        let mut checks = None;
+        if criteria.iter().any(|it| it.check.as_ref().is_some_and(|check| check.command().is_some())) {
+            // Whether the model itself may run commands is another question.
+            let mut only = all().await?;
+            only.retain(|spec| &*spec.name == COMMAND);
+            checks = Some(only);
+        }
+        Ok(Some(Self { workspace, view, tools, checks }))
     }
 
     /// Brings what the attempt changed into the workspace, or fails with what it changed.
@@ -191,15 +217,12 @@ async fn toolbox(
     assignment: &Assignment,
     deps: &Deps,
     rules: &RoleTools,
-    policy: &Policy,
 ) -> Result<Toolbox, Error> {
     let outputs = deps.workshop.state_of(root).join("outputs").join(assignment.run.run.as_str());
     let commands = rules.commands.as_ref().map(commands_of).transpose()?.unwrap_or_default();
     let rules = Rules { commands: Arc::new(commands), ..Rules::default() };
     let kit = Kit { runner: deps.workshop.runner().await, ..Kit::default() };
-    let mut toolbox = kit.toolbox(view, &OutputStore::new(&outputs), &rules)?;
-    toolbox.retain(|spec| policy.may_ever(&spec.name));
-    Ok(toolbox)
+    kit.toolbox(view, &OutputStore::new(&outputs), &rules)
 }
 
 async fn merge(workspace: &Workspace, view: &View) -> Result<(), Failure> {

@@ -1,6 +1,8 @@
 //! What a program can tell of an answer: the executable part of a success criterion.
 //!
-//! **Invariant:** a check is data: it names no file, no host and no command.
+//! **Invariant:** a check is data, and only a person writes one: what a planning model says is never a check.
+//! **Invariant:** a check names no file and no host. One that names a command is made only where the rules of the role allow
+//! that command.
 
 use std::fmt;
 
@@ -62,6 +64,14 @@ pub enum Check {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         max: Option<Number>,
     },
+    /// A command that is run where the attempt works ends with exit code 0.
+    Command {
+        /// The program; there is no shell.
+        program: String,
+        /// Its arguments.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        args: Vec<String>,
+    },
 }
 
 /// What a length is counted in.
@@ -97,6 +107,19 @@ impl Check {
             Self::Contains { .. } => "contains",
             Self::Length { .. } => "length",
             Self::Number { .. } => "number",
+            Self::Command { .. } => "command",
+        }
+    }
+
+    /// The program and its arguments, of a check that runs one.
+    pub fn command(&self) -> Option<(&str, &[String])> {
+        match self {
+            Self::Command { program, args } => Some((program, args)),
+            Self::JsonSchema { .. }
+            | Self::Regex { .. }
+            | Self::Contains { .. }
+            | Self::Length { .. }
+            | Self::Number { .. } => None,
         }
     }
 }
@@ -122,6 +145,14 @@ impl fmt::Display for Check {
                 write!(out, "its number at `{place}` is ")?;
                 bounds(out, min.as_ref(), max.as_ref())
             }
+            Self::Command { program, args } => {
+                write!(out, "`{program}")?;
+                for arg in args {
+                    let is_plain = !arg.is_empty() && !arg.contains(char::is_whitespace);
+                    if is_plain { write!(out, " {arg}")? } else { write!(out, " '{arg}'")? }
+                }
+                out.write_str("` ends with exit code 0")
+            }
         }
     }
 }
@@ -146,6 +177,10 @@ mod tests {
             (r#"{"type":"regex","pattern":"^#","absent":true}"#, "it does not match the regular expression `^#`"),
             (r#"{"type":"length","unit":"lines","max":3}"#, "it has at most 3 lines"),
             (r#"{"type":"number","pointer":"/score","min":0.5,"max":1}"#, "its number at `/score` is 0.5 to 1"),
+            (
+                r#"{"type":"command","program":"cargo","args":["test","a b"]}"#,
+                "`cargo test 'a b'` ends with exit code 0",
+            ),
         ] {
             let check: Check = serde_json::from_str(text).unwrap();
             assert_eq!(check.to_string(), shown);

@@ -56,6 +56,15 @@ impl Learned {
         known.rejected = known.rejected.saturating_add(tally.rejected);
     }
 
+    /// One answer that counts as accepted was rejected after all.
+    pub fn take_back(&mut self, role: &Role, kind: TaskKind, model: &ModelAlias) {
+        let models = self.0.get_mut(&(role.clone(), kind));
+        if let Some(tally) = models.and_then(|it| it.get_mut(model)).filter(|it| it.accepted > 0) {
+            tally.accepted -= 1;
+            tally.rejected = tally.rejected.saturating_add(1);
+        }
+    }
+
     /// What is known of the models for a role and kind of task.
     pub fn of(&self, role: &Role, kind: TaskKind) -> Option<&HashMap<ModelAlias, Tally>> {
         self.0.get(&(role.clone(), kind))

@@ -17,14 +17,14 @@ use super::{
     climb::{Climb, Question, Said},
     note_of,
     perform::Performer,
-    talk::{Offer, Talk, keep, protocol_of},
+    review::review,
+    talk::{Offer, Talk, Turn, keep, protocol_of},
 };
 use crate::{
     assignment::{Assignment, Failure, Output, Work},
     curated::Curated,
     journal,
     tools::{self, Toolbox},
-    verify,
 };
 
 /// Whether the attempt needs the loop: its role has tools, or a person wants to see what it is told.
@@ -93,10 +93,10 @@ async fn work(
                 return Err(Failure::Models { error: note("model.empty", ErrorKind::Invalid, text), may_retry: true });
             }
             Step::Final(text) => {
-                let checks = verify::verdicts(&assignment.task.success_criteria, &text);
-                if let Some(message) = verify::rejection(&checks) {
-                    let error = note(verify::REJECTED, ErrorKind::Invalid, &message);
-                    return Err(Failure::Models { error, may_retry: true });
+                if let Some(rejected) = review(climb, toolbox, &said, &text).await? {
+                    climb.rejected(&rejected)?;
+                    talk.push(Turn::rejected(protocol, said.text, rejected.told));
+                    continue;
                 }
                 if let Some(place) = &toolbox.place {
                     place.merge().await?;

@@ -11,7 +11,7 @@ use crewline_engine::{
 use crewline_models::ToolCall;
 use crewline_types::{CallId, ErrorKind, ModelSpec, Text, event::ErrorNote};
 
-use super::{Deps, call, instructions, talk::Talk};
+use super::{Deps, call, instructions, review::Rejected, talk::Talk};
 use crate::{
     again,
     assignment::{Assignment, Failure, PlanOutput, Work},
@@ -71,7 +71,12 @@ pub(super) struct Climb<'a> {
     may_retry: bool,
     last: Miss,
     previous: Option<Arc<ModelSpec>>,
+    /// Final answers of the model that is asked now which a command did not accept.
+    failed_commands: u32,
 }
+
+/// How often a model hears what a command found, before the next one is asked.
+const COMMAND_TRIES: u32 = 1;
 
 impl<'a> Climb<'a> {
     pub(super) fn new(
@@ -102,7 +107,23 @@ impl<'a> Climb<'a> {
                 problem: None,
             },
             previous: None,
+            failed_commands: 0,
         }
+    }
+
+    /// A final answer was not accepted. Whose work a command rejects hears it once and tries again; after that, and after any other
+    /// check, the next model goes on with the work.
+    pub(super) fn rejected(&mut self, rejected: &Rejected) -> Result<(), Failure> {
+        let note = rejected.note.clone();
+        if rejected.by_command && self.failed_commands < COMMAND_TRIES {
+            self.failed_commands += 1;
+            return Ok(());
+        }
+        self.failed_commands = 0;
+        self.rungs.pop_front();
+        self.last = Miss { note: note.clone(), may_retry: true, error: None, problem: None };
+        self.may_retry = true;
+        if self.rungs.is_empty() { Err(Failure::Models { error: note, may_retry: true }) } else { Ok(()) }
     }
 
     /// Asks model by model until one gives an answer that is accepted.

@@ -2,7 +2,7 @@
 //! with tools step by step, until the answer is final.
 //!
 //! `climb` goes through the chain, `call` makes one call, `accept` checks an answer, `act` is the loop of a role with tools,
-//! `talk` what was said in it, `perform` makes calls of tools.
+//! `talk` what was said in it, `perform` makes calls of tools, `review` checks a final answer with commands, too.
 //!
 //! **Invariant:** a call is recorded before it is sent; its end is recorded with the next change of the attempt.
 //! **Invariant:** the worst case of a call is reserved before it is sent; a call whose answer is lost is charged in full.
@@ -14,6 +14,7 @@ mod act;
 mod call;
 mod climb;
 mod perform;
+mod review;
 mod talk;
 
 use std::sync::Arc;
@@ -39,6 +40,7 @@ use self::climb::{Climb, Question};
 pub use self::{
     accept::without_thinking,
     call::{end_calls, hash_of},
+    review::COMMAND,
 };
 
 /// What every attempt works with.
@@ -89,6 +91,7 @@ pub async fn run(mut assignment: Assignment, deps: Arc<Deps>) {
 }
 
 async fn work(assignment: &mut Assignment, deps: &Deps) -> Result<Output, Failure> {
+    review::refuse_unusable(assignment)?;
     let sources = std::mem::take(&mut assignment.sources);
     let told = curated::of_attempt(assignment, deps, sources).await?;
     let recorded = Recorded::of_unfinished_attempts(&deps.store, assignment).await?;

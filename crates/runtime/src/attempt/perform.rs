@@ -99,7 +99,7 @@ impl Performer<'_> {
             let call = ToolCall { id: it.call.id, name: it.call.name, arguments: it.call.arguments };
             (call, text)
         });
-        Ok(Turn { protocol, text: said.text.clone(), results: results.collect() })
+        Ok(Turn { protocol, text: said.text.clone(), results: results.collect(), note: None })
     }
 
     /// What is to be done about a call.

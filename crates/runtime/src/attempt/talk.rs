@@ -86,6 +86,15 @@ pub(super) struct Turn {
     pub(super) text: Text,
     /// Its calls, each with what the model is told of it.
     pub(super) results: Vec<(ToolCall, Text)>,
+    /// What the model is told of a final answer that was not accepted.
+    pub(super) note: Option<Text>,
+}
+
+impl Turn {
+    /// A final answer that was not accepted.
+    pub(super) fn rejected(protocol: Protocol, text: Text, note: Text) -> Self {
+        Self { protocol, text, results: Vec::new(), note: Some(note) }
+    }
 }
 
 /// The conversation.
@@ -177,6 +186,11 @@ impl Talk {
     fn said(&self, protocol: Protocol, left_out: usize) -> Vec<ChatMessage> {
         let mut messages = Vec::with_capacity(2 * self.turns.len());
         for (place, turn) in self.turns.iter().enumerate() {
+            if let Some(note) = &turn.note {
+                messages.push(ChatMessage::new(Speaker::Assistant, Arc::clone(&turn.text.body)));
+                messages.push(ChatMessage::new(Speaker::User, Arc::clone(&note.body)));
+                continue;
+            }
             let told = |text: &Text| if place < left_out { LEFT_OUT.to_owned() } else { fenced(&text.body) };
             match protocol {
                 Protocol::Native => {

@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use crewline_engine::plan::{Document, DocumentTask};
 use crewline_types::{LinkKind, RunId, TaskKind, TaskStatus};
 
-use crate::{Error, Handle};
+use crate::{Error, Handle, verify};
 
 use super::{Changed, TaskCommand, TaskFields, TaskView};
 
@@ -18,7 +18,7 @@ impl Handle {
 
     /// Makes the plan of a run the one that `document` says: tasks are matched by their ids.
     pub async fn edit_plan(&self, run: RunId, document: &Document, agent: &str) -> Result<Changed, Error> {
-        self.checked(document)?;
+        self.checked(document, verify::Workspace::Unknown)?;
         let commands = changes(&self.task_views(run).await?, document);
         self.change_tasks(run, &commands, agent).await
     }

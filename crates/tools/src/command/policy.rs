@@ -169,6 +169,11 @@ pub(crate) enum Verdict {
 }
 
 impl CommandPolicy {
+    /// Whether the command may be run without asking anybody.
+    pub fn allows(&self, program: &str, args: &[&str]) -> bool {
+        self.judge(program, args) == Verdict::Allow
+    }
+
     /// What is said of a command by its words alone.
     pub(crate) fn judge(&self, program: &str, args: &[&str]) -> Verdict {
         let fits = |rules: &[CommandRule]| rules.iter().any(|rule| rule.fits(program, args));
