@@ -1,6 +1,6 @@
-//! Success criteria that a program checks: a bad answer leads to the next model, with the evidence.
+//! Success criteria that a program or a judge checks: a bad answer leads to the next model, with the evidence.
 
-use crewline_testkit::{Script, StubReply, StubServer};
+use crewline_testkit::{Script, StubReply, StubRequest, StubServer, TestApp};
 use serde_json::{Value, json};
 
 use crate::{app, run_args};
@@ -42,11 +42,34 @@ fn an_answer_that_fails_a_criterion_leads_to_the_next_model() {
     assert!(told, "the next model hears what was wrong");
     let shown = app.run(["route", "verifiers", "-o", "json"]).expect_code(0);
     let shown: Value = serde_json::from_str(&shown.stdout).unwrap();
-    let length = json!({"answers": 2, "accepted": 2, "accepted_in_vain": 1, "rejected_alone": 0});
+    let later = json!({"good_accepted": 0, "good_rejected": 0, "bad_accepted": 0, "bad_rejected": 0});
+    let length = json!({
+        "answers": 2, "accepted": 2, "accepted_in_vain": 1, "rejected_alone": 0, "later": later,
+        "true_accept_rate": null, "false_accept_rate": null
+    });
     assert_eq!((&shown["length"], &shown["regex"]["accepted"]), (&length, &json!(1)));
     let id = run.events()[0]["run"].as_str().unwrap().to_owned();
     let logs = app.run(["logs", &id]).expect_code(0);
     assert!(logs.stdout.contains("1/3 checks") && logs.stdout.contains("3/3 checks"), "{}", logs.stdout);
+}
+
+#[test]
+fn what_people_do_later_tells_what_a_check_is_worth() {
+    let server = StubServer::start(Script::text("Kafka."));
+    let app = app();
+    app.registry(&server);
+    app.write("plan.json", &plan(&json!([{"check": {"type": "contains", "text": "Kafka"}}])));
+    let run = app.run(run_args(&["--plan", "plan.json"])).expect_code(0);
+    let later = || -> Value {
+        let shown = app.run(["route", "verifiers", "-o", "json"]).expect_code(0);
+        serde_json::from_str::<Value>(&shown.stdout).unwrap()["contains"]["later"].clone()
+    };
+    assert_eq!(later()["bad_accepted"], 0, "nothing was heard of it");
+    let id = run.events()[0]["run"].as_str().unwrap().to_owned();
+    app.run(["rerun", &format!("{id}/a"), "-o", "jsonl", "--out", "again"]).expect_code(0);
+    assert_eq!(later()["bad_accepted"], 1, "somebody wanted another answer");
+    let table = app.run(["route", "verifiers"]).expect_code(0).stdout;
+    assert!(table.contains("BAD") && table.contains("1 of 1"), "{table}");
 }
 
 #[test]
@@ -73,6 +96,7 @@ fn a_check_that_can_not_be_made_is_refused_before_anything_is_asked() {
         (json!({"type": "length"}), "`min`"),
         (json!({"type": "command", "run": "rm -rf /"}), "unknown field"),
         (json!({"type": "command", "program": "ls"}), "no workspace"),
+        (json!({"type": "judge", "rubric": "it is good"}), "no role `judge`"),
         (json!({"type": "shell", "run": "rm -rf /"}), "unknown variant"),
     ] {
         app.write("plan.json", &plan(&json!([{"criterion": "c", "check": check}])));
@@ -80,4 +104,93 @@ fn a_check_that_can_not_be_made_is_refused_before_anything_is_asked() {
         assert!(run.stderr.contains(part), "{}", run.stderr);
     }
     assert_eq!(server.calls(), 0);
+}
+
+fn with_judge(app: &TestApp, server: &StubServer, chain: &str, policies: &str) {
+    let registry = server.registry().replace("roles:", &format!("roles:\n  judge: {{chain: [{chain}]}}"));
+    app.write("crewline.yaml", &format!("{registry}policies: {{{policies}}}\n"));
+}
+
+const RUBRIC: &str = "it names a broker and says why";
+
+fn judged_plan(app: &TestApp) {
+    app.write("plan.json", &plan(&json!([{"check": {"type": "judge", "rubric": RUBRIC}}])));
+}
+
+/// Answers the tasks; a judge accepts what has a reason.
+fn writer_and_judge(request: &StubRequest) -> StubReply {
+    if !request.contains("You judge whether") {
+        return StubReply::text(if request.model == "cheap" { "Kafka." } else { "Kafka, because it is durable." });
+    }
+    let pass = request.contains("because");
+    StubReply::json(&json!({"reason": if pass { "it says why" } else { "no reason is given" }, "pass": pass}))
+}
+
+#[test]
+fn a_judge_that_did_not_write_the_answer_decides_whether_it_is_accepted() {
+    let server = StubServer::start(Script::new(writer_and_judge));
+    let app = app();
+    with_judge(&app, &server, "cheap, strong", "attempts_max: 1");
+    judged_plan(&app);
+    let run = app.run(run_args(&["--plan", "plan.json", "--max-cost", "1"])).expect_code(0);
+    let calls = run.events_of("model_call");
+    let seen: Vec<(&str, &str, &str)> = calls
+        .iter()
+        .map(|it| (it["role"].as_str().unwrap(), it["model"].as_str().unwrap(), it["outcome"].as_str().unwrap()))
+        .collect();
+    // Each answer is judged by the model that did not write it.
+    let expected =
+        [("coder", "cheap", "invalid"), ("judge", "strong", "ok"), ("coder", "strong", "ok"), ("judge", "cheap", "ok")];
+    assert_eq!(seen, expected);
+    assert_eq!(calls[0]["checks"][0]["evidence"], "no reason is given [judged by `strong`]");
+    assert_eq!((&calls[0]["error"]["code"], &calls[2]["checks"][0]["passed"]), (&json!("check.failed"), &json!(true)));
+    let asked = server.requests();
+    assert!(asked.iter().filter(|it| it.contains("You judge whether")).all(|it| it.contains(RUBRIC)));
+    assert!(asked[2].contains("no reason is given"), "the next model hears why");
+    let finished = &run.events_of("run_finished")[0];
+    let cost: f64 = calls.iter().map(|it| it["cost_usd"].as_f64().unwrap()).sum();
+    assert!((finished["cost_usd"].as_f64().unwrap() - cost).abs() < 1e-9, "the judge is paid by the task: {finished}");
+    let shown: Value =
+        serde_json::from_str(&app.run(["route", "verifiers", "-o", "json"]).expect_code(0).stdout).unwrap();
+    assert_eq!((&shown["judge"]["answers"], &shown["judge"]["accepted"]), (&json!(2), &json!(1)));
+    let explained = app.run(["route", "explain", "--role", "coder", "--text", "x"]).expect_code(0);
+    assert!(!explained.stdout.contains("2 of 2"), "a judge's calls are not the role's answers: {}", explained.stdout);
+}
+
+#[test]
+fn the_only_model_judges_itself_and_says_so() {
+    let server = StubServer::start(Script::new(writer_and_judge));
+    let app = app();
+    with_judge(&app, &server, "strong", "attempts_max: 1");
+    judged_plan(&app);
+    let run = app.run(run_args(&["--plan", "plan.json"])).expect_code(0);
+    let calls = run.events_of("model_call");
+    let evidence = calls[2]["checks"][0]["evidence"].as_str().unwrap();
+    assert_eq!(evidence, "it says why [judged by `strong`, which wrote it: no other is configured]");
+}
+
+#[test]
+fn an_answer_without_a_judge_is_rejected_unless_the_policy_accepts_it() {
+    let server = StubServer::start(Script::new(|request: &StubRequest| {
+        if request.contains("You judge whether") {
+            StubReply::status(400)
+        } else {
+            StubReply::text("Kafka, because it is durable.")
+        }
+    }));
+    for (policy, code, part, answers) in [
+        ("attempts_max: 1", 1, "there is no verdict: ", 2),
+        ("attempts_max: 1, on_judge_error: reject", 1, "there is no verdict: ", 2),
+        ("attempts_max: 1, on_judge_error: accept", 0, "accepted without a judge: ", 1),
+    ] {
+        let app = app();
+        with_judge(&app, &server, "strong, cheap", policy);
+        judged_plan(&app);
+        let run = app.run(run_args(&["--plan", "plan.json"])).expect_code(code);
+        let calls = run.events_of("model_call");
+        let written: Vec<&Value> = calls.iter().filter(|it| it["role"] == "coder").collect();
+        assert_eq!(written.len(), answers, "{policy}");
+        let evidence = written[0]["checks"][0]["evidence"].as_str().unwrap();
+        assert!(evidence.starts_with(part), "{policy}: {evidence}");
+    }
 }

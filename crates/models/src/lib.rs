@@ -39,8 +39,8 @@ pub use provider::ListedModel;
 pub(crate) use provider::ModelProvider;
 pub use rate::RateLimits;
 pub use registry::{
-    CommandNetwork, CommandUnconfined, Invalid, ModelConfig, Policies, Problem, ProviderConfig, Registry, RoleCommands,
-    RoleTools, StepLimits, ToolEntry, ToolRule, ToolTest, ToolVerdict,
+    CommandNetwork, CommandUnconfined, Invalid, ModelConfig, OnJudgeError, Policies, Problem, ProviderConfig, Registry,
+    RoleCommands, RoleTools, StepLimits, ToolEntry, ToolRule, ToolTest, ToolVerdict,
 };
 pub use reload::{Env, Reloaded, Reloader};
 pub use request::{ChatMessage, ChatReply, ChatRequest, EmbedReply, Finish, Listener, Piece, Speaker};

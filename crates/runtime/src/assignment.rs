@@ -213,7 +213,15 @@ impl Progress {
                 error: None,
             };
             spent.add(&end);
-            ended.calls.push(EndedCall { end, model, provider, reply: None, asked: Vec::new(), checks: Vec::new() });
+            ended.calls.push(EndedCall {
+                end,
+                by: None,
+                model,
+                provider,
+                reply: None,
+                asked: Vec::new(),
+                checks: Vec::new(),
+            });
         }
         (spent, ended)
     }
@@ -244,6 +252,8 @@ pub struct EndedTool {
 pub struct EndedCall {
     /// What the database keeps.
     pub end: CallEnd,
+    /// Who asked, when it was not the task's role.
+    pub by: Option<Role>,
     /// The model that was asked.
     pub model: ModelAlias,
     /// The provider that was asked.

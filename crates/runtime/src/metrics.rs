@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crewline_types::{MicroUsd, ModelAlias, RunStatus, ToolOutcome};
+use crewline_types::{MicroUsd, ModelAlias, RunStatus, ToolOutcome, event::CheckResult};
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 /// Describes all metrics of this crate to the recorder.
@@ -14,6 +14,7 @@ pub fn describe() {
     describe_counter!("crewline_tasks_total", "Tasks that became final, by role and outcome.");
     describe_histogram!("crewline_task_duration_seconds", "From a task's first start to its end.");
     describe_gauge!("crewline_llm_cost_usd_total", "Cost of answered calls whose model has a price.");
+    describe_counter!("crewline_checks_total", "Verdicts of criteria on answers, by kind of check.");
     describe_counter!("crewline_llm_fallbacks_total", "Steps from one model of a chain to the next.");
     describe_gauge!("crewline_llm_breaker_state", "Breakers of models that failed: 0 closed, 1 half open, 2 open.");
     describe_counter!("crewline_llm_answers_reused_total", "Recorded answers of lost attempts that were used again.");
@@ -50,6 +51,14 @@ pub fn run_ended(status: RunStatus) {
 pub fn task_ended(role: &str, outcome: &'static str, took: Duration) {
     counter!("crewline_tasks_total", "role" => role.to_owned(), "outcome" => outcome).increment(1);
     histogram!("crewline_task_duration_seconds", "role" => role.to_owned()).record(took.as_secs_f64());
+}
+
+/// Verdicts of checks were recorded.
+pub fn checked(checks: &[CheckResult]) {
+    for check in checks {
+        let outcome = if check.passed { "accepted" } else { "rejected" };
+        counter!("crewline_checks_total", "check" => check.verifier.to_string(), "outcome" => outcome).increment(1);
+    }
 }
 
 /// An answered call had a price.

@@ -158,6 +158,7 @@ pub fn progress_of_lost(is_started: bool, calls: &[CallRow]) -> Progress {
         if is_open {
             progress.ended.calls.push(EndedCall {
                 end,
+                by: None,
                 model: ModelAlias::from(call.model.as_str()),
                 provider: call.provider.as_str().into(),
                 reply: None,

@@ -200,9 +200,10 @@ pub fn file_rules(registry: &Registry) -> Rules {
     rules(registry.roles(), plan::FILE_TASKS_MAX, true)
 }
 
-/// What a plan made by the planner may hold: the manager itself is no specialist.
+/// What a plan made by the planner may hold: the manager and the judge are no specialists.
 pub fn planner_rules(registry: &Registry) -> Rules {
-    let roles = registry.roles().into_iter().filter(|role| *role != Role::manager()).collect();
+    let roles =
+        registry.roles().into_iter().filter(|role| *role != Role::manager() && *role != Role::judge()).collect();
     rules(roles, registry.policies().plan_tasks_max as usize, false)
 }
 

@@ -13,13 +13,14 @@ use crate::{
     assignment::{RunBrief, TaskBrief, Work},
 };
 
-const SHIPPED: [(&str, &str); 7] = [
+const SHIPPED: [(&str, &str); 8] = [
     ("system.j2", include_str!("../../../config/prompts/system.j2")),
     ("task.j2", include_str!("../../../config/prompts/task.j2")),
     ("synthesis.j2", include_str!("../../../config/prompts/synthesis.j2")),
     ("plan.j2", include_str!("../../../config/prompts/plan.j2")),
     ("summary.j2", include_str!("../../../config/prompts/summary.j2")),
     ("tools.j2", include_str!("../../../config/prompts/tools.j2")),
+    ("judge.j2", include_str!("../../../config/prompts/judge.j2")),
     ("rejected.j2", include_str!("../../../config/prompts/rejected.j2")),
 ];
 
@@ -125,6 +126,21 @@ impl Prompts {
     pub fn rejected(&self, found: &str) -> Result<String, Error> {
         let found = crewline_engine::context::fenced(found);
         self.fill("rejected.j2", &context! { found })
+    }
+
+    /// The messages that ask a judge whether `answer` meets `rubric`.
+    pub fn judge(
+        &self,
+        task: &TaskBrief,
+        instructions: &str,
+        rubric: &str,
+        answer: &str,
+    ) -> Result<Vec<ChatMessage>, Error> {
+        let system = self.fill("system.j2", &context! { instructions })?;
+        let answer = crewline_engine::context::fenced(answer);
+        let values = context! { title => &*task.title, description => &*task.description, rubric, answer };
+        let user = self.fill("judge.j2", &values)?;
+        Ok(vec![ChatMessage::new(Speaker::System, system), ChatMessage::new(Speaker::User, user)])
     }
 
     fn fill(&self, name: &str, values: &Value) -> Result<String, Error> {

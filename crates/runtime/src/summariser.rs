@@ -142,6 +142,7 @@ pub async fn write(deps: &Deps, brief: &RunBrief, root: Root, draft: &Draft) -> 
     });
     let ended = EndedCall {
         end: CallEnd { reply: text.as_ref().map(|it| it.hash), ..end },
+        by: None,
         model: model.alias.clone(),
         provider: Arc::clone(&model.provider),
         reply: text.clone(),

@@ -24,7 +24,7 @@ pub const REJECTED: &str = "check.failed";
 pub fn verdicts(criteria: &[Criterion], answer: &str) -> Vec<CheckResult> {
     let checked = criteria.iter().filter_map(|it| Some((it, it.check.as_ref()?)));
     checked
-        .filter(|(_, check)| check.command().is_none())
+        .filter(|(_, check)| check.reads_answer_only())
         .map(|(criterion, check)| {
             let (passed, evidence) = match judge(check, answer) {
                 Ok(evidence) => (true, evidence),
@@ -64,6 +64,9 @@ pub enum Workspace {
 
 /// Why a check can not be made by attempts of `role`, however well it is written.
 pub fn out_of_place(check: &Check, role: &Role, registry: &Registry, workspace: Workspace) -> Option<String> {
+    if check.rubric().is_some() && !registry.has_role(&Role::judge()) {
+        return Some("the registry has no role `judge`: name it, with a `chain` of models that judge".to_owned());
+    }
     let (program, args) = check.command()?;
     match workspace {
         Workspace::Missing => Some(format!("{check}: the run has no workspace; give it one with `--workspace DIR`")),
@@ -104,7 +107,6 @@ fn usable(check: &Check) -> Result<(), String> {
         Check::JsonSchema { schema } => form(schema).problem().map_or(Ok(()), Err),
         Check::Regex { pattern, .. } => compile(pattern).map(drop),
         Check::Contains { text, .. } if text.is_empty() => Err("`text` is empty".to_owned()),
-        Check::Contains { .. } => Ok(()),
         Check::Length { min, max, .. } => {
             has_bounds(min.is_some(), max.is_some(), min.zip(*max).is_none_or(|(min, max)| min <= max))
         }
@@ -121,7 +123,8 @@ fn usable(check: &Check) -> Result<(), String> {
             has_bounds(min.is_some(), max.is_some(), in_order)
         }
         Check::Command { program, .. } if program.trim().is_empty() => Err("`program` is empty".to_owned()),
-        Check::Command { .. } => Ok(()),
+        Check::Judge { rubric } if rubric.trim().is_empty() => Err("`rubric` is empty".to_owned()),
+        Check::Contains { .. } | Check::Command { .. } | Check::Judge { .. } => Ok(()),
     }
 }
 
@@ -145,7 +148,7 @@ fn number(bound: Option<&Number>) -> Option<f64> {
 /// Why the answer passes, or why not.
 fn judge(check: &Check, answer: &str) -> Result<String, String> {
     match check {
-        Check::Command { .. } => Err("the answer alone does not tell".to_owned()),
+        Check::Command { .. } | Check::Judge { .. } => Err("the answer alone does not tell".to_owned()),
         Check::JsonSchema { schema } => match form(schema).check(answer) {
             Ok(_) => Ok("it follows the schema".into()),
             Err(problems) => Err(problems.join(", ")),

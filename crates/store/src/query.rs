@@ -223,6 +223,19 @@ impl Store {
         row.map(Event::try_from).transpose()
     }
 
+    /// All events of a kind that a run has, in order.
+    pub async fn events_of_kind(&self, run: RunId, kind: &str) -> Result<Vec<Event>, Error> {
+        entity::event::Entity::find()
+            .filter(entity::event::Column::RunId.eq(run.as_str()))
+            .filter(entity::event::Column::Kind.eq(kind))
+            .order_by_asc(entity::event::Column::Seq)
+            .all(self.reader().await?)
+            .await?
+            .into_iter()
+            .map(Event::try_from)
+            .collect()
+    }
+
     /// Events of a run after `after_seq`, in order.
     pub async fn events(&self, run: RunId, after_seq: u64, limit: u32) -> Result<Vec<Event>, Error> {
         entity::event::Entity::find()

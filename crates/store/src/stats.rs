@@ -91,7 +91,7 @@ impl Store {
             reader.get_database_backend(),
             "SELECT t.role, t.kind, c.model, SUM(CASE WHEN c.outcome = 'ok' THEN 1 ELSE 0 END), \
              SUM(CASE WHEN c.outcome = 'ok' THEN 0 ELSE 1 END) \
-             FROM (SELECT task, model, outcome FROM calls WHERE outcome = 'ok' OR outcome = 'invalid' \
+             FROM (SELECT task, model, outcome FROM calls WHERE (outcome = 'ok' OR outcome = 'invalid') AND purpose <> 'judge' \
                    ORDER BY started_at DESC LIMIT $1) AS c JOIN tasks AS t ON t.number = c.task \
              GROUP BY t.role, t.kind, c.model ORDER BY t.role, t.kind, c.model",
             [i64::from(limit).into()],

@@ -72,6 +72,11 @@ pub enum Check {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         args: Vec<String>,
     },
+    /// A judge, which is another model, says that the answer meets a rubric.
+    Judge {
+        /// What must hold, and how to tell.
+        rubric: String,
+    },
 }
 
 /// What a length is counted in.
@@ -108,6 +113,32 @@ impl Check {
             Self::Length { .. } => "length",
             Self::Number { .. } => "number",
             Self::Command { .. } => "command",
+            Self::Judge { .. } => "judge",
+        }
+    }
+
+    /// Whether the answer alone tells. What is left needs an attempt: its workspace, its money.
+    pub fn reads_answer_only(&self) -> bool {
+        match self {
+            Self::JsonSchema { .. }
+            | Self::Regex { .. }
+            | Self::Contains { .. }
+            | Self::Length { .. }
+            | Self::Number { .. } => true,
+            Self::Command { .. } | Self::Judge { .. } => false,
+        }
+    }
+
+    /// What a judge is asked, of a check by one.
+    pub fn rubric(&self) -> Option<&str> {
+        match self {
+            Self::Judge { rubric } => Some(rubric),
+            Self::JsonSchema { .. }
+            | Self::Regex { .. }
+            | Self::Contains { .. }
+            | Self::Length { .. }
+            | Self::Number { .. }
+            | Self::Command { .. } => None,
         }
     }
 
@@ -119,7 +150,8 @@ impl Check {
             | Self::Regex { .. }
             | Self::Contains { .. }
             | Self::Length { .. }
-            | Self::Number { .. } => None,
+            | Self::Number { .. }
+            | Self::Judge { .. } => None,
         }
     }
 }
@@ -153,6 +185,7 @@ impl fmt::Display for Check {
                 }
                 out.write_str("` ends with exit code 0")
             }
+            Self::Judge { rubric } => out.write_str(rubric),
         }
     }
 }
@@ -177,6 +210,7 @@ mod tests {
             (r#"{"type":"regex","pattern":"^#","absent":true}"#, "it does not match the regular expression `^#`"),
             (r#"{"type":"length","unit":"lines","max":3}"#, "it has at most 3 lines"),
             (r#"{"type":"number","pointer":"/score","min":0.5,"max":1}"#, "its number at `/score` is 0.5 to 1"),
+            (r#"{"type":"judge","rubric":"it is kind"}"#, "it is kind"),
             (
                 r#"{"type":"command","program":"cargo","args":["test","a b"]}"#,
                 "`cargo test 'a b'` ends with exit code 0",

@@ -142,7 +142,7 @@ impl CallOutcome {
 pub struct CheckResult {
     /// The criterion.
     pub criterion: Arc<str>,
-    /// The kind of check: `regex`, `contains`, `length`, `number`, `json_schema` or `command`.
+    /// The kind of check: `regex`, `contains`, `length`, `number`, `json_schema`, `command` or `judge`.
     pub verifier: Arc<str>,
     /// Whether the answer passes.
     pub passed: bool,

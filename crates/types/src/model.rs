@@ -60,6 +60,11 @@ impl Role {
     pub fn manager() -> Self {
         Self::from("manager")
     }
+
+    /// The role that judges answers by a rubric.
+    pub fn judge() -> Self {
+        Self::from("judge")
+    }
 }
 
 /// What a million tokens cost, in micro-dollars.

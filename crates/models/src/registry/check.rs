@@ -454,6 +454,7 @@ fn policies(entry: &file::PoliciesEntry) -> Policies {
         attempts_max: entry.attempts_max.unwrap_or(2),
         plan_tasks_max: entry.plan_tasks_max.unwrap_or(8),
         plan_tasks_min: entry.plan_tasks_min.unwrap_or(1),
+        on_judge_error: entry.on_judge_error.unwrap_or_default(),
         outage_max: entry.outage_max.map_or(Duration::from_hours(1), |it| it.0),
         retry: RetryPolicy {
             delay: entry.retry.delay.map_or(Duration::from_millis(500), |it| it.0),

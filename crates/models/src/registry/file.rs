@@ -270,9 +270,23 @@ pub(crate) struct PoliciesEntry {
     /// How long a task waits when no model of its chain serves anybody, before it fails. Default: `1h`.
     #[serde(default)]
     pub(crate) outage_max: Option<Span>,
+    /// What becomes of an answer that no judge could be asked about. Default: `reject`.
+    #[serde(default)]
+    pub(crate) on_judge_error: Option<OnJudgeError>,
     /// The wait between two attempts.
     #[serde(default)]
     pub(crate) retry: RetryEntry,
+}
+
+/// What becomes of an answer that no judge could be asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnJudgeError {
+    /// It counts as accepted.
+    Accept,
+    /// It counts as rejected: the next model is asked.
+    #[default]
+    Reject,
 }
 
 /// The wait between two attempts: it doubles from `delay` up to `delay_max`.

@@ -28,6 +28,7 @@ use secrecy::{ExposeSecret, SecretString};
 pub(crate) use self::file::ProviderType;
 pub use self::{
     diff::Difference,
+    file::OnJudgeError,
     tools::{
         CommandNetwork, CommandUnconfined, RoleCommands, RoleTools, StepLimits, ToolEntry, ToolRule, ToolTest,
         ToolVerdict,
@@ -239,6 +240,8 @@ pub struct Policies {
     pub plan_tasks_min: u32,
     /// How long a task waits for a chain that is down as a whole.
     pub outage_max: Duration,
+    /// What becomes of an answer that no judge could be asked about.
+    pub on_judge_error: OnJudgeError,
     /// The wait between two attempts.
     pub retry: RetryPolicy,
 }

@@ -93,7 +93,7 @@ async fn work(
                 return Err(Failure::Models { error: note("model.empty", ErrorKind::Invalid, text), may_retry: true });
             }
             Step::Final(text) => {
-                if let Some(rejected) = review(climb, toolbox, &said, &text).await? {
+                if let Some(rejected) = review(climb, Some(toolbox), &said, &text).await? {
                     climb.rejected(&rejected)?;
                     talk.push(Turn::rejected(protocol, said.text, rejected.told));
                     continue;

@@ -8,7 +8,7 @@ use crewline_engine::{context, wallet};
 use crewline_models::{ChatMessage, ChatRequest, OutputSchema, ToolCall, ToolSet, request::form_tokens};
 use crewline_store::{CallEnd, Change, NewAttempt, NewCall, NewContext, Transition};
 use crewline_types::{
-    AttemptId, CallId, ErrorKind, MicroUsd, ModelSpec, Role, TaskKind, TaskStatus, Text, TextHash, Usage,
+    AttemptId, CallId, ErrorKind, MicroUsd, ModelSpec, Role, TaskId, TaskKind, TaskStatus, Text, TextHash, Usage,
     event::{CallOutcome, ErrorNote, EventBody, NewEvent},
 };
 
@@ -110,20 +110,29 @@ fn prepare(climb: &Climb<'_>, question: Question<'_>, model: &ModelSpec) -> Resu
 }
 
 /// Money reserved for a call; charged in full when dropped after the call was sent.
-struct Held<'a> {
+pub(super) struct Held<'a> {
     run: &'a RunBrief,
     hold: Option<wallet::Hold>,
     worst: Option<MicroUsd>,
 }
 
-impl Held<'_> {
-    fn settle(mut self, actual: Option<MicroUsd>) {
+impl<'a> Held<'a> {
+    /// Reserves the worst case of a call of `task`.
+    pub(super) fn reserve(run: &'a RunBrief, task: TaskId, worst: Option<MicroUsd>) -> Result<Self, Failure> {
+        let hold = run
+            .purse
+            .reserve(task, worst)
+            .map_err(|(cap, refused)| Failure::OverBudget { cap, message: format!("{cap}: {refused}") })?;
+        Ok(Self { run, hold: Some(hold), worst })
+    }
+
+    pub(super) fn settle(mut self, actual: Option<MicroUsd>) {
         if let Some(hold) = self.hold.take() {
             self.run.purse.settle(hold, actual);
         }
     }
 
-    fn refund(mut self) {
+    pub(super) fn refund(mut self) {
         if let Some(hold) = self.hold.take() {
             self.run.purse.refund(hold);
         }
@@ -175,12 +184,7 @@ pub(super) async fn ask_model(
     let role_max = registry.output_tokens_max(&task.role).unwrap_or(u32::MAX);
     let output_tokens_max = model.output_tokens_max.min(role_max);
     let worst = model.price.map(|price| price.of_tokens(input_tokens, output_tokens_max.into()));
-    let hold = run
-        .purse
-        .reserve(task.id, worst)
-        .map_err(|(cap, refused)| Failure::OverBudget { cap, message: format!("{cap}: {refused}") })?;
-    let held = Held { run, hold: Some(hold), worst };
-
+    let held = Held::reserve(run, task.id, worst)?;
     let open = OpenCall {
         id: call,
         model: model.alias.clone(),
@@ -233,15 +237,7 @@ pub(super) async fn ask_model(
         }
         Err(error) => {
             let outcome = error.outcome();
-            // An answer that was under way when we gave up may have been billed: money is never under-reported.
-            let (usage, cost) = match outcome {
-                CallOutcome::Timeout | CallOutcome::Cancelled | CallOutcome::Lost => {
-                    (Usage { input_tokens, estimated: true, ..Usage::default() }, worst)
-                }
-                CallOutcome::Error | CallOutcome::RateLimited | CallOutcome::Invalid | CallOutcome::Ok => {
-                    (Usage::default(), Some(MicroUsd::ZERO))
-                }
-            };
+            let (usage, cost) = charged(&error, input_tokens, worst);
             held.settle(cost);
             // A prompt that is refused or too long says nothing of how the model is.
             if !matches!(error, crewline_models::Error::ContextOverflow { .. } | crewline_models::Error::Refused { .. })
@@ -260,6 +256,7 @@ pub(super) async fn ask_model(
         progress.spent.add(&ended);
         progress.ended.calls.push(EndedCall {
             end: ended,
+            by: None,
             model: model.alias.clone(),
             provider: Arc::clone(&model.provider),
             reply: kept,
@@ -268,6 +265,23 @@ pub(super) async fn ask_model(
         });
     });
     Ok(result)
+}
+
+/// What a call that failed consumed. An answer that was under way when we gave up may have been billed: money is never
+/// under-reported.
+pub(super) fn charged(
+    error: &crewline_models::Error,
+    input_tokens: u64,
+    worst: Option<MicroUsd>,
+) -> (Usage, Option<MicroUsd>) {
+    match error.outcome() {
+        CallOutcome::Timeout | CallOutcome::Cancelled | CallOutcome::Lost => {
+            (Usage { input_tokens, estimated: true, ..Usage::default() }, worst)
+        }
+        CallOutcome::Error | CallOutcome::RateLimited | CallOutcome::Invalid | CallOutcome::Ok => {
+            (Usage::default(), Some(MicroUsd::ZERO))
+        }
+    }
 }
 
 /// A call as the database can hold it: what is read back later is the same.
@@ -409,14 +423,15 @@ fn purpose(assignment: &Assignment, wanted: Wanted<'_>, number: u32) -> &'static
 pub fn end_calls(change: &mut Change, attempt: AttemptId, role: &Role, ended: Ended) {
     let Ended { calls, tools } = ended;
     let millis = |elapsed: Duration| u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-    for EndedCall { end, model, provider, reply, asked, checks } in calls {
+    for EndedCall { end, by, model, provider, reply, asked, checks } in calls {
+        metrics::checked(&checks);
         change.events.push(NewEvent::of_task(
             change.at,
             attempt.task,
             Some(attempt.number),
             EventBody::ModelCall {
                 call: end.id.to_string().into(),
-                role: role.clone(),
+                role: by.unwrap_or_else(|| role.clone()),
                 model: model.as_str().into(),
                 provider,
                 outcome: end.outcome,

@@ -11,7 +11,11 @@ use crewline_engine::{
 use crewline_models::ToolCall;
 use crewline_types::{CallId, ErrorKind, ModelSpec, Text, event::ErrorNote};
 
-use super::{Deps, call, instructions, review::Rejected, talk::Talk};
+use super::{
+    Deps, call, instructions,
+    review::{Rejected, must_review, review},
+    talk::Talk,
+};
 use crate::{
     again,
     assignment::{Assignment, Failure, PlanOutput, Work},
@@ -146,7 +150,15 @@ impl<'a> Climb<'a> {
             if let Some(from) = self.previous.as_ref().filter(|from| from.alias != model.alias) {
                 metrics::fallback(&from.alias, &model.alias, &self.last.note.code);
             }
-            let miss = match call::ask_model(self, question, &model).await? {
+            let mut answer = call::ask_model(self, question, &model).await?;
+            if let (Ok(said), Question::Task { .. }, Work::Text) = (&answer, question, &assignment.work)
+                && must_review(assignment)
+                && let Some(Rejected { note, .. }) = review(self, None, said, &said.text.body).await?
+            {
+                let problem = Some(note.message.to_string());
+                answer = Err(Miss { note, may_retry: true, error: None, problem });
+            }
+            let miss = match answer {
                 Ok(said) => {
                     self.previous = Some(Arc::clone(&model));
                     self.rungs.push_front(model);

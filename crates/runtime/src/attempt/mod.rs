@@ -2,7 +2,8 @@
 //! with tools step by step, until the answer is final.
 //!
 //! `climb` goes through the chain, `call` makes one call, `accept` checks an answer, `act` is the loop of a role with tools,
-//! `talk` what was said in it, `perform` makes calls of tools, `review` checks a final answer with commands, too.
+//! `talk` what was said in it, `perform` makes calls of tools, `review` checks an answer with commands and
+//! judges, too; `judge` asks a judge, by a call of `aside`.
 //!
 //! **Invariant:** a call is recorded before it is sent; its end is recorded with the next change of the attempt.
 //! **Invariant:** the worst case of a call is reserved before it is sent; a call whose answer is lost is charged in full.
@@ -11,8 +12,10 @@
 
 mod accept;
 mod act;
+mod aside;
 mod call;
 mod climb;
+mod judge;
 mod perform;
 mod review;
 mod talk;

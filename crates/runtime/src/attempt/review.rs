@@ -1,4 +1,4 @@
-//! The checks of a final answer of a role with tools: those of its text, and commands in the attempt's view of the workspace.
+//! The checks of an answer: those of its text, commands in the attempt's view of the workspace, and judges.
 //!
 //! **Invariant:** a command is run only where the role's `commands` allow it without asking, and confined as its policy says.
 //! **Invariant:** an answer that is not accepted merges nothing; what was found is recorded with its call.
@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::{
     climb::{Climb, Said},
+    judge::judge,
     note_of,
 };
 use crate::{
@@ -52,10 +53,16 @@ pub(super) fn refuse_unusable(assignment: &Assignment) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Checks a final answer; `None` when it is accepted.
+/// Whether a criterion of the task needs more than the answer.
+pub(super) fn must_review(assignment: &Assignment) -> bool {
+    let mut checks = assignment.task.success_criteria.iter().filter_map(|it| it.check.as_ref());
+    checks.any(|check| !check.reads_answer_only())
+}
+
+/// Checks an answer; `None` when it is accepted. Only a role with tools has a toolbox.
 pub(super) async fn review(
-    climb: &Climb<'_>,
-    toolbox: &Toolbox,
+    climb: &mut Climb<'_>,
+    toolbox: Option<&Toolbox>,
     said: &Said,
     text: &str,
 ) -> Result<Option<Rejected>, Failure> {
@@ -63,7 +70,7 @@ pub(super) async fn review(
     let mut checks = verify::verdicts(&assignment.task.success_criteria, text);
     let mut told = verify::found(&checks);
     let mut by_command = false;
-    // What costs nothing comes first: a command may take minutes.
+    // What costs nothing comes first: a command may take minutes, and a judge is paid.
     if checks.iter().all(|it| it.passed) {
         let criteria = assignment.task.success_criteria.iter();
         for (place, criterion) in criteria.enumerate() {
@@ -81,6 +88,13 @@ pub(super) async fn review(
                 evidence: tail(&observation.text, EVIDENCE_CHARS_MAX).into(),
             });
         }
+    }
+    if checks.iter().all(|it| it.passed) {
+        for criterion in &assignment.task.success_criteria {
+            let Some(check) = &criterion.check else { continue };
+            checks.extend(judge(climb, &said.model, criterion, check, text).await?);
+        }
+        told.extend(verify::found(&checks));
     }
     let note = verify::rejection(&checks).map(|message| ErrorNote {
         code: verify::REJECTED.into(),
@@ -114,14 +128,14 @@ fn attach(climb: &Climb<'_>, said: &Said, checks: Vec<CheckResult>, note: Option
 
 async fn run(
     climb: &Climb<'_>,
-    toolbox: &Toolbox,
+    toolbox: Option<&Toolbox>,
     said: &Said,
     place: usize,
     check: &Check,
 ) -> Result<Observation, Failure> {
     let Some((program, args)) = check.command() else { return Err(unavailable("it is no command")) };
     let arguments = json!({"program": program, "args": args});
-    let commands = toolbox.place.as_ref().and_then(|it: &Place| it.checks.as_ref());
+    let commands = toolbox.and_then(|it| it.place.as_ref()).and_then(|it: &Place| it.checks.as_ref());
     let Some(commands) = commands.filter(|it| it.spec(COMMAND).is_some()) else {
         return Err(unavailable("this program can not run commands here"));
     };

@@ -34,7 +34,7 @@ pub fn unmet(criteria: &[Criterion], text: &str) -> Vec<String> {
     let failed = verify::verdicts(criteria, text).into_iter().filter(|it| !it.passed);
     let mut unmet: Vec<String> = failed.map(|it| format!("`{}` is not met: {}", it.criterion, it.evidence)).collect();
     unmet.extend(criteria::check(criteria, text));
-    let elsewhere = criteria.iter().filter(|it| it.check.as_ref().is_some_and(|check| check.command().is_some()));
+    let elsewhere = criteria.iter().filter(|it| it.check.as_ref().is_some_and(|check| !check.reads_answer_only()));
     unmet.extend(elsewhere.map(|it| format!("`{}` is checked by attempts only, and not by hand", it.criterion)));
     unmet
 }

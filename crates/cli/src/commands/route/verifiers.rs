@@ -20,7 +20,9 @@ use crate::{
   crewline route verifiers -o json
 
 Of the last 20,000 checked answers: how many each kind of check accepted, how many of those
-another check of the same answer rejected, and how many answers it alone rejected.")]
+another check of the same answer rejected, and how many answers it alone rejected. GOOD and BAD
+show how many of the answers that turned out so later it accepted: true and false accepts.
+`docs/routing.md` says what counts as a later outcome.")]
 pub(crate) struct VerifiersArgs;
 
 /// Runs the command.
@@ -44,13 +46,24 @@ fn rows<'a>(reports: impl Iterator<Item = (&'a String, &'a VerifierReport)>, sty
         ("ACCEPTED", Align::Right),
         ("IN VAIN", Align::Right),
         ("REJECTED ALONE", Align::Right),
+        ("GOOD", Align::Right),
+        ("BAD", Align::Right),
     ];
     let rows: Vec<Vec<String>> = reports
         .map(|(name, report)| {
-            let VerifierReport { answers, accepted, accepted_in_vain, rejected_alone } = *report;
+            let VerifierReport { answers, accepted, accepted_in_vain, rejected_alone, later, .. } = *report;
             let numbers = [answers, accepted, accepted_in_vain, rejected_alone];
-            std::iter::once(clean(name).into_owned()).chain(numbers.map(count)).collect()
+            let rates = [
+                of(later.good_accepted, later.good_accepted + later.good_rejected),
+                of(later.bad_accepted, later.bad_accepted + later.bad_rejected),
+            ];
+            std::iter::once(clean(name).into_owned()).chain(numbers.map(count)).chain(rates).collect()
         })
         .collect();
     table(style, &columns, &rows)
+}
+
+/// So many of so many; a dash where nothing is known.
+fn of(part: u64, all: u64) -> String {
+    if all == 0 { "–".to_owned() } else { format!("{} of {}", count(part), count(all)) }
 }

@@ -1,0 +1,127 @@
+//! A call beside that of the answer: recorded, reserved and charged like any other, under its own purpose and role.
+//!
+//! **Invariant:** nothing is sent that is not recorded and reserved. The call that it is about stays open for its verdicts until
+//! the attempt's next change.
+
+use std::sync::Arc;
+
+use crewline_models::ChatRequest;
+use crewline_store::{CallEnd, NewCall};
+use crewline_types::{
+    CallId, ErrorKind, ModelSpec, Role, Text,
+    event::{CallOutcome, ErrorNote},
+};
+use serde_json::Value;
+
+use super::{
+    accept::without_thinking,
+    call::{Held, charged, hash_of},
+    climb::Climb,
+};
+use crate::{
+    assignment::{EndedCall, Failure, OpenCall},
+    journal, metrics,
+};
+
+/// What is asked.
+pub(super) struct Aside<'a> {
+    /// The name in the database.
+    pub(super) purpose: &'static str,
+    pub(super) role: &'a Role,
+    pub(super) model: &'a Arc<ModelSpec>,
+    /// With the schema that the answer must follow.
+    pub(super) request: &'a ChatRequest,
+}
+
+/// Asks; the answer as JSON, or why there is none. The outer error ends the attempt. The number of the climb names the call.
+pub(super) async fn ask(climb: &Climb<'_>, aside: &Aside<'_>) -> Result<Result<Value, String>, Failure> {
+    let Climb { assignment, deps, recorded, number, .. } = *climb;
+    let Aside { purpose, role, model, request } = *aside;
+    let input_hash = hash_of(&request.messages);
+    if let Some((reply, _)) = recorded.find(&model.alias, input_hash) {
+        metrics::answer_reused(&model.alias);
+        return Ok(read(request, &reply.text));
+    }
+    let run = &*assignment.run;
+    let input_tokens = request.input_tokens();
+    let output_tokens_max = model.output_tokens_max.min(request.output_tokens_max);
+    let worst = model.price.map(|price| price.of_tokens(input_tokens, output_tokens_max.into()));
+    let held = Held::reserve(run, assignment.task.id, worst)?;
+    let id = CallId { attempt: assignment.attempt, number };
+    let provider = Arc::clone(&model.provider);
+    let open = OpenCall { id, model: model.alias.clone(), provider, worst, input_tokens, is_sent: false };
+    let mut change = run.change(assignment.attempt, deps.clock.now());
+    change.calls.push(NewCall {
+        id,
+        purpose,
+        model: model.alias.as_str().into(),
+        provider: (*model.provider).into(),
+        input_hash,
+        reserved: worst,
+    });
+    let ended = assignment.obligation.note(|progress| {
+        progress.open = Some(open.clone());
+        progress.ended.clone()
+    });
+    if let Err(refusal) = journal::record(&deps.rooms.journal, change).await {
+        held.refund();
+        assignment.obligation.note(|progress| progress.not_recorded(&refusal, ended));
+        return Err(Failure::of(refusal));
+    }
+    assignment.obligation.note(|progress| progress.open = Some(OpenCall { is_sent: true, ..open }));
+    let request = ChatRequest { output_tokens_max, ..request.clone() };
+    let started = deps.clock.now();
+    let answer = assignment.models.chat(&model.alias, &request).await;
+    let elapsed = deps.clock.now().since(started);
+    let (end, kept, result) = match answer {
+        Ok(reply) => {
+            let cost = model.price.map(|price| price.of(&reply.usage));
+            held.settle(cost);
+            deps.health.succeeded(&model.alias);
+            if let Some(cost) = cost {
+                metrics::cost(&model.alias, cost);
+            }
+            let text = Text::from(without_thinking(&reply.text).trim());
+            let result = read(&request, &text.body);
+            let error = result.as_ref().err().map(|message| ErrorNote {
+                code: "model.bad_reply".into(),
+                kind: ErrorKind::Invalid,
+                message: message.as_str().into(),
+            });
+            let outcome = if error.is_none() { CallOutcome::Ok } else { CallOutcome::Invalid };
+            let end = CallEnd { id, outcome, usage: reply.usage, cost, elapsed, reply: Some(text.hash), error };
+            (end, Some(text), result)
+        }
+        Err(error) => {
+            let (usage, cost) = charged(&error, input_tokens, worst);
+            held.settle(cost);
+            deps.health.failed(&model.alias, deps.clock.now(), &error);
+            let message = error.to_string();
+            let note = ErrorNote { code: error.code().into(), kind: error.kind(), message: message.as_str().into() };
+            let end = CallEnd { id, outcome: error.outcome(), usage, cost, elapsed, reply: None, error: Some(note) };
+            (end, None, Err(message))
+        }
+    };
+    assignment.obligation.note(|progress| {
+        progress.open = None;
+        progress.spent.add(&end);
+        progress.ended.calls.push(EndedCall {
+            end,
+            by: Some(role.clone()),
+            model: model.alias.clone(),
+            provider: Arc::clone(&model.provider),
+            reply: kept,
+            asked: Vec::new(),
+            checks: Vec::new(),
+        });
+    });
+    Ok(result)
+}
+
+/// The value that the answer must be.
+fn read(request: &ChatRequest, answer: &str) -> Result<Value, String> {
+    match &request.schema {
+        Some(schema) => schema.check(without_thinking(answer)).map_err(|problems| problems.join("; ")),
+        None => Ok(Value::String(answer.to_owned())),
+    }
+}
