@@ -22,6 +22,7 @@ mod outage;
 mod plans;
 mod postgres;
 mod reload;
+mod remote;
 mod repair;
 mod resume;
 mod router;

@@ -6,13 +6,14 @@ use std::{
     time::Duration,
 };
 
-use crewline_testkit::{Script, StubServer, TestApp, app::finish};
+use crewline_testkit::{Script, StubServer, TestApp, app::finish, client::free_port};
 use serde_json::{Value, json};
 
-use crate::app;
+use crate::{app, run_args, serve::wait_until_ready};
 
 /// The tools that are promised.
-const TOOLS: [&str; 9] = [
+const TOOLS: [&str; 13] = [
+    "approve",
     "memory_search",
     "memory_store",
     "run_cancel",
@@ -21,6 +22,9 @@ const TOOLS: [&str; 9] = [
     "run_start",
     "run_status",
     "task_list",
+    "task_mark",
+    "task_next",
+    "task_note",
     "task_show",
 ];
 
@@ -142,6 +146,89 @@ fn another_agent_launches_a_crew_and_reads_its_result() {
     assert_eq!(refused["code"], "run.finished", "{refused}");
     client.go();
     app.run(["show", &run]).expect_code(0);
+}
+
+#[test]
+fn outside_agents_take_tasks_and_complete_them() {
+    let server = StubServer::start(Script::default());
+    let app = app();
+    app.registry(&server);
+    let task = |id: &str, needs: &[&str]| json!({"id": id, "title": id, "description": "Do it.", "role": "writer", "depends_on": needs});
+    app.write("plan.json", &json!({"goal": "g", "tasks": [task("one", &[]), task("two", &["one"])]}).to_string());
+    let planned = app.run(run_args(&["--plan", "plan.json", "--approve", "plan"])).expect_code(8);
+    let run = planned.events()[0]["run"].as_str().unwrap().to_owned();
+    let mut client = Client::start(&app);
+
+    let (refused, is_error) = client.call("task_next", &json!({"run": run, "start": true}));
+    assert!(is_error && refused["detail"].as_str().unwrap().contains("agent"), "{refused}");
+    let next = client.get("task_next", &json!({"run": run, "agent": "ada", "start": true}));
+    assert_eq!((&next["task"]["key"], &next["task"]["status"]), (&json!("one"), &json!("in_progress")));
+    client.get("task_note", &json!({"run": run, "task": "one", "text": "half done", "agent": "ada"}));
+    let marked = json!({"run": run, "task": "one", "status": "completed", "result": "It is one.", "agent": "ada"});
+    let changed = client.get("task_mark", &marked);
+    assert_eq!(changed["tasks"][0]["status"], "completed", "{changed}");
+    let shown = client.get("task_show", &json!({"run": run, "task": "one"}));
+    assert_eq!(shown["page"]["text"], "It is one.");
+    let next = client.get("task_next", &json!({"run": run}));
+    assert_eq!((&next["task"]["key"], &next["task"]["depends_on"]), (&json!("two"), &json!(["one"])));
+    let (refused, is_error) = client.call("task_mark", &json!({"run": run, "task": "none", "status": "failed"}));
+    assert!(is_error && refused["code"] == "task.not_found", "{refused}");
+    client.go();
+}
+
+#[test]
+fn a_decision_is_recorded_with_who_made_it() {
+    let server = StubServer::start(Script::default());
+    let app = app();
+    app.registry(&server);
+    let task = json!({"id": "a", "title": "A", "description": "Do it.", "role": "writer", "depends_on": []});
+    app.write("plan.json", &json!({"goal": "g", "tasks": [task]}).to_string());
+    let run = app.run(run_args(&["--plan", "plan.json", "--approve", "plan"])).expect_code(8);
+    let run = run.events()[0]["run"].as_str().unwrap().to_owned();
+    let mut client = Client::start(&app);
+    let yes = json!({"approval": run, "decision": "approve", "by": "ada", "message": "fine"});
+    let settled = client.get("approve", &yes);
+    assert_eq!((&settled["state"], &settled["by"]), (&json!("approved"), &json!("mcp:ada")), "{settled}");
+    let again = json!({"approval": settled["approval"], "decision": "reject"});
+    let (refused, is_error) = client.call("approve", &again);
+    assert!(is_error && refused["code"] == "approval.decided", "{refused}");
+    client.go();
+    let asked = app.run(["approvals", &run, "--all", "-o", "json"]).expect_code(0);
+    let asked: Value = serde_json::from_str(&asked.stdout).unwrap();
+    assert_eq!((&asked[0]["decided_by"], &asked[0]["message"]), (&json!("mcp:ada"), &json!("fine")));
+}
+
+#[test]
+fn a_server_has_the_same_tools_over_http() {
+    let stub = StubServer::start(Script::default());
+    let app = app();
+    app.registry(&stub);
+    let port = free_port().unwrap();
+    let child = app.spawn(["serve", "--addr", &format!("127.0.0.1:{port}")]);
+    wait_until_ready(port);
+    // Another crewline is the client.
+    let other = crate::app();
+    let text = stub.registry();
+    other.write("crewline.yaml", &format!("{text}mcp_servers:\n  crew: {{url: \"http://127.0.0.1:{port}/mcp\"}}\n"));
+    let listed = other.run(["tools", "ls", "-o", "json"]).expect_code(0);
+    let listed: Vec<Value> = serde_json::from_str(&listed.stdout).unwrap();
+    let names: Vec<&str> = listed.iter().filter_map(|it| it["name"].as_str().unwrap().strip_prefix("crew.")).collect();
+    assert_eq!(names, TOOLS);
+    let stored = ["tools", "call", "crew.memory_store", "--args", "{\"text\": \"Brokers need disks.\"}"];
+    let stored = other.run(stored).expect_code(0);
+    assert!(stored.stdout.contains("is_new"), "{}", stored.stdout);
+    let bad = other.run(["tools", "call", "crew.run_status", "--args", "{\"run\": \"nothing\"}"]).expect_code(1);
+    assert!(bad.stdout.contains("run.not_found"), "{}", bad.stdout);
+    // What holds for the API holds here: a page of another site gets nothing.
+    let hello = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}).to_string();
+    let foreign = format!(
+        "POST /mcp HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         accept: application/json, text/event-stream\r\ncontent-length: {}\r\n\r\n{hello}",
+        hello.len()
+    );
+    assert_eq!(crate::serve::http(port, &foreign).unwrap().0, 403);
+    crate::signal(child.id(), "TERM");
+    finish(child, TestApp::LIMIT).expect_code(0);
 }
 
 #[test]

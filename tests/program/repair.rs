@@ -269,7 +269,70 @@ fn without_a_workspace_there_are_no_tools_for_one() {
     app.run(["run", "x", "--workspace", ".", "--detach"]).expect_code(2);
     registry(&app, &server, "");
     let refused = app.run(["registry", "check"]).expect_code(3);
-    assert!(refused.stderr.contains("tool.rule"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("registry.invalid"), "{}", refused.stderr);
+}
+
+#[test]
+fn what_a_task_changed_is_shown_and_taken_back() {
+    let server = StubServer::start(Script::new(|request: &StubRequest| {
+        let is_first = request.contains("Make it 42.");
+        let (old, new) = if is_first { ("answer=41", "answer=42") } else { ("answer=42", "answer=43") };
+        match results(request) {
+            0 => action("edit_file", &json!({"path": "src/answer.txt", "old": old, "new": new})),
+            _ => end("It is done."),
+        }
+    }));
+    let app = app();
+    let dir = broken_repository(&app);
+    registry(&app, &server, "sh test.sh");
+    let task = |id: &str, text: &str, needs: &[&str]| json!({"id": id, "title": id, "description": text, "role": "coder", "depends_on": needs});
+    let tasks = [task("one", "Make it 42.", &[]), task("two", "Make it 43.", &["one"])];
+    app.write("plan.json", &json!({"goal": "g", "tasks": tasks}).to_string());
+    app.run(run_args(&["--plan", "plan.json", "--workspace", "project"])).expect_code(0);
+    let id = only_run(&app);
+    let json = |line: &[&str], code: i32| -> Value {
+        let line: Vec<String> = line.iter().map(|it| it.replace("RUN", &id)).collect();
+        serde_json::from_str(&app.run(&line).expect_code(code).stdout).unwrap()
+    };
+    let diff = json(&["diff", "RUN/one", "-o", "json"], 0);
+    assert_eq!((&diff[0]["attempt"], &diff[0]["files"]), (&json!(1), &json!(["src/answer.txt"])));
+    assert!(
+        diff[0]["diff"].as_str().unwrap().contains(
+            "-answer=41
++answer=42"
+        ),
+        "{diff}"
+    );
+    let files = json(&["artifacts", "RUN", "-o", "json"], 0);
+    assert_eq!(files["files"][0]["tasks"], json!(["one", "two"]));
+
+    let refused = json(&["revert", "RUN/one", "-o", "json"], 9);
+    assert_eq!((&refused["files"], &refused["conflicts"][0]["path"]), (&json!([]), &json!("src/answer.txt")));
+    assert_eq!(
+        answer(&dir),
+        "answer=43
+",
+        "a conflict changes nothing"
+    );
+    json(&["revert", "RUN/two", "-o", "json"], 0);
+    assert_eq!(
+        answer(&dir),
+        "answer=42
+"
+    );
+    json(&["revert", "RUN/one", "-o", "json"], 0);
+    assert_eq!(
+        answer(&dir),
+        "answer=41
+"
+    );
+    let shown = json(&["task", "show", "RUN/one", "-o", "json"], 0);
+    assert!(shown.to_string().contains("its changes were taken back: src/answer.txt"), "{shown}");
+
+    let held = std::fs::File::open(&dir).unwrap();
+    held.try_lock().unwrap();
+    let refused = app.run(["revert", &format!("{id}/one")]).expect_code(6);
+    assert!(refused.stderr.contains("workspace.busy"), "{}", refused.stderr);
 }
 
 #[test]

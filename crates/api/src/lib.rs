@@ -42,9 +42,9 @@ pub(crate) struct App {
     pub(crate) metrics: Option<MetricsText>,
 }
 
-/// The whole API: health, metrics and `/api/v1`. For loopback only: there are no keys yet, so requests that a browser
+/// The whole API: health, metrics, `/api/v1`, and the tools of `mcp` below `/mcp`. For loopback only: there are no keys yet, so requests that a browser
 /// makes for a foreign page are refused.
-pub fn router(handle: Handle, metrics: Option<MetricsText>) -> Router {
+pub fn router(handle: Handle, metrics: Option<MetricsText>, mcp: mcp::Mcp) -> Router {
     let api = Router::new()
         .route("/api/v1/runs", post(routes::runs::launch).get(routes::runs::list))
         .route("/api/v1/runs/{id}", get(routes::runs::show))
@@ -56,7 +56,8 @@ pub fn router(handle: Handle, metrics: Option<MetricsText>) -> Router {
         .route("/api/v1/approvals", get(routes::approvals::list))
         .route("/api/v1/approvals/{id}", post(routes::approvals::decide))
         .merge(ops_routes())
-        .with_state(App { handle, metrics });
+        .with_state(App { handle, metrics })
+        .route_service("/mcp", mcp::http_service(mcp));
     finish(api).layer(middleware::from_fn(guard::local_only))
 }
 

@@ -19,7 +19,7 @@ use crewline_models::{
     Mode, Models, Options, Registry, Reloader,
     requests::{Detail, Redactor, RequestLog},
 };
-use crewline_runtime::{Config, Dispatch, Handle, MemoryConfig, ToolsConfig};
+use crewline_runtime::{Config, Dispatch, Handle, MemoryConfig, ToolsConfig, check_rules};
 use crewline_store::{Backend, Store};
 use crewline_types::SystemClock;
 use tokio::{net::TcpListener, task::JoinSet};
@@ -104,6 +104,11 @@ impl App {
         Self::with(settings, Arc::new(registry), Mode::Offline, MemoryConfig::default(), Part::default()).await
     }
 
+    /// What calls of tools by hand need.
+    pub(crate) async fn for_tools(settings: &Settings, registry: Arc<Registry>, mode: Mode) -> Result<Self, Error> {
+        Self::with(settings, registry, mode, MemoryConfig::default(), Part::default()).await
+    }
+
     async fn with(
         settings: &Settings,
         registry: Arc<Registry>,
@@ -121,11 +126,19 @@ impl App {
         let requests = request_log(settings)?;
         let models = Models::new(
             registry,
-            Options { data_dir: settings.data_dir.clone(), guard: std::env::current_exe().ok(), mode, requests },
+            Options {
+                data_dir: settings.data_dir.clone(),
+                guard: std::env::current_exe().ok(),
+                mode,
+                env: Some(process_env),
+                requests,
+            },
         )?;
         let reloader = match part {
             Part::Alone => None,
-            Part::Server | Part::Worker => Some(Reloader::new(models.clone(), find_registry(settings)?, process_env)),
+            Part::Server | Part::Worker => {
+                Some(Reloader::new(models.clone(), find_registry(settings)?, process_env, check_rules))
+            }
         };
         let embedder = memory.embedder.clone();
         let handle = Handle::start(Config {
@@ -270,7 +283,7 @@ pub(crate) fn find_registry(settings: &Settings) -> Result<PathBuf, Error> {
 /// The registry that holds; its oddities are shown once.
 pub(crate) fn load_registry(settings: &Settings, console: &Console) -> Result<Arc<Registry>, Error> {
     let registry = Registry::load(&find_registry(settings)?, &process_env)?;
-    crewline_runtime::check_commands(&registry)?;
+    check_rules(&registry).map_err(crewline_models::Error::from)?;
     for warning in registry.warnings() {
         if console.is_quiet {
             break;

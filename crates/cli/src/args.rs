@@ -148,8 +148,12 @@ pub(crate) enum Command {
     Tree(commands::tree::TreeArgs),
     /// Draw a run's tasks and what they need of each other
     Graph(commands::graph::GraphArgs),
-    /// Compare two runs task by task
+    /// Compare two runs task by task, or show what a task changed in its workspace
     Diff(commands::diff::DiffArgs),
+    /// Take back what a task changed in its workspace
+    Revert(commands::changes::RevertArgs),
+    /// List the files that a run changed
+    Artifacts(commands::changes::ArtifactsArgs),
     /// Add, change, move, skip and complete tasks
     Task(commands::task::TaskArgs),
     /// Link tasks, and take links away

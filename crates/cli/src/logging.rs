@@ -76,7 +76,9 @@ fn targets(level: LevelFilter) -> Targets {
         "crewline_store",
         "crewline_tools",
     ];
-    Targets::new().with_default(others).with_targets(ours.map(|name| (name, level)))
+    // What this library says of a broken connection is told by the error that follows from it.
+    let protocol = if level == LevelFilter::TRACE { LevelFilter::DEBUG } else { LevelFilter::OFF };
+    Targets::new().with_default(others).with_target("rmcp", protocol).with_targets(ours.map(|name| (name, level)))
 }
 
 /// The log file, opened by its first line: a command that fails before it does anything leaves nothing behind.

@@ -12,7 +12,6 @@ mod draw;
 mod edit;
 mod error;
 mod exit;
-mod fetch;
 mod follow;
 mod links;
 mod live;

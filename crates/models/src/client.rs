@@ -18,6 +18,7 @@ use crate::{
     ChatReply, ChatRequest, EmbedReply, Error, ListedModel, Listener, Mode, ModelConfig, Registry,
     gate::{Gate, Limits},
     managed::Managed,
+    mcp::McpServers,
     metrics,
     metrics::ModelMetrics,
     providers::Transport,
@@ -35,6 +36,8 @@ pub struct Options {
     pub guard: Option<PathBuf>,
     /// Whether remote hosts may be reached.
     pub mode: Mode,
+    /// Reads the environment, for what servers of tools are given of it.
+    pub env: Option<crate::Env>,
     /// Where requests are logged, if they are.
     pub requests: Option<Arc<RequestLog>>,
 }
@@ -45,6 +48,7 @@ pub struct Models(Arc<Shared>);
 
 struct Shared {
     options: Arc<Options>,
+    mcp: McpServers,
     current: RwLock<Arc<Inner>>,
 }
 
@@ -77,7 +81,8 @@ impl Models {
     pub fn new(registry: Arc<Registry>, options: Options) -> Result<Self, Error> {
         metrics::describe();
         let inner = Inner::new(registry, &options, None)?;
-        Ok(Self(Arc::new(Shared { options: Arc::new(options), current: RwLock::new(Arc::new(inner)) })))
+        let mcp = McpServers::new(&options);
+        Ok(Self(Arc::new(Shared { options: Arc::new(options), mcp, current: RwLock::new(Arc::new(inner)) })))
     }
 
     /// Takes another registry, at once for all clones. Calls under way end with the one they began with; providers that did not
@@ -92,7 +97,7 @@ impl Models {
     #[must_use]
     pub fn pinned(&self) -> Self {
         let current = RwLock::new(self.current());
-        Self(Arc::new(Shared { options: Arc::clone(&self.0.options), current }))
+        Self(Arc::new(Shared { options: Arc::clone(&self.0.options), mcp: self.0.mcp.clone(), current }))
     }
 
     fn current(&self) -> Arc<Inner> {
@@ -107,6 +112,11 @@ impl Models {
     /// Whether remote hosts may be reached.
     pub fn mode(&self) -> Mode {
         self.0.options.mode
+    }
+
+    /// The servers of tools.
+    pub fn mcp(&self) -> &McpServers {
+        &self.0.mcp
     }
 
     /// Asks a model. Dropping the future cancels the call and closes its connection.
@@ -209,7 +219,8 @@ impl Models {
     pub async fn shutdown(&self) {
         let inner = self.current();
         let servers = inner.providers.values().filter_map(|it| it.managed());
-        futures::future::join_all(servers.map(Managed::shutdown)).await;
+        let models = futures::future::join_all(servers.map(Managed::shutdown));
+        futures::future::join(models, self.0.mcp.shutdown()).await;
     }
 }
 

@@ -91,6 +91,18 @@ impl fmt::Display for PublicAddress {
 
 impl std::error::Error for PublicAddress {}
 
+/// Whether something failed because a private name has a public address only.
+pub(crate) fn is_public_address(error: &dyn std::error::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if error.is::<PublicAddress>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
 /// Resolves names to addresses of this machine and of private networks, and to no other.
 #[derive(Debug)]
 pub(crate) struct PrivateOnly;

@@ -1,7 +1,7 @@
 //! Models: the registry file, the providers that answer, and the local servers that crewline starts itself.
 //!
 //! Where is what: [`registry`] reads the file, [`request`], [`tools`] and [`schema`] are the one normalised request, `provider` is the
-//! trait with its implementations in [`providers`], [`client::Models`] the door, [`runtimes`] what local servers have loaded, [`managed`] the local servers, [`detect`] what `crewline init`
+//! trait with its implementations in [`providers`], [`client::Models`] the door, [`runtimes`] what local servers have loaded, [`managed`] the local servers, [`mcp`] the servers of tools, [`detect`] what `crewline init`
 //! finds, [`setup`] what `crewline setup` fetches.
 //!
 //! **Invariant:** a key goes to its provider's origin only, and never into an error, a log or a `Debug` text.
@@ -16,6 +16,7 @@ mod gate;
 pub mod guard;
 pub mod import;
 pub mod managed;
+pub mod mcp;
 mod metrics;
 mod provider;
 pub mod providers;
@@ -39,8 +40,8 @@ pub use provider::ListedModel;
 pub(crate) use provider::ModelProvider;
 pub use rate::RateLimits;
 pub use registry::{
-    CommandNetwork, CommandUnconfined, Invalid, ModelConfig, OnJudgeError, Policies, Problem, ProviderConfig, Registry,
-    RoleCommands, RoleTools, StepLimits, ToolEntry, ToolRule, ToolTest, ToolVerdict,
+    CommandNetwork, CommandUnconfined, Invalid, McpReach, McpServerConfig, ModelConfig, OnJudgeError, Policies,
+    Problem, ProviderConfig, Registry, RoleCommands, RoleTools, StepLimits, ToolEntry, ToolRule, ToolTest, ToolVerdict,
 };
 pub use reload::{Env, Reloaded, Reloader};
 pub use request::{ChatMessage, ChatReply, ChatRequest, EmbedReply, Finish, Listener, Piece, Speaker};

@@ -24,6 +24,12 @@ pub(crate) fn reloaded(outcome: &'static str) {
     counter!("crewline_registry_reloads_total", "outcome" => outcome).increment(1);
 }
 
+/// A server of tools was connected to, or could not be. `server` is a name of the registry.
+pub(crate) fn mcp_connected(server: &str, is_ok: bool) {
+    let outcome = if is_ok { "ok" } else { "failed" };
+    counter!("crewline_mcp_connects_total", "server" => server.to_owned(), "outcome" => outcome).increment(1);
+}
+
 /// Tells the installed recorder what the metrics mean.
 pub(crate) fn describe() {
     metrics::describe_counter!("crewline_llm_requests_total", "Model calls that ended, by outcome.");
@@ -43,6 +49,10 @@ pub(crate) fn describe() {
         "Waits for a turn at a model with limits, of the calls that had to wait."
     );
     metrics::describe_counter!("crewline_llm_tokens_total", "Tokens of answered calls, by type.");
+    metrics::describe_counter!(
+        "crewline_mcp_connects_total",
+        "Connections to servers of tools that were made or failed, by server and outcome."
+    );
     metrics::describe_counter!("crewline_registry_reloads_total", "Changed registry files, by what became of them.");
     metrics::describe_counter!(
         "crewline_egress_bytes_total",

@@ -12,11 +12,14 @@ use crewline_types::TextHash;
 
 use crate::{
     Error, Models, Registry, metrics,
-    registry::{Difference, RegistryFile},
+    registry::{Difference, Invalid, RegistryFile},
 };
 
 /// Reads a variable of the environment.
 pub type Env = fn(&str) -> Option<String>;
+
+/// Checks what this crate does not read: rules of commands, hosts.
+pub type Check = fn(&Registry) -> Result<(), Invalid>;
 
 /// Takes the registry of [`Models`] from its file again. Cheap to clone; it reads files, so call it where blocking is allowed.
 #[derive(Debug, Clone)]
@@ -24,6 +27,7 @@ pub struct Reloader {
     models: Models,
     file: Arc<Mutex<RegistryFile>>,
     env: Env,
+    check: Check,
 }
 
 /// What a reload changed.
@@ -36,9 +40,9 @@ pub struct Reloaded {
 }
 
 impl Reloader {
-    /// For `models`, whose registry was read from `path`.
-    pub fn new(models: Models, path: PathBuf, env: Env) -> Self {
-        Self { models, file: Arc::new(Mutex::new(RegistryFile::new(path))), env }
+    /// For `models`, whose registry was read from `path`. A file that `check` refuses is not taken.
+    pub fn new(models: Models, path: PathBuf, env: Env, check: Check) -> Self {
+        Self { models, file: Arc::new(Mutex::new(RegistryFile::new(path))), env, check }
     }
 
     /// Takes the file over if it has changed since the last look; `None` when it has not.
@@ -63,6 +67,7 @@ impl Reloader {
     fn take(&self, read: Result<Registry, Error>) -> Result<Reloaded, Error> {
         let before = self.models.registry();
         let taken = read.and_then(|registry| {
+            (self.check)(&registry)?;
             let registry = Arc::new(registry);
             self.models.reload(Arc::clone(&registry))?;
             Ok(registry)
@@ -105,7 +110,7 @@ mod tests {
         std::fs::write(&path, text(&model("a"), "a")).unwrap();
         let registry = Arc::new(Registry::load(&path, &|_| None).unwrap());
         let models = Models::new(registry, Options::default()).unwrap();
-        let reloader = Reloader::new(models.clone(), path.clone(), |_| None);
+        let reloader = Reloader::new(models.clone(), path.clone(), |_| None, |_| Ok(()));
         // A change is taken over once the file rests.
         let look = || reloader.look().or_else(|| reloader.look());
         assert!(look().is_none(), "the file is the one that was read");

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, path::PathBuf};
 
 use crewline_engine::plan::Problem;
 use crewline_types::{
-    ApprovalId, ApprovalKind, ApprovalState, ErrorKind, RunId, RunStatus, TaskStatus, event::ErrorNote,
+    ApprovalId, ApprovalKind, ApprovalState, ErrorKind, RunId, RunStatus, TaskId, TaskStatus, event::ErrorNote,
 };
 
 use crate::Mismatch;
@@ -60,6 +60,17 @@ pub enum Error {
         /// Where it is.
         status: TaskStatus,
     },
+    /// A task merged nothing into a workspace.
+    #[error("task `{task}` of run `{run}` has changed nothing in a workspace")]
+    NothingChanged {
+        /// Its run.
+        run: RunId,
+        /// The task.
+        task: TaskId,
+    },
+    /// Tools or a workspace failed.
+    #[error(transparent)]
+    Tools(#[from] crewline_tools::Error),
     /// A run has no failed task.
     #[error("no task of run `{run}` failed")]
     NothingFailed {
@@ -298,7 +309,8 @@ impl Error {
             | Self::NotAsked { .. }
             | Self::NotReplayable { .. }
             | Self::MemorySize { .. } => ErrorKind::Invalid,
-            Self::NotFound { .. } => ErrorKind::NotFound,
+            Self::NotFound { .. } | Self::NothingChanged { .. } => ErrorKind::NotFound,
+            Self::Tools(error) => error.kind(),
             Self::Held { .. }
             | Self::Finished { .. }
             | Self::NotFailed { .. }
@@ -342,6 +354,8 @@ impl Error {
             Self::Finished { .. } => "run.finished",
             Self::NotFailed { .. } => "task.not_failed",
             Self::NothingFailed { .. } => "run.nothing_failed",
+            Self::NothingChanged { .. } => "task.nothing_changed",
+            Self::Tools(error) => error.code(),
             Self::NoPlan { .. } => "replay.no_plan",
             Self::NotReplayable { .. } => "replay.root",
             Self::Mismatch { .. } => "replay.mismatch",
@@ -382,6 +396,7 @@ impl Error {
             | Self::Finished { .. }
             | Self::NotFailed { .. }
             | Self::NothingFailed { .. }
+            | Self::NothingChanged { .. }
             | Self::NoPlan { .. }
             | Self::NotReplayable { .. }
             | Self::NotAsked { .. }
@@ -408,6 +423,7 @@ impl Error {
             Self::Store(error) => error.is_retryable(),
             Self::Models(error) => error.is_retryable(),
             Self::Memory(error) => error.is_retryable(),
+            Self::Tools(error) => error.is_retryable(),
         }
     }
 
@@ -455,6 +471,10 @@ impl Error {
             }
             Self::NotFailed { run, .. } => Some(format!("`crewline resume {run}` continues the run")),
             Self::NothingFailed { run } => Some(format!("`crewline show {run}` shows its tasks")),
+            Self::NothingChanged { run, .. } => {
+                Some(format!("`crewline artifacts {run}` lists the files that the run changed"))
+            }
+            Self::Tools(error) => error.hint().map(str::to_owned),
             Self::NoPlan { run } => Some(format!("`crewline resume {run}` goes on with planning")),
             Self::NotReplayable { .. } => Some("`crewline run` with the same goal plans anew".into()),
             Self::Mismatch { run, tasks } => {

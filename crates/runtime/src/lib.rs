@@ -13,6 +13,7 @@ mod assignment;
 mod attempt;
 #[cfg(test)]
 mod bounds;
+mod changes;
 mod config;
 mod context;
 mod control;
@@ -48,6 +49,7 @@ mod recall;
 mod recorded;
 mod reload;
 mod remember;
+mod remote;
 mod replay;
 mod report;
 mod retry;
@@ -73,10 +75,12 @@ mod verifiers;
 mod verify;
 mod warden;
 mod watch;
+mod web;
 mod worker;
 mod workshop;
 
 pub use approvals::{AWAITING_APPROVAL, Asked, Decided, Decision};
+pub use changes::{Artifact, Artifacts, RevertConflict, Reverted, TaskChange};
 pub use config::{Config, Dispatch, Limits, MemoryConfig, ToolsConfig};
 pub use context::{
     ContextChange, ContextDiff, ContextItem, Preview, PreviewRequest, PromptPart, RenderedPrompt, Snapshot,
@@ -101,6 +105,7 @@ pub use hierarchy::{Draft, Made, version_of, with_derivatives};
 pub use index::IndexText;
 pub use library::{Drained, Kept, Library, Noted, Recalled};
 pub use remember::{MEMORY_CHARS_MAX, RECALL_MAX, Remembered};
+pub use remote::{Remote, RemoteTool};
 pub use replay::{Edit, Mismatch, ReplayRequest, Replayed};
 pub use report::{AttemptReport, CallReport, ModelReport, Report, RunSummary, TaskReport};
 pub use retry::Retried;
@@ -109,4 +114,5 @@ pub use tasks::{Changed, ChangedTask, Next, Place, TaskCommand, TaskFields, Task
 pub use trace::{CitationReport, Parameters, Trace, TracedAttempt, TracedCall};
 pub use verifiers::{LaterReport, VerifierReport, verifiers};
 pub use watch::Watch;
-pub use workshop::check_commands;
+pub use web::WebFetch;
+pub use workshop::check_rules;

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use crewline_engine::act::{ASK_PERSON, Condition, Entry, GIVE_UP, Limits, Look, Policy, Rule, Test, Verdict};
 use crewline_memory::{Filter, Query};
 use crewline_models::{Registry, ToolTest, ToolVerdict};
-use crewline_tools::{Effect as ToolEffect, Outcome, Review, ToolCall, ToolSpec};
+use crewline_tools::{Effect as ToolEffect, Outcome, Review, Tool, ToolCall, ToolSpec};
 use crewline_types::{Clock, Effect, MemoryId, MemoryMarks, MemoryRecord, MemoryType, Role, ToolOutcome};
 use serde_json::{Value, json};
 
@@ -18,6 +18,7 @@ use crate::{
     attempt::Deps,
     journal, memory,
     recorded::Recorded,
+    remote,
     rooms::Rooms,
     workshop::Place,
 };
@@ -54,6 +55,16 @@ pub fn rules_of(registry: &Registry, role: &Role) -> (Policy, Limits) {
             })
             .collect(),
     });
+    let mut entries: Vec<Entry> = entries.collect();
+    for server in remote::servers_of(registry, role) {
+        // What no rule speaks of is asked about; a rule for all tools, or all of the server, speaks of them.
+        let all = format!("{}.*", server.name);
+        let start = format!("{}.", server.name);
+        let is_covered = |entry: &Entry| entry.tool.strip_suffix('*').is_some_and(|it| start.starts_with(it));
+        if !entries.iter().any(is_covered) {
+            entries.push(Entry { tool: all, rules: vec![Rule { verdict: Verdict::Ask, when: Vec::new() }] });
+        }
+    }
     let limits = &tools.limits;
     let limits = Limits {
         steps_max: limits.steps_max.unwrap_or(Limits::default().steps_max),
@@ -61,7 +72,7 @@ pub fn rules_of(registry: &Registry, role: &Role) -> (Policy, Limits) {
         cost_max: limits.cost_max,
         time_max: limits.time_max,
     };
-    (Policy { entries: entries.collect() }, limits)
+    (Policy { entries }, limits)
 }
 
 /// What a call does outside, as the database keeps it.
@@ -103,9 +114,11 @@ impl Observation {
     }
 }
 
-/// The tools of one attempt: those of the run itself, and those of its workspace.
+/// The tools of one attempt: those of the run itself, those of its workspace, and those of other servers.
 pub struct Toolbox {
     own: BTreeMap<Arc<str>, RunTool>,
+    /// Those outside the run; none where there is neither a workspace nor a server.
+    tools: Option<crewline_tools::Toolbox>,
     /// Where it works on files, when its run has a workspace.
     pub place: Option<Place>,
 }
@@ -120,26 +133,46 @@ impl Toolbox {
     ) -> Result<Self, Failure> {
         let registry = assignment.models.registry();
         let Some(rules) = registry.tools(&assignment.task.role) else {
-            return Ok(Self { own: BTreeMap::new(), place: None });
+            return Ok(Self { own: BTreeMap::new(), tools: None, place: None });
         };
         let tools = Kind::ALL.iter().map(|kind| RunTool::of(*kind, assignment, deps));
         let tools = tools.filter(|tool| policy.may_ever(&tool.spec.name));
         let own = tools.map(|tool| (Arc::clone(&tool.spec.name), tool)).collect();
-        let place = Place::of(assignment, deps, recorded, rules, policy).await?;
-        Ok(Self { own, place })
+        // First, as it may have to wait for a person: then there is no view yet.
+        let remote = remote::tools_of(assignment, deps, policy).await?;
+        let place = Place::of(assignment, deps, recorded, rules).await?;
+        let mut tools = match &place {
+            Some(place) => Some(place.tools(assignment, deps, rules, policy).await?),
+            None => None,
+        };
+        let mut others: Vec<Box<dyn Tool>> = Vec::new();
+        if let Some(pages) = deps.workshop.pages(assignment, deps, rules, policy).await? {
+            others.push(Box::new(pages));
+        }
+        others.extend(remote.into_iter().map(|it| Box::new(it) as Box<dyn Tool>));
+        for tool in others {
+            let tools = match &mut tools {
+                Some(tools) => tools,
+                None => tools.insert(deps.workshop.tools_without_place(assignment.run.run)?),
+            };
+            if let Err(error) = tools.add_boxed(tool) {
+                tracing::warn!(error.code = error.code(), %error, "a tool is left out");
+            }
+        }
+        Ok(Self { own, tools, place })
     }
 
-    /// The tools: those of the run, then those of the workspace, each by name.
+    /// The tools: those of the run, then the others, each by name.
     pub fn specs(&self) -> impl Iterator<Item = &Arc<ToolSpec>> {
-        let place = self.place.iter().flat_map(|place| place.tools.specs());
-        self.own.values().map(|tool| &tool.spec).chain(place)
+        let others = self.tools.iter().flat_map(crewline_tools::Toolbox::specs);
+        self.own.values().map(|tool| &tool.spec).chain(others)
     }
 
     /// One of them.
     pub fn spec(&self, name: &str) -> Option<&Arc<ToolSpec>> {
         match self.own.get(name) {
             Some(tool) => Some(&tool.spec),
-            None => self.place.as_ref()?.tools.spec(name),
+            None => self.tools.as_ref()?.spec(name),
         }
     }
 
@@ -153,8 +186,8 @@ impl Toolbox {
 
     /// What the tool itself says of a call whose arguments are those it takes.
     pub fn look(&self, name: &str, arguments: &Value) -> Look {
-        match self.place.as_ref().filter(|place| place.tools.spec(name).is_some()) {
-            Some(place) => match place.tools.review(name, arguments) {
+        match self.tools.as_ref().filter(|tools| tools.spec(name).is_some()) {
+            Some(tools) => match tools.review(name, arguments) {
                 Review::Ready => Look::Fine,
                 Review::Ask(_) => Look::Ask,
                 Review::Refuse(why) => Look::Refuse(why),
@@ -165,7 +198,7 @@ impl Toolbox {
 
     /// Makes a call.
     pub async fn call(&self, call: ToolCall<'_>) -> Observation {
-        match (self.own.get(call.name), &self.place) {
+        match (self.own.get(call.name), &self.tools) {
             (Some(tool), _) => {
                 let problems = tool.spec.problems(call.arguments);
                 if !problems.is_empty() {
@@ -173,7 +206,7 @@ impl Toolbox {
                 }
                 tool.call(call.arguments).await
             }
-            (None, Some(place)) => Observation::of(place.tools.call(call).await),
+            (None, Some(tools)) => Observation::of(tools.call(call).await),
             (None, None) => Observation { text: "there is no such tool".to_owned(), outcome: ToolOutcome::Invalid },
         }
     }

@@ -1,29 +1,35 @@
 //! The workspaces of runs: opened once in a process, with what runs their commands; and where one attempt works in them.
 //!
 //! **Invariant:** one [`Workspace`] of a folder in a process: its merges happen one after the other.
+//! **Invariant:** one process at a time works in a folder.
 //! **Invariant:** what a workspace needs beside its files lies below the data directory, outside of it.
 //! **Invariant:** a merge that was begun is done to its end before anything else is done in its name.
 
 use std::{
     collections::HashMap,
     fmt,
+    fs::{File, TryLockError},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
-use crewline_engine::act::Policy;
-use crewline_models::{CommandNetwork, CommandUnconfined, Registry, RoleCommands, RoleTools};
-use crewline_tools::{
-    CommandLimits, CommandPolicy, CommandRule, Error, Kit, Merge, Network, OutputStore, Rules, Runner, Toolbox,
-    TreeLimits, Unconfined, View, Workspace,
+use crewline_engine::{act::Policy, route::Mode};
+use crewline_models::{
+    CommandNetwork, CommandUnconfined, Invalid, Registry, RoleCommands, RoleTools,
+    web::{Web, WebLimits},
 };
-use crewline_types::{ErrorKind, Role, event::ErrorNote};
+use crewline_tools::{
+    CommandLimits, CommandPolicy, CommandRule, Error, Fetch, Hosts, HttpFetch, Kit, Limits, Merge, Network,
+    OutputStore, Rules, Runner, Toolbox, TreeLimits, Unconfined, View, Workspace,
+};
+use crewline_types::{ErrorKind, Role, RunId, event::ErrorNote};
 use tokio::sync::{Mutex, OnceCell};
 
 use crate::{
     assignment::{Assignment, Failure, Post},
     attempt::{COMMAND, Deps},
     recorded::Recorded,
+    web::WebFetch,
 };
 
 /// Workspaces that are kept open.
@@ -36,7 +42,10 @@ pub struct Workshop {
     folder: Arc<Path>,
     helper: Option<PathBuf>,
     runner: OnceCell<Option<Runner>>,
+    web: OnceCell<Option<Arc<dyn Fetch>>>,
     open: Mutex<HashMap<Arc<Path>, Workspace>>,
+    /// By the folder's real path.
+    held: Mutex<HashMap<PathBuf, Weak<File>>>,
 }
 
 impl fmt::Debug for Workshop {
@@ -48,13 +57,84 @@ impl fmt::Debug for Workshop {
 impl Workshop {
     /// What workspaces need beside their files lies in `folder`; `helper` is the own program, which confines commands.
     pub fn new(folder: &Path, helper: Option<PathBuf>) -> Self {
-        Self { folder: folder.into(), helper, runner: OnceCell::new(), open: Mutex::default() }
+        Self {
+            folder: folder.into(),
+            helper,
+            runner: OnceCell::new(),
+            web: OnceCell::new(),
+            open: Mutex::default(),
+            held: Mutex::default(),
+        }
     }
 
     /// Where what the workspace in `root` needs is kept: attempts have names that no other run uses.
     fn state_of(&self, root: &Path) -> PathBuf {
         let name = blake3::hash(root.as_os_str().as_encoded_bytes()).to_hex();
         self.folder.join(&name[..32])
+    }
+
+    /// Tools that need no folder: long outputs are kept, and nothing else is there yet.
+    pub fn tools_without_place(&self, run: RunId) -> Result<Toolbox, Failure> {
+        let outputs = self.folder.join("outputs").join(run.as_str());
+        Toolbox::new(OutputStore::new(&outputs), Limits::default()).map_err(|error| unusable(&error))
+    }
+
+    /// What reads pages for an attempt: none offline, and where its role may read no host.
+    pub async fn pages(
+        &self,
+        assignment: &Assignment,
+        deps: &Deps,
+        rules: &RoleTools,
+        policy: &Policy,
+    ) -> Result<Option<HttpFetch>, Failure> {
+        let is_offline = assignment.run.mode == Mode::Offline || deps.models.mode() == crewline_models::Mode::Offline;
+        if rules.hosts.is_empty() || is_offline || !policy.may_ever("http_fetch") {
+            return Ok(None);
+        }
+        let make = || async {
+            match Web::new(crewline_models::Mode::Online, WebLimits::default()) {
+                Ok(web) => Some(Arc::new(WebFetch(web)) as Arc<dyn Fetch>),
+                Err(error) => {
+                    tracing::warn!(%error, "no page can be read");
+                    None
+                }
+            }
+        };
+        let Some(web) = self.web.get_or_init(make).await else { return Ok(None) };
+        let hosts = Hosts::parse(&rules.hosts).map_err(|error| unusable(&error))?;
+        Ok(Some(HttpFetch::new(Arc::clone(web), Arc::new(hosts))))
+    }
+
+    /// A workspace to look at: what was merged of it.
+    pub async fn look(&self, root: &Path) -> Result<Workspace, Error> {
+        Workspace::open(root, &self.state_of(root), TreeLimits::default()).await
+    }
+
+    /// A workspace to change, and what keeps other processes from working in it.
+    pub async fn alone(&self, root: &Arc<Path>) -> Result<(Workspace, Arc<File>), Error> {
+        let held = self.hold(root).await?;
+        Ok((self.open(root).await?, held))
+    }
+
+    /// Keeps other processes from working in a folder, as long as the answer lives. The folder itself is locked: that holds
+    /// whatever their data directories are, and ends with the process, however that ends.
+    async fn hold(&self, root: &Path) -> Result<Arc<File>, Error> {
+        let failed = |source| Error::Workspace { path: root.to_owned(), source };
+        let real = root.canonicalize().map_err(failed)?;
+        let mut held = self.held.lock().await;
+        if let Some(file) = held.get(&real).and_then(Weak::upgrade) {
+            return Ok(file);
+        }
+        let file = File::open(&real).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Error::Busy { path: real }),
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
+        let file = Arc::new(file);
+        held.retain(|_, it| it.strong_count() > 0);
+        held.insert(real, Arc::downgrade(&file));
+        Ok(file)
     }
 
     async fn open(&self, root: &Arc<Path>) -> Result<Workspace, Error> {
@@ -85,14 +165,34 @@ impl Workshop {
     }
 }
 
-/// Refuses a registry whose rules of commands can not be read.
-pub fn check_commands(registry: &Registry) -> Result<(), Error> {
+/// Refuses a registry whose rules of commands or hosts can not be read, with the place of each.
+pub fn check_rules(registry: &Registry) -> Result<(), Invalid> {
+    let mut problems = Vec::new();
     for role in registry.roles() {
-        if let Some(commands) = registry.tools(&role).and_then(|it| it.commands.as_ref()) {
-            commands_of(commands)?;
+        let Some(tools) = registry.tools(&role) else { continue };
+        let mut refuse = |place: &[&str], at: usize, message: String, help: &str| {
+            let mut path = vec!["roles".to_owned(), role.to_string()];
+            path.extend(place.iter().map(|it| (*it).to_owned()));
+            path.push(at.to_string());
+            problems.push((path, message, help.to_owned()));
+        };
+        if let Some(commands) = &tools.commands {
+            for (key, rules) in [("allow", &commands.allow), ("ask", &commands.ask)] {
+                for (at, rule) in rules.iter().enumerate() {
+                    if let Err(error) = CommandRule::parse(rule) {
+                        refuse(&["commands", key], at, error.to_string(), error.hint().unwrap_or_default());
+                    }
+                }
+            }
+        }
+        for (at, host) in tools.hosts.iter().enumerate() {
+            if Hosts::parse(&[host]).is_err() {
+                let message = format!("`{host}` is no name of a host");
+                refuse(&["hosts"], at, message, "as `docs.rs`, `*.python.org` (all below it) or `example.com:8080`");
+            }
         }
     }
-    Ok(())
+    if problems.is_empty() { Ok(()) } else { Err(registry.refused(&problems)) }
 }
 
 /// Why a command may not be run by a check of `role`; `None` when it may.
@@ -136,10 +236,10 @@ fn commands_of(commands: &RoleCommands) -> Result<CommandPolicy, Error> {
 pub struct Place {
     workspace: Workspace,
     view: View,
-    /// Its tools.
-    pub tools: Toolbox,
+    root: Arc<Path>,
     /// What runs the commands of its checks, when it has such.
     pub checks: Option<Toolbox>,
+    _held: Arc<File>,
 }
 
 impl Place {
@@ -149,7 +249,6 @@ impl Place {
         deps: &Deps,
         recorded: &Recorded,
         rules: &RoleTools,
-        policy: &Policy,
     ) -> Result<Option<Self>, Failure> {
         let Some(root) = &assignment.run.workspace else { return Ok(None) };
         match assignment.run.post {
@@ -159,20 +258,35 @@ impl Place {
                 return Err(failed("workspace.worker", ErrorKind::Invalid, message.to_owned(), false));
             }
         }
-        let workspace = deps.workshop.open(root).await.map_err(|error| unusable(&error))?;
+        let (workspace, held) = deps.workshop.alone(root).await.map_err(|error| unusable(&error))?;
         let view = view(&workspace, assignment, recorded).await?;
-        let all = || async { toolbox(&view, root, assignment, deps, rules).await.map_err(|error| unusable(&error)) };
-        let mut tools = all().await?;
-        tools.retain(|spec| policy.may_ever(&spec.name));
+        let mut place = Self { workspace, view, root: Arc::clone(root), checks: None, _held: held };
         let criteria = &assignment.task.success_criteria;
-        let mut checks = None;
         if criteria.iter().any(|it| it.check.as_ref().is_some_and(|check| check.command().is_some())) {
             // Whether the model itself may run commands is another question.
-            let mut only = all().await?;
+            let mut only = place.all_tools(assignment, deps, rules).await?;
             only.retain(|spec| &*spec.name == COMMAND);
-            checks = Some(only);
+            place.checks = Some(only);
         }
-        Ok(Some(Self { workspace, view, tools, checks }))
+        Ok(Some(place))
+    }
+
+    async fn all_tools(&self, assignment: &Assignment, deps: &Deps, rules: &RoleTools) -> Result<Toolbox, Failure> {
+        let made = toolbox(&self.view, &self.root, assignment, deps, rules).await;
+        made.map_err(|error| unusable(&error))
+    }
+
+    /// The tools for what lies there, as far as a policy may ever allow them.
+    pub async fn tools(
+        &self,
+        assignment: &Assignment,
+        deps: &Deps,
+        rules: &RoleTools,
+        policy: &Policy,
+    ) -> Result<Toolbox, Failure> {
+        let mut tools = self.all_tools(assignment, deps, rules).await?;
+        tools.retain(|spec| policy.may_ever(&spec.name));
+        Ok(tools)
     }
 
     /// Brings what the attempt changed into the workspace, or fails with what it changed.

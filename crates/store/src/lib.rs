@@ -45,6 +45,7 @@ mod sql;
 mod statements;
 mod stats;
 mod summaries;
+mod tool_pins;
 mod tx;
 mod work;
 
@@ -77,6 +78,7 @@ pub use recover::{Answer, OpenAttempt};
 pub use run::{Claim, NewRun, RunRow};
 pub use stats::{AnswerRow, CostBy, CostRow};
 pub use summaries::{Said, Superseded};
+pub use tool_pins::{Pin, ToolPin};
 pub use work::WorkRow;
 
 /// Which database a store speaks to.

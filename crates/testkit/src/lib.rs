@@ -2,7 +2,7 @@
 //!
 //! Where is what: [`stub`] the server ([`StubServer`]), [`script`] what it answers, [`request`] what it was asked,
 //! [`fit`] an answer for any JSON Schema, [`fault`] a server that misbehaves byte by byte ([`FaultServer`]),
-//! [`wire`] how the servers of each provider type write, [`qdrant`] a vector store that can be ill ([`QdrantServer`]),
+//! [`wire`] how the servers of each provider type write, [`qdrant`] a vector store that can be ill ([`QdrantServer`]), [`tool_server`] a server of tools ([`ToolServer`]),
 //! [`app`] the binary in a directory of its own ([`TestApp`]), [`client`] requests to a server it runs.
 //!
 //! **Invariant:** a development dependency only: no crate that is shipped uses it.
@@ -17,6 +17,7 @@ pub mod qdrant;
 pub mod request;
 pub mod script;
 pub mod stub;
+pub mod tool_server;
 pub mod wire;
 
 pub use app::{Finished, TestApp};
@@ -25,3 +26,4 @@ pub use qdrant::{Illness, QdrantServer};
 pub use request::{StubMessage, StubRequest};
 pub use script::{Script, StubReply};
 pub use stub::StubServer;
+pub use tool_server::{ToolServer, serve_tools_on_stdio};

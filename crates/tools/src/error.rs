@@ -65,6 +65,12 @@ pub enum Error {
         /// The attempt.
         attempt: String,
     },
+    /// Another process works in the workspace.
+    #[error("another process works in `{}`", path.display())]
+    Busy {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The process is ending.
     #[error("the program is ending")]
     Ending,
@@ -86,6 +92,7 @@ impl Error {
                 ErrorKind::Invalid
             }
             Self::Duplicate { .. } => ErrorKind::Conflict,
+            Self::Busy { .. } => ErrorKind::Busy,
             Self::Output { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorKind::NotFound,
             Self::File(FileError::TooMuch { .. } | FileError::TooLarge { .. }) => ErrorKind::Limit,
             Self::Output { .. } | Self::State { .. } | Self::Ending | Self::File(_) => ErrorKind::Unavailable,
@@ -106,6 +113,7 @@ impl Error {
             Self::Git(_) => "workspace.git",
             Self::Attempt { .. } => "workspace.attempt",
             Self::NothingMerged { .. } => "workspace.nothing_merged",
+            Self::Busy { .. } => "workspace.busy",
             Self::Ending => "workspace.ending",
         }
     }
@@ -113,7 +121,7 @@ impl Error {
     /// Whether the same may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Output { .. } | Self::State { .. } | Self::File(_) | Self::Ending => true,
+            Self::Output { .. } | Self::State { .. } | Self::File(_) | Self::Busy { .. } | Self::Ending => true,
             Self::Invalid { .. }
             | Self::Duplicate { .. }
             | Self::Rule { .. }
@@ -136,6 +144,7 @@ impl Error {
             Self::File(FileError::TooMuch { .. } | FileError::TooLarge { .. }) => {
                 Some("use a smaller directory, or let git ignore what is built")
             }
+            Self::Busy { .. } => Some("wait until the other run has ended, or end it: `crewline ps` shows the runs"),
             Self::Git(_) => Some("check the repository with `git status` and `git fsck`"),
             Self::File(_) | Self::Attempt { .. } | Self::NothingMerged { .. } | Self::Ending => None,
             Self::Output { .. } | Self::State { .. } => {

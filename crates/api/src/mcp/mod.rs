@@ -6,6 +6,7 @@
 //! **Invariant:** an answer has a limit; what is longer is read page by page.
 
 mod view;
+mod work;
 
 use std::sync::Arc;
 
@@ -19,6 +20,9 @@ use rmcp::{
     },
     model::{CallToolResult, Implementation, ServerCapabilities, ServerConfig},
     tool, tool_handler, tool_router,
+    transport::streamable_http_server::{
+        StreamableHttpServerConfig, StreamableHttpService, session::never::NeverSessionManager,
+    },
 };
 
 use self::view::{
@@ -84,6 +88,15 @@ pub async fn serve_stdio(mcp: Mcp, shutdown: impl Future<Output = ()>) -> Result
     ended.map(|_| ()).map_err(|error| protocol(error.to_string()))
 }
 
+/// The tools over streamable HTTP, for a router to nest. Each request stands for itself: there are no sessions to be kept.
+pub(crate) fn http_service(mcp: Mcp) -> StreamableHttpService<Mcp, NeverSessionManager> {
+    let config = StreamableHttpServerConfig::default()
+        .with_legacy_session_mode(false)
+        .with_json_response(true)
+        .with_max_request_body_bytes(crate::BODY_BYTES_MAX);
+    StreamableHttpService::new(move || Ok(mcp.clone()), Arc::new(NeverSessionManager::default()), config)
+}
+
 #[tool_handler(router = self.tool_router)]
 impl ServerHandler for Mcp {
     fn get_info(&self) -> ServerConfig {
@@ -97,7 +110,7 @@ impl ServerHandler for Mcp {
 impl Mcp {
     /// The tools over `handle`, for `project` unless a call names another.
     pub fn new(handle: Handle, project: impl Into<Arc<str>>) -> Self {
-        Self { handle, project: project.into(), tool_router: Self::routes() }
+        Self { handle, project: project.into(), tool_router: Self::routes() + Self::work_routes() }
     }
 
     #[tool(

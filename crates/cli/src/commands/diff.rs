@@ -1,4 +1,4 @@
-//! `crewline diff`: two runs side by side, task by task.
+//! `crewline diff`: two runs side by side, task by task; or what one task changed.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -6,6 +6,7 @@ use clap::Args;
 use crewline_runtime::{Diff, Side, TaskDiff, Texts, Verdict};
 use similar::{ChangeTag, TextDiff};
 
+use super::changes;
 use crate::{
     app::App,
     console::Console,
@@ -24,17 +25,18 @@ const COMPARE_LIMIT: Duration = Duration::from_secs(2);
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   crewline diff k3v9 m2p1
+  crewline diff k3v9/fix                      what a task changed in the workspace of its run
   crewline diff k3v9 m2p1 --task t2 --text    what changed in the result of one task
   crewline diff k3v9 m2p1 -o json | jq '.tasks[] | select(.result == \"different\") | .key'
 
 Tasks are matched by their key. Like `diff`, it exits with 1 when something differs.")]
 pub(crate) struct DiffArgs {
-    /// The first run, or the beginning of its id
-    #[arg(value_name = "RUN")]
+    /// The first run, or the beginning of its id; alone: a task, whose changes in its workspace are shown
+    #[arg(value_name = "RUN|TASK")]
     left: String,
     /// The second run, or the beginning of its id
     #[arg(value_name = "RUN")]
-    right: String,
+    right: Option<String>,
     /// Only the task with this key
     #[arg(long, value_name = "KEY")]
     task: Option<String>,
@@ -45,11 +47,14 @@ pub(crate) struct DiffArgs {
 
 /// Runs the command.
 pub(crate) async fn run(args: DiffArgs, settings: &Settings, console: &Console) -> Result<Exit, Error> {
+    let Some(right) = &args.right else {
+        return changes::diff(&args.left, settings, console).await;
+    };
     let app = App::read_only(settings).await?;
     let texts = if args.text { Texts::OfDifferent } else { Texts::None };
     let diff = async {
         let left = app.handle.find_run(&args.left).await?;
-        let right = app.handle.find_run(&args.right).await?;
+        let right = app.handle.find_run(right).await?;
         app.handle.diff(left, right, args.task.as_deref(), texts).await
     }
     .await;

@@ -1,17 +1,19 @@
 //! `crewline doctor`: checks that everything a run needs is there.
 //!
-//! **Invariant:** a check changes nothing and starts nothing: no database is made, no managed server is started.
+//! **Invariant:** a check changes nothing: no database is made, no managed server is started; a server of tools that is a program is
+//! started, asked and ended.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use clap::Args;
 use crewline_memory::Embedder;
-use crewline_models::{Mode, Models, Options, ProviderConfig, Registry};
+use crewline_models::{Mode, Models, Options, ProviderConfig, Registry, mcp::McpError};
 use crewline_store::Store;
 use crewline_tools::{Network, Runner};
 use futures::future::join_all;
 use serde::Serialize;
 
+use super::remote_tools;
 use crate::{
     app,
     console::Console,
@@ -76,7 +78,10 @@ pub(crate) async fn run(_: DoctorArgs, settings: &Settings, console: &Console) -
     match app::find_registry(settings).and_then(|path| Ok(Registry::load(&path, &process_env)?)) {
         Ok(registry) => {
             checks.push(registry_check(&registry));
-            checks.extend(providers(Arc::new(registry), settings).await);
+            checks.push(commands(&registry));
+            let registry = Arc::new(registry);
+            checks.extend(providers(Arc::clone(&registry), settings).await);
+            checks.extend(remote_tools::look(&registry, settings).await.into_iter().map(tool_server));
         }
         Err(error) => checks.push(broken("registry", &error)),
     }
@@ -153,6 +158,26 @@ fn registry_check(registry: &Registry) -> Check {
             let detail = format!("{}:{}:{}: {}{more}", registry.name(), first.line, first.column, first.message);
             Check::new("registry", State::Warning, detail).hint(first.help.clone())
         }
+    }
+}
+
+/// Whether the rules of commands and hosts can be read.
+fn commands(registry: &Registry) -> Check {
+    match crewline_runtime::check_rules(registry) {
+        Ok(()) => Check::new("rules of roles", State::Ok, "commands and hosts can be read"),
+        Err(error) => broken("rules of roles", &crewline_models::Error::from(error).into()),
+    }
+}
+
+/// Whether a server of tools answers.
+fn tool_server((name, found): (String, Result<(usize, usize), McpError>)) -> Check {
+    match found {
+        Ok((tools, 0)) => Check::new(name, State::Ok, format!("offers {tools} tools")),
+        Ok((tools, refused)) => {
+            Check::new(name, State::Warning, format!("offers {tools} tools; {refused} more can not be used"))
+                .hint("`crewline tools ls` says why".to_owned())
+        }
+        Err(error) => Check::new(name, State::Broken, error.to_string()).hint(error.hint().to_owned()),
     }
 }
 

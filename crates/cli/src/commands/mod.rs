@@ -3,6 +3,7 @@
 //! **Invariant:** a command returns how the process ends; only [`execute`] prints its error.
 
 pub(crate) mod approve;
+pub(crate) mod changes;
 pub(crate) mod completions;
 pub(crate) mod confine;
 pub(crate) mod context;
@@ -30,6 +31,7 @@ pub(crate) mod prompt;
 pub(crate) mod prune;
 pub(crate) mod ps;
 pub(crate) mod registry;
+mod remote_tools;
 pub(crate) mod replay;
 pub(crate) mod resume;
 pub(crate) mod retry;
@@ -200,6 +202,14 @@ fn dispatch(command: Command, settings: &Settings, console: &Console) -> Result<
         Command::Diff(args) => {
             let _log = log(LogFile::None);
             wait_for(diff::run(args, settings, console))
+        }
+        Command::Revert(args) => {
+            let _log = log(LogFile::None);
+            wait_for(changes::revert(args, settings, console))
+        }
+        Command::Artifacts(args) => {
+            let _log = log(LogFile::None);
+            wait_for(changes::artifacts(args, settings, console))
         }
         Command::Plan(args) => {
             let _log = log(LogFile::Wanted);

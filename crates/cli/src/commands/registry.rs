@@ -138,7 +138,7 @@ fn load(file: Option<&PathBuf>, settings: &Settings) -> Result<Registry, Error> 
         None => app::find_registry(settings)?,
     };
     let registry = Registry::load(&path, &process_env)?;
-    crewline_runtime::check_commands(&registry)?;
+    crewline_runtime::check_rules(&registry).map_err(crewline_models::Error::from)?;
     Ok(registry)
 }
 

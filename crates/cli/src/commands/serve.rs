@@ -5,6 +5,7 @@
 use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
 use clap::Args;
+use crewline_api::mcp::Mcp;
 use crewline_models::Mode;
 use crewline_runtime::Post;
 
@@ -27,7 +28,7 @@ pub(crate) const DRAIN_TIME_MAX: Duration = Duration::from_secs(25);
   curl -s localhost:7420/api/v1/runs -H 'content-type: application/json' -d '{\"goal\": \"Write a haiku\"}'
   curl -N localhost:7420/api/v1/runs/RUN/events
 
-Also served: /healthz, /readyz, /metrics. The API has no keys yet, so it listens on loopback addresses only;
+Also served: /healthz, /readyz, /metrics, and /mcp (the tools of `crewline mcp` over streamable HTTP). The API has no keys yet, so it listens on loopback addresses only;
 `--metrics-addr` serves health and metrics (nothing of a run) on any address.")]
 pub(crate) struct ServeArgs {
     /// Where to listen
@@ -67,7 +68,10 @@ pub(crate) async fn run(args: ServeArgs, settings: &Settings, console: &Console)
         app.stop().await;
         return Err(error);
     }
-    let router = crewline_api::router(app.handle.clone(), ops.metrics());
+    let router = {
+        let mcp = Mcp::new(app.handle.clone(), settings.project());
+        crewline_api::router(app.handle.clone(), ops.metrics(), mcp)
+    };
     console.note(&format!("listening on http://{}", listener.local_addr().unwrap_or(args.addr)));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let server = crewline_api::serve(listener, router, async move {

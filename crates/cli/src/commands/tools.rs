@@ -14,19 +14,21 @@ use crewline_models::{
     Mode,
     web::{Web, WebLimits},
 };
+use crewline_runtime::{Remote, WebFetch};
 use crewline_tools::{
-    Approval, CommandLimits, CommandPolicy, CommandRule, Hosts, Kit, Limits, Merge, Network, Observation, Outcome,
-    OutputStore, Review, Rules, Runner, ToolCall, ToolSpec, Toolbox, TreeLimits, Trust, Unconfined, View, Workspace,
+    Approval, CommandLimits, CommandPolicy, CommandRule, Effect, Hosts, Kit, Limits, Merge, Network, Observation,
+    Outcome, OutputStore, Review, Rules, Runner, ToolCall, ToolSpec, Toolbox, TreeLimits, Trust, Unconfined, View,
+    Workspace,
 };
 use serde::Serialize;
 use serde_json::Value;
 
+use super::remote_tools::Remotes;
 use crate::{
     app,
     console::{self, Console},
     error::Error,
     exit::Exit,
-    fetch::WebFetch,
     settings::Settings,
     view::{Align, Style, clean, fit, table},
 };
@@ -45,7 +47,7 @@ pub(crate) struct ToolsArgs {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// List the tools of this program
+    /// List the tools of this program, and of the servers in the registry
     #[command(after_help = "Example:
   crewline tools ls -o json")]
     Ls,
@@ -62,6 +64,7 @@ enum Action {
   crewline tools call search_files --args '{\"pattern\": \"TODO\"}' --workspace ~/project
   crewline tools call http_fetch --args '{\"url\": \"https://docs.rs/serde\"}' --host docs.rs
   crewline tools call run_command --args '{\"program\": \"make\"}' --allow make --network loopback -o json
+  crewline tools call github.search_issues --args '{\"query\": \"flaky\"}'
 
 Changes are made in a view of the workspace, and merged when the call succeeds. What is too long is shown as a model sees it.
 Exits with 0 when it is done, 3 when the arguments are not valid, 9 on a conflict or when it is not allowed, else with 1.")]
@@ -143,8 +146,8 @@ fn parse_rule(text: &str) -> Result<CommandRule, String> {
 /// Runs the command.
 pub(crate) async fn run(args: ToolsArgs, settings: &Settings, console: &Console) -> Result<Exit, Error> {
     match args.action {
-        Action::Ls => ls(console),
-        Action::Show { tool } => show(&tool, console),
+        Action::Ls => ls(settings, console).await,
+        Action::Show { tool } => show(&tool, settings, console).await,
         Action::Call(args) => call(&args, settings, console).await,
     }
 }
@@ -157,6 +160,12 @@ struct Shown<'a> {
     effect: &'static str,
     parallel: bool,
     parameters: &'a Value,
+    /// The server it is of; none for those of this program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server: Option<&'a str>,
+    /// How it stands to what was agreed to: `new`, `agreed`, `changed`, `added`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    standing: Option<&'static str>,
 }
 
 impl<'a> Shown<'a> {
@@ -167,38 +176,96 @@ impl<'a> Shown<'a> {
             effect: spec.effect.as_str(),
             parallel: spec.is_parallel,
             parameters: &spec.parameters,
+            server: None,
+            standing: None,
+        }
+    }
+
+    fn remote(it: &'a Remote) -> Self {
+        Self {
+            name: &it.tool.name,
+            description: &it.tool.description,
+            effect: if it.config.may_repeat(&it.tool.own_name) { Effect::Repeatable } else { Effect::Unsafe }.as_str(),
+            parallel: false,
+            parameters: &it.tool.parameters,
+            server: Some(&it.config.name),
+            standing: Some(it.standing.as_str()),
         }
     }
 }
 
-fn ls(console: &Console) -> Result<Exit, Error> {
+async fn ls(settings: &Settings, console: &Console) -> Result<Exit, Error> {
     let specs = crewline_tools::specs();
-    let shown: Vec<Shown<'_>> = specs.iter().map(|it| Shown::of(it)).collect();
+    let remotes = Remotes::find(settings, console, None).await?;
+    let shown = specs.iter().map(|it| Shown::of(it)).chain(remotes.tools.iter().map(Shown::remote));
+    let shown: Vec<Shown<'_>> = shown.collect();
     console.list(&shown, |style| {
         let columns = [("TOOL", Align::Left), ("EFFECT", Align::Left), ("DESCRIPTION", Align::Left)];
-        let row = |it: &Shown<'_>| vec![it.name.to_owned(), it.effect.to_owned(), fit(it.description, 80).into_owned()];
+        let row = |it: &Shown<'_>| {
+            let mark = match it.standing {
+                Some(standing @ ("changed" | "added")) => format!("[{standing}] "),
+                Some(_) | None => String::new(),
+            };
+            let description = format!("{mark}{}", it.description.lines().next().unwrap_or_default());
+            vec![clean(it.name).into_owned(), it.effect.to_owned(), clean(&fit(&description, 80)).into_owned()]
+        };
         let rows: Vec<_> = shown.iter().map(row).collect();
         table(style, &columns, &rows)
     })?;
+    remotes.close(console).await;
     Ok(Exit::Ok)
 }
 
-fn show(name: &str, console: &Console) -> Result<Exit, Error> {
-    let specs = crewline_tools::specs();
-    let Some(spec) = specs.iter().find(|it| *it.name == *name) else { return Err(unknown(name)) };
-    let shown = Shown::of(spec);
-    console.value(&shown, |style: Style| {
-        let parameters = serde_json::to_string_pretty(shown.parameters).unwrap_or_default();
-        format!("{}  {}\n\n{}\n\n{parameters}", style.bold(shown.name), shown.effect, shown.description)
-    })?;
-    Ok(Exit::Ok)
-}
-
-fn unknown(name: &str) -> Error {
-    Error::NoTool {
-        name: name.to_owned(),
-        known: crewline_tools::specs().iter().map(|it| it.name.to_string()).collect(),
+async fn show(name: &str, settings: &Settings, console: &Console) -> Result<Exit, Error> {
+    let print = |shown: &Shown<'_>| {
+        console.value(shown, |style: Style| {
+            let parameters = serde_json::to_string_pretty(shown.parameters).unwrap_or_default();
+            let standing = shown.standing.map(|it| format!("  {it}")).unwrap_or_default();
+            let head = format!("{}  {}{standing}", style.bold(&clean(shown.name)), shown.effect);
+            format!("{head}\n\n{}\n\n{}", clean(shown.description), clean(&parameters))
+        })
+    };
+    if let Some((server, _)) = name.split_once('.') {
+        let remotes = Remotes::find(settings, console, Some(server)).await?;
+        let printed = remotes.tools.iter().find(|it| *it.tool.name == *name).map(|it| print(&Shown::remote(it)));
+        let known = names(&remotes);
+        remotes.close(console).await;
+        printed.ok_or_else(|| unknown(name, known))??;
+        return Ok(Exit::Ok);
     }
+    let specs = crewline_tools::specs();
+    let Some(spec) = specs.iter().find(|it| *it.name == *name) else { return Err(unknown(name, Vec::new())) };
+    print(&Shown::of(spec))?;
+    Ok(Exit::Ok)
+}
+
+fn names(remotes: &Remotes) -> Vec<String> {
+    remotes.tools.iter().map(|it| it.tool.name.to_string()).collect()
+}
+
+/// Calls a tool of another server.
+async fn call_remote(args: &CallArgs, server: &str, settings: &Settings, console: &Console) -> Result<Exit, Error> {
+    let mut remotes = Remotes::find(settings, console, Some(server)).await?;
+    let known = names(&remotes);
+    let made = remotes.call(&args.tool, &args.args, settings).await;
+    remotes.close(console).await;
+    let observation = made?.ok_or_else(|| unknown(&args.tool, known))?;
+    let called = Called {
+        tool: &args.tool,
+        outcome: observation.outcome.as_str(),
+        text: &observation.text,
+        bytes_out: observation.bytes_out,
+        untrusted: observation.trust == Trust::Untrusted,
+        changed: Vec::new(),
+        conflicts: Vec::new(),
+    };
+    console.value(&called, |_| clean(&observation.text).into_owned())?;
+    Ok(exit(&observation, &called))
+}
+
+fn unknown(name: &str, more: Vec<String>) -> Error {
+    let own = crewline_tools::specs().into_iter().map(|it| it.name.to_string());
+    Error::NoTool { name: name.to_owned(), known: own.chain(more).collect() }
 }
 
 /// What came of a call, for programs.
@@ -216,8 +283,11 @@ struct Called<'a> {
 }
 
 async fn call(args: &CallArgs, settings: &Settings, console: &Console) -> Result<Exit, Error> {
+    if let Some((server, _)) = args.tool.split_once('.') {
+        return call_remote(args, server, settings, console).await;
+    }
     if !crewline_tools::specs().iter().any(|it| *it.name == *args.tool) {
-        return Err(unknown(&args.tool));
+        return Err(unknown(&args.tool, Vec::new()));
     }
     app::make_data_dir(&settings.data_dir)?;
     let state = tempfile::Builder::new().prefix("tools-").tempdir_in(&settings.data_dir);

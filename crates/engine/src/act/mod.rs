@@ -6,9 +6,11 @@
 //! allowed by a rule or by being on the short list of tools that only look.
 
 pub mod action;
+mod pin;
 mod policy;
 mod step;
 
+pub use pin::{Standing, standing};
 pub use policy::{Because, Condition, Decision, Entry, Policy, Rule, Test, Verdict, is_harmless};
 pub use step::{
     ASK_PERSON, Call, Fate, GIVE_UP, History, Limit, Limits, Look, Offered, Planned, Protocol, Rules, Said, Spent,

@@ -3,7 +3,7 @@
 //! **Invariant:** redirects are not followed: a key never leaves its provider's origin.
 //! **Invariant:** an endpoint on this machine goes through no proxy, and loads no root certificates.
 
-use std::{error::Error as _, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use crewline_types::model::Locality;
 use reqwest::{Client, StatusCode, header::HeaderMap, redirect};
@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::reply::Complaint;
 use crate::{
     Error, Mode, ModelConfig, Phase,
-    egress::{PrivateOnly, PublicAddress},
+    egress::{PrivateOnly, is_public_address},
 };
 
 /// Characters of a provider's text that an error keeps.
@@ -62,17 +62,6 @@ pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
         cause = next;
     }
     cause.to_string()
-}
-
-fn is_public_address(error: &reqwest::Error) -> bool {
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        if error.is::<PublicAddress>() {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
 }
 
 /// What it means that a request could not be sent, or its answer not be received.

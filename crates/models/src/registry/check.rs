@@ -144,7 +144,7 @@ impl<'a> Check<'a> {
     }
 
     /// The names below a key of the top, in their order, the broken ones included.
-    fn names(&self, section: &str) -> Vec<&'a str> {
+    pub(super) fn names(&self, section: &str) -> Vec<&'a str> {
         let root: &'a Node = self.root;
         let mut names: Vec<&'a str> = Vec::new();
         for name in root.entry(section).into_iter().flat_map(|it| it.node.keys()) {
@@ -215,6 +215,7 @@ impl<'a> Check<'a> {
                 roles.push(shipped.into());
             }
         }
+        let mcp_servers = self.mcp_servers(file);
         let policies = policies(&file.policies);
         if policies.plan_tasks_min > policies.plan_tasks_max {
             let help = "ask for as many tasks as a plan may have, or fewer";
@@ -235,6 +236,7 @@ impl<'a> Check<'a> {
             by_role,
             default: default?,
             policies,
+            mcp_servers,
             warnings: Vec::new(),
         })
     }
@@ -354,13 +356,17 @@ impl<'a> Check<'a> {
                 Some(chain) if name != "default" => self.chain(name, chain, &known, models, places),
                 _ => Arc::clone(&default_chain),
             };
+            let tools = self.tools(name, entry);
+            if let Some(tools) = &tools {
+                self.mcp_rules(name, tools, file);
+            }
             let config = RoleConfig {
                 chain,
                 instructions: self.instructions(name, entry),
                 slots: entry.slots,
                 temperature: entry.temperature,
                 output_tokens_max: entry.output_tokens_max,
-                tools: self.tools(name, entry),
+                tools,
             };
             if name == "default" {
                 default = Some(config);
@@ -478,6 +484,7 @@ fn name_problem(name: &str) -> Option<&'static str> {
 /// The environment variables that hold keys.
 fn env_names(file: &File) -> Vec<String> {
     let values = file.providers.values().flat_map(|it| it.api_key.iter().chain(it.headers.values()));
+    let values = values.chain(file.mcp_servers.values().flat_map(|it| it.env.values().chain(it.headers.values())));
     values.filter_map(|it| it.strip_prefix("env:")).map(|it| it.trim().to_owned()).collect()
 }
 

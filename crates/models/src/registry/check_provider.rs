@@ -209,14 +209,24 @@ impl Check<'_> {
         value: &str,
         is_used: bool,
     ) -> Option<(HeaderName, HeaderValue)> {
-        let path = ["providers", provider, "headers", header];
+        self.header_at(&["providers", provider, "headers", header], header, value, is_used)
+    }
+
+    /// The header that stands at `path`.
+    pub(super) fn header_at(
+        &mut self,
+        path: &[&str],
+        header: &str,
+        value: &str,
+        is_used: bool,
+    ) -> Option<(HeaderName, HeaderValue)> {
         let Ok(header_name) = header.parse::<HeaderName>() else {
-            self.report_key(&path, format!("`{header}` is not the name of a header"), "letters, digits and `-`");
+            self.report_key(path, format!("`{header}` is not the name of a header"), "letters, digits and `-`");
             return None;
         };
         if ["content-type", "content-length", "host", "transfer-encoding", "connection"].contains(&header_name.as_str())
         {
-            self.report_key(&path, format!("the header `{header}` is set by crewline itself"), "leave it out");
+            self.report_key(path, format!("the header `{header}` is set by crewline itself"), "leave it out");
             return None;
         }
         let is_secret =
@@ -225,9 +235,9 @@ impl Check<'_> {
         let value = match self.secret(value) {
             Secret::Known(value) => value,
             Secret::Clear if is_secret => {
-                self.blanks.push(self.root.span_at(&path));
+                self.blanks.push(self.root.span_at(path));
                 self.report(
-                    &path,
+                    path,
                     format!("the header `{header}` holds a secret in clear"),
                     "write `env:NAME` or `file:PATH`",
                 );
@@ -235,7 +245,7 @@ impl Check<'_> {
             }
             Secret::Clear => value.to_owned(),
             Secret::Missing { reason, help } => {
-                let problem = Problem::new(self.text, self.root.span_at(&path), reason, help);
+                let problem = Problem::new(self.text, self.root.span_at(path), reason, help);
                 if is_used {
                     self.problems.push(problem);
                 } else {
@@ -246,7 +256,7 @@ impl Check<'_> {
         };
         let Ok(mut value) = HeaderValue::from_str(&value) else {
             self.report(
-                &path,
+                path,
                 format!("the header `{header}` has a line break or control character"),
                 "one line of ASCII",
             );
@@ -254,6 +264,15 @@ impl Check<'_> {
         };
         value.set_sensitive(is_secret || is_reference);
         Some((header_name, value))
+    }
+
+    /// What a reference leads to; `None` for a text in clear, and what is wrong with what to do about it.
+    pub(super) fn value_of(&self, text: &str) -> Result<Option<String>, (String, String)> {
+        match self.secret(text) {
+            Secret::Known(value) => Ok(Some(value)),
+            Secret::Clear => Ok(None),
+            Secret::Missing { reason, help } => Err((reason, help)),
+        }
     }
 
     fn secret(&self, reference: &str) -> Secret {

@@ -8,7 +8,10 @@ use crewline_types::time::parse_duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use super::tools::{RoleCommands, Rules, StepsEntry};
+use super::{
+    mcp::McpEntry,
+    tools::{RoleCommands, Rules, StepsEntry},
+};
 
 /// The crewline registry: providers, models, roles and policies.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -24,6 +27,9 @@ pub(crate) struct File {
     pub(crate) models: BTreeMap<String, Model>,
     /// The roles and the models they ask. `default` is for roles that are not named.
     pub(crate) roles: BTreeMap<String, RoleEntry>,
+    /// Servers whose tools specialists may call (Model Context Protocol): a name of your choice for each.
+    #[serde(default)]
+    pub(crate) mcp_servers: BTreeMap<String, McpEntry>,
     /// What holds for all runs.
     #[serde(default)]
     pub(crate) policies: PoliciesEntry,
@@ -248,6 +254,10 @@ pub(crate) struct RoleEntry {
     /// What the role may run with the tool `run_command`; without it, or outside a workspace, there is no such tool.
     #[serde(default)]
     pub(crate) commands: Option<RoleCommands>,
+    /// The hosts that the role may read with the tool `http_fetch`, as `docs.rs`, `*.python.org` (all below it) or
+    /// `example.com:8080`; without it, or offline, there is no such tool.
+    #[serde(default)]
+    pub(crate) hosts: Vec<String>,
 }
 
 /// What holds for all runs.

@@ -11,6 +11,7 @@ mod check;
 mod check_provider;
 mod diff;
 mod file;
+mod mcp;
 mod shape;
 mod spans;
 mod tools;
@@ -29,6 +30,7 @@ pub(crate) use self::file::ProviderType;
 pub use self::{
     diff::Difference,
     file::OnJudgeError,
+    mcp::{McpReach, McpServerConfig},
     tools::{
         CommandNetwork, CommandUnconfined, RoleCommands, RoleTools, StepLimits, ToolEntry, ToolRule, ToolTest,
         ToolVerdict,
@@ -277,6 +279,7 @@ pub struct Registry {
     by_role: HashMap<Role, RoleConfig>,
     default: RoleConfig,
     policies: Policies,
+    mcp_servers: Vec<Arc<McpServerConfig>>,
     warnings: Vec<Problem>,
 }
 
@@ -400,6 +403,11 @@ impl Registry {
         self.providers.iter()
     }
 
+    /// The servers of tools, in the order of the file.
+    pub fn mcp_servers(&self) -> impl Iterator<Item = &Arc<McpServerConfig>> {
+        self.mcp_servers.iter()
+    }
+
     /// The name given to [`Self::parse`], or the path.
     pub fn name(&self) -> &str {
         &self.name
@@ -413,6 +421,17 @@ impl Registry {
     /// The hash of the text.
     pub fn hash(&self) -> TextHash {
         self.hash
+    }
+
+    /// The same as invalid: for rules that others read. Each problem has its place, what is wrong, and what to do.
+    pub fn refused(&self, problems: &[(Vec<String>, String, String)]) -> Invalid {
+        let root = spans::parse(&self.text).ok();
+        let problems = problems.iter().map(|(path, message, help)| {
+            let path: Vec<&str> = path.iter().map(String::as_str).collect();
+            let span = root.as_ref().map_or(0..0, |it| it.span_at(&path));
+            Problem::new(&self.text, span, message.clone(), help.as_str())
+        });
+        Invalid { name: self.name.clone(), source: check::redact(&self.text), problems: problems.collect() }
     }
 
     /// What differs in `newer`, by meaning.

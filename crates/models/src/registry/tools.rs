@@ -143,6 +143,8 @@ pub struct RoleTools {
     pub limits: StepLimits,
     /// What `run_command` may run; without it there is no such tool.
     pub commands: Option<RoleCommands>,
+    /// What `http_fetch` may read; without it there is no such tool.
+    pub hosts: Vec<String>,
 }
 
 /// Rules as the file writes them; read from the tree, which knows the places.
@@ -210,7 +212,12 @@ impl Check<'_> {
         let node = root.entry("roles")?.node.entry(role)?.node.entry("tools").map(|it| &it.node);
         let limits = self.step_limits(role, entry);
         let Some(node) = node else {
-            for (key, is_written) in [("limits", entry.limits.is_some()), ("commands", entry.commands.is_some())] {
+            let written = [
+                ("limits", entry.limits.is_some()),
+                ("commands", entry.commands.is_some()),
+                ("hosts", !entry.hosts.is_empty()),
+            ];
+            for (key, is_written) in written {
                 if is_written {
                     let help = "it is for attempts with tools: add `tools:`, `{}` is enough";
                     self.report_key(&["roles", role, key], format!("`roles.{role}` has {key} and no tools"), help);
@@ -253,7 +260,7 @@ impl Check<'_> {
             };
             entries.push(ToolEntry { tool: name.clone(), rules });
         }
-        Some(RoleTools { entries, limits, commands: entry.commands.clone() })
+        Some(RoleTools { entries, limits, commands: entry.commands.clone(), hosts: entry.hosts.clone() })
     }
 
     fn step_limits(&mut self, role: &str, entry: &file::RoleEntry) -> StepLimits {

@@ -124,7 +124,7 @@ fn step(
     let calls: Vec<Call> = said
         .tool_calls
         .iter()
-        .map(|it| Call { id: Arc::clone(&it.id), name: Arc::clone(&it.name), arguments: Arc::clone(&it.arguments) })
+        .map(|it| Call { id: Arc::clone(&it.id), name: offer.own_name(&it.name), arguments: Arc::clone(&it.arguments) })
         .collect();
     let rules = Rules { protocol, tools: &offer.tools, policy, asks_person: assignment.run.approve.tools };
     act::decide(act::Said { text: &said.text.body, calls: &calls }, &rules, history, |tool, arguments| {
@@ -189,7 +189,7 @@ async fn approve_context(climb: &Climb<'_>, told: &Told) -> Result<(), Failure> 
 }
 
 /// What watchers are told of a question to a person.
-pub(super) fn asked_event(assignment: &Assignment, at: Timestamp, approval: &NewApproval) -> NewEvent {
+pub fn asked_event(assignment: &Assignment, at: Timestamp, approval: &NewApproval) -> NewEvent {
     let body = EventBody::AwaitingApproval {
         what: approval.subject.as_str().into(),
         approval: Some(approval.id),

@@ -321,6 +321,7 @@ impl Performer<'_> {
             gen_ai.operation.name = "execute_tool",
             gen_ai.tool.name = name,
             outcome = tracing::field::Empty,
+            error.type = tracing::field::Empty,
         );
         // One that a rule or the tool itself asks about comes this far with a person's yes only.
         let approval = if planned.fate == Fate::Ask { Approval::Given } else { Approval::Missing };
@@ -329,6 +330,9 @@ impl Performer<'_> {
         let observation = self.toolbox.call(call).instrument(span.clone()).await;
         let outcome = observation.outcome;
         span.record("outcome", outcome.as_str());
+        if outcome != ToolOutcome::Ok {
+            span.record("error.type", outcome.as_str());
+        }
         let text = Text::from(observation.text.replace('\0', "\u{fffd}"));
         let elapsed = self.deps.clock.now().since(started);
         self.ended(ToolCallEnd { id, outcome, output: text.hash, elapsed }, planned, text.clone());

@@ -6,7 +6,7 @@
 //! by them.
 //! **Invariant:** what a tool gave back stands in a fence that it can not end.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use crewline_engine::{
     act::{Offered, Protocol, action},
@@ -55,7 +55,7 @@ impl Offer {
             tools: specs
                 .iter()
                 .map(|spec| Tool {
-                    name: spec.name.to_string(),
+                    name: provider_name(&spec.name).into_owned(),
                     description: spec.description.to_string(),
                     parameters: spec.parameters.clone(),
                 })
@@ -70,12 +70,36 @@ impl Offer {
         Ok(Self { tools, native: Some(Arc::new(native)), schema: Some(Arc::new(schema)), native_words, action_words })
     }
 
+    /// The name of a tool here, when a model wrote it as providers take it.
+    pub(super) fn own_name(&self, said: &Arc<str>) -> Arc<str> {
+        let is_offered = |name: &str| self.tools.iter().any(|it| *it.name == *name);
+        match said.split_once(PROVIDER_DOT) {
+            Some((server, tool)) if !is_offered(said) && is_offered(&format!("{server}.{tool}")) => {
+                format!("{server}.{tool}").into()
+            }
+            Some(_) | None => Arc::clone(said),
+        }
+    }
+
     /// Tokens that the tools take in a prompt, in whichever form takes more.
     pub(super) fn tokens(&self) -> u32 {
         let native = form_tokens(None, self.native.as_deref()) + u64::from(estimate_tokens(&self.native_words));
         let action = form_tokens(self.schema.as_deref(), None) + u64::from(estimate_tokens(&self.action_words));
         u32::try_from(native.max(action)).unwrap_or(u32::MAX)
     }
+}
+
+/// What stands for the dot of `server.tool` in calls of a provider's own form: they take letters, digits, `_` and `-`.
+const PROVIDER_DOT: &str = "__";
+
+/// The name of a tool as providers take it.
+fn provider_name(name: &str) -> Cow<'_, str> {
+    if name.contains('.') { name.replacen('.', PROVIDER_DOT, 1).into() } else { name.into() }
+}
+
+/// The call as its provider takes it.
+fn provider_call(call: &ToolCall) -> ToolCall {
+    ToolCall { name: provider_name(&call.name).into(), ..call.clone() }
 }
 
 /// One step and what came of it.
@@ -194,14 +218,15 @@ impl Talk {
             let told = |text: &Text| if place < left_out { LEFT_OUT.to_owned() } else { fenced(&text.body) };
             match protocol {
                 Protocol::Native => {
-                    let calls: Vec<ToolCall> = turn.results.iter().map(|(call, _)| call.clone()).collect();
+                    let calls: Vec<ToolCall> = turn.results.iter().map(|(call, _)| provider_call(call)).collect();
                     let text = match turn.protocol {
                         Protocol::Native => Arc::clone(&turn.text.body),
                         Protocol::Action => "".into(),
                     };
                     messages.push(ChatMessage::called(text, calls));
                     let results = turn.results.iter();
-                    messages.extend(results.map(|(call, text)| ChatMessage::tool_result(call.clone(), told(text))));
+                    messages
+                        .extend(results.map(|(call, text)| ChatMessage::tool_result(provider_call(call), told(text))));
                 }
                 Protocol::Action => {
                     let text = match turn.protocol {
@@ -243,6 +268,27 @@ fn tokens_of(messages: &[ChatMessage]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_with_a_dot_is_written_as_providers_take_it() {
+        let spec =
+            |name: &str| Arc::new(ToolSpec::new(name, "d", json!({"type": "object"}), crewline_tools::Effect::Read));
+        let specs = [spec("git_log"), spec("s.a__b"), spec("s.read")];
+        let offer = Offer::of(&specs, &Prompts::load(None).unwrap()).unwrap();
+        let native = offer.native.as_ref().unwrap();
+        let names: Vec<&str> = native.tools.iter().map(|it| it.name.as_str()).collect();
+        assert_eq!(names, ["git_log", "s__a__b", "s__read"]);
+        for (said, own) in [
+            ("git_log", "git_log"),
+            ("s__read", "s.read"),
+            ("s.read", "s.read"),
+            ("s__a__b", "s.a__b"),
+            ("s__other", "s__other"),
+            ("t__read", "t__read"),
+        ] {
+            assert_eq!(&*offer.own_name(&said.into()), own);
+        }
+    }
 
     #[test]
     fn a_question_is_read_as_it_was_kept() {

@@ -20,6 +20,7 @@ pub(crate) mod task_context;
 pub(crate) mod task_link;
 pub(crate) mod text;
 pub(crate) mod tool_call;
+pub(crate) mod tool_pin;
 
 use crewline_types::{TextHash, Usage, event::ErrorNote};
 

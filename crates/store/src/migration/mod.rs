@@ -13,6 +13,7 @@ mod m007_summaries;
 mod m008_context_choices;
 mod m009_graph;
 mod m010_acts;
+mod m011_tool_pins;
 
 use sea_orm_migration::{MigrationTrait, MigratorTrait, SchemaManager, async_trait};
 
@@ -36,6 +37,7 @@ impl MigratorTrait for Migrator {
             Box::new(m008_context_choices::Migration),
             Box::new(m009_graph::Migration),
             Box::new(m010_acts::Migration),
+            Box::new(m011_tool_pins::Migration),
         ]
     }
 }

@@ -5,7 +5,7 @@ use crewline_tools::{Fetch, Fetched, Hosts, NotFetched};
 use futures::{FutureExt as _, future::BoxFuture};
 
 /// Reads pages for `http_fetch`.
-pub(crate) struct WebFetch(pub(crate) Web);
+pub struct WebFetch(pub Web);
 
 impl Fetch for WebFetch {
     fn fetch<'a>(&'a self, url: &'a str, hosts: &'a Hosts) -> BoxFuture<'a, Result<Fetched, NotFetched>> {
