@@ -92,6 +92,36 @@ fn what_an_attempt_was_told_is_explained_item_by_item() {
 }
 
 #[test]
+fn the_neighbours_in_the_plan_are_told_the_same_every_time() {
+    let server = StubServer::start(script());
+    let app = app();
+    app.registry(&server);
+    let task = |id: &str, needs: &[&str]| json!({"id": id, "title": format!("Task {id}"), "description": format!("Do {id}."), "role": "writer", "depends_on": needs});
+    let plan =
+        json!({"goal": "Beside", "tasks": [task("a", &[]), task("b", &["a"]), task("c", &["b"]), task("d", &["c"])]});
+    app.write("plan.json", &plan.to_string());
+    let section = || -> String {
+        let run = app.run(run_args(&["--plan", "plan.json"])).expect_code(0);
+        let run = run.events()[0]["run"].as_str().unwrap().to_owned();
+        let request = server.requests().into_iter().find(|it| it.contains("# Your task: Task c\n")).unwrap().text();
+        server.reset();
+        let shown = app.run(["context", "show", &format!("{run}/c"), "-o", "json"]).expect_code(0);
+        let shown: Value = serde_json::from_str(&shown.stdout).unwrap();
+        let told = item(&shown, "siblings");
+        assert_eq!((&told["tier"], &told["form"]), (&json!("siblings"), &json!("whole")));
+        let from = request.find("Source: siblings").unwrap();
+        request[from..].split_inclusive("\n```\n").take(2).collect()
+    };
+    let one = section();
+    // `b` is required, and given as a whole.
+    for words in ["- `a` Task a (done): words-of-a\n", "- `d` Task d (waits for this task)\n"] {
+        assert!(one.contains(words), "{words}: {one}");
+    }
+    assert!(!one.contains("Task b"), "{one}");
+    assert_eq!(one, section(), "another run of the plan is told the same bytes");
+}
+
+#[test]
 fn decisions_hold_for_what_is_made_again() {
     let made = made(script());
     let (a, b) = (made.source("a"), made.source("b"));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crewline_testkit::{Finished, Script, StubReply, StubServer, TestApp, app::finish};
+use crewline_testkit::{Finished, Script, StubReply, StubRequest, StubServer, TestApp, app::finish};
 use serde_json::{Value, json};
 
 use crate::app;
@@ -196,7 +196,7 @@ fn consequences_are_in_the_same_transaction() {
 #[test]
 fn a_task_with_others_below_it_is_done_when_they_are() {
     let project = planned(Script::new(|request| {
-        let key = ["a", "b", "x", "y", "c"].into_iter().find(|key| request.contains(&format!("Do {key}.")));
+        let key = ["x", "y", "a", "b", "c"].into_iter().find(|key| request.contains(&format!("Do {key}.")));
         StubReply::text(format!("# {0}\n\nwords-of-{0}\n", key.unwrap_or("none")))
     }));
     for key in ["x", "y"] {
@@ -226,7 +226,7 @@ fn a_task_with_others_below_it_is_done_when_they_are() {
 #[test]
 fn the_tree_is_run_by_the_crew() {
     let project = planned(Script::new(|request| {
-        let key = ["a", "b", "x", "y", "c"].into_iter().find(|key| request.contains(&format!("Do {key}.")));
+        let key = ["x", "y", "a", "b", "c"].into_iter().find(|key| request.contains(&format!("Do {key}.")));
         StubReply::text(format!("# {0}\n\nwords-of-{0}\n", key.unwrap_or("none")))
     }));
     for key in ["x", "y"] {
@@ -239,7 +239,10 @@ fn the_tree_is_run_by_the_crew() {
     project.run(&["resume", "RUN", "-o", "jsonl", "--out", "out"]).expect_code(0);
     assert!(project.statuses().values().all(|status| status == "completed"));
     let requests = project.server.requests();
-    assert!(!requests.iter().any(|request| request.contains("\nDo b.")), "a task with others below it asks nobody");
+    let asks_for = |title: &str| move |request: &&StubRequest| request.contains(&format!("# Your task: {title}\n"));
+    assert!(!requests.iter().any(|request| asks_for("Task b")(&request)), "a task with others below it asks nobody");
+    let part = requests.iter().find(asks_for("Part x")).unwrap();
+    assert!(part.contains("This task is part of: Task b") && part.contains("- `y` Part y (independent)"), "{part:?}");
     let last = requests.iter().find(|request| request.contains("Do c.")).unwrap();
     assert!(last.contains("words-of-x") && last.contains("words-of-y"), "its result is made from theirs");
     let text = project.json(&["show", "RUN/b"])["text"].as_str().unwrap().to_owned();

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crewline_testkit::{Script, StubServer, TestApp, app::finish};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{app, fan, postgres::Database, signal};
 
@@ -99,6 +99,45 @@ fn workers_share_a_run() {
     let nodes: Value = serde_json::from_str(&nodes.stdout).unwrap();
     let kinds: Vec<&str> = nodes.as_array().unwrap().iter().map(|node| node["kind"].as_str().unwrap()).collect();
     assert_eq!((kinds.len(), kinds.iter().filter(|kind| **kind == "worker").count()), (3, 2), "{nodes:#}");
+}
+
+#[test]
+fn a_worker_is_told_what_follows_from_the_tree() {
+    let Some(mut world) = World::new("tree", Script::text("# Found\n\nZEBRA-42 is the answer.\n")) else { return };
+    world.serve("0");
+    world.start(&["worker", "--slots", "2"], LONG);
+    let task = |id: &str, needs: &[&str]| json!({"id": id, "title": format!("Task {id}"), "role": "writer", "depends_on": needs});
+    let plan = json!({"goal": "Told", "tasks": [task("a", &[]), task("b", &["a"]), task("c", &["b"])]});
+    world.app.write("plan.json", &plan.to_string());
+    let ask = |args: &[&str]| {
+        let mut args = args.to_vec();
+        args.extend(["--database", &world.database.url]);
+        world.app.run(args).expect_code(0).stdout
+    };
+    let run = ask(&["run", "--plan", "plan.json", "--approve", "plan", "--detach", "-q"]).trim().to_owned();
+    wait_until("the question", || world.show(&run)["status"] != "running");
+    for key in ["x", "y"] {
+        ask(&["task", "add", &run, &format!("Part {key}"), "--key", key, "--parent", "b"]);
+    }
+    ask(&["approve", &run]);
+    wait_until("the end of the run", || world.show(&run)["status"] == "completed");
+    let shown: Value = serde_json::from_str(&ask(&["context", "show", &format!("{run}/x"), "-o", "json"])).unwrap();
+    let items = shown["items"].as_array().unwrap();
+    let tiers = |kind: &str| -> Vec<&str> {
+        let of = items.iter().filter(|item| item["kind"] == kind);
+        of.map(|item| item["tier"].as_str().unwrap()).collect()
+    };
+    assert_eq!(tiers("task_output"), ["requires"], "what `b` requires is given to those below it: {shown:#}");
+    assert_eq!((tiers("ancestor"), tiers("siblings")), (vec!["siblings"], vec!["siblings"]));
+    let part = world.server.requests().into_iter().find(|request| request.contains("# Your task: Part x\n")).unwrap();
+    for words in ["ZEBRA-42", "This task is part of: Task b", "- `y` Part y (independent)"] {
+        assert!(part.contains(words), "{words}: {part:?}");
+    }
+    // The one who looks finds the same inputs: nothing is made again.
+    world.server.reset();
+    let again = ask(&["replay", &run, "-o", "jsonl", "--out", "again"]);
+    assert!(again.contains("\"completed\":5") || again.contains("\"completed\": 5"), "{again}");
+    assert_eq!(world.server.calls(), 0, "a replay takes everything over");
 }
 
 #[test]

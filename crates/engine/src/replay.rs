@@ -1,7 +1,8 @@
 //! What of a recorded run a new one may take over: the name of everything an attempt depends on, and the decision per task.
 //!
-//! Two attempts with the same [`input_hash`] were asked for the same thing; only what memory recalled may differ. Tasks are
-//! matched by their key, never by their place or id: ids are new in every run, so texts are compared by [`with_names`].
+//! Two attempts with the same [`input_hash`] were asked for the same thing; only what memory recalled may differ, and what
+//! the plan says in a line of the tasks beside. Tasks are matched by their key, never by their place or id: ids are new in
+//! every run, so texts are compared by [`with_names`].
 //!
 //! **Invariant:** a task is reused only when everything it was made from is reused too.
 //! **Invariant:** a task that nothing asked to run anew is reused or refused, never run again silently.
@@ -31,6 +32,8 @@ pub struct Inputs<'a> {
     pub goal: &'a str,
     /// INDEX.md with keys for ids, see [`index_hash`].
     pub index: Option<TextHash>,
+    /// What the tasks above it say, see [`above_hash`](crate::context::above_hash).
+    pub above: Option<TextHash>,
     /// Keys and results of the tasks it requires, in any order.
     pub requires: Vec<(&'a str, TextHash)>,
     /// Keys and results of the tasks it refers to, as far as they were there, in any order.
@@ -39,7 +42,8 @@ pub struct Inputs<'a> {
 
 /// Names `inputs`.
 pub fn input_hash(inputs: &Inputs<'_>) -> TextHash {
-    let Inputs { key, kind, role, instructions, title, description, criteria, goal, index, requires, refers } = inputs;
+    let Inputs { key, kind, role, instructions, title, description, criteria, goal, index, above, requires, refers } =
+        inputs;
     let mut text = String::with_capacity(256 + instructions.len() + description.len() + goal.len());
     // A length before each field: no two inputs have the same text.
     let mut field = |value: &str| {
@@ -68,6 +72,10 @@ pub fn input_hash(inputs: &Inputs<'_>) -> TextHash {
             field(key);
             field(&result.to_string());
         }
+    }
+    // Most tasks have none above them but the root.
+    if let Some(above) = above {
+        field(&above.to_string());
     }
     TextHash::of(&text)
 }
@@ -208,6 +216,7 @@ mod tests {
             criteria,
             goal: "Goal",
             index: Some(TextHash::of("index")),
+            above: None,
             requires: vec![("a", TextHash::of("one")), ("b", TextHash::of("two"))],
             refers: vec![("c", TextHash::of("three"))],
         }
@@ -233,6 +242,7 @@ mod tests {
             Inputs { criteria: &[], ..base.clone() },
             Inputs { goal: "Another", ..base.clone() },
             Inputs { index: None, ..base.clone() },
+            Inputs { above: Some(TextHash::of("above")), ..base.clone() },
             Inputs { requires: vec![("a", TextHash::of("one"))], ..base.clone() },
             Inputs { requires: vec![("a", TextHash::of("two")), ("b", TextHash::of("one"))], ..base.clone() },
             Inputs { refers: vec![], ..base.clone() },

@@ -110,6 +110,8 @@ impl Curated {
             match choice.item.strip_prefix("task:").and_then(|id| id.parse::<TaskId>().ok()) {
                 Some(task) if !curated.items.iter().any(|it| *it.source == *choice.item) => wanted.push(task),
                 Some(_) => {}
+                // It is among the sources, as long as the plan has it.
+                None if of_plan(&choice.item) => {}
                 None => curated.items.push(memory_item(choice)),
             }
         }
@@ -153,6 +155,14 @@ impl Curated {
             && (self.excluded.contains(&*item.source) || self.excluded_texts.contains(&item.text.hash))
     }
 }
+
+/// Whether the item is what the plan says of the tasks above or beside.
+pub fn of_plan(item: &str) -> bool {
+    item == context::BESIDE || item.starts_with(ABOVE)
+}
+
+/// Names what the plan says of a task above: with its key behind.
+pub const ABOVE: &str = "plan:";
 
 /// Whether a bundle that was approved is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,9 +5,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use crewline_store::{CallEnd, CallRow, Change, OfferState, OpenAttempt, OpenOffer, Store};
+use crewline_engine::context::Item;
+use crewline_store::{CallEnd, CallRow, Change, OfferState, OpenAttempt, OpenOffer, Store, WorkRow};
 use crewline_types::{
-    AttemptId, ErrorKind, MicroUsd, ModelAlias, Role, RunId, Text, TextHash, Usage,
+    AttemptId, ErrorKind, LinkKind, MicroUsd, ModelAlias, Role, RunId, TaskId, Text, TextHash, Usage,
     event::{CallOutcome, ErrorNote},
 };
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,81 @@ use crate::{
     outage::Outage,
     purse::Cap,
 };
+
+/// What the plan gives to an offered attempt: its manager knows the tree, a worker reads what it names.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Told {
+    /// The tasks it requires, with what follows from the tree.
+    pub requires: Vec<TaskId>,
+    /// The tasks it refers to.
+    pub refers: Vec<TaskId>,
+    /// What it is told of the tasks above and beside it.
+    #[serde(with = "around")]
+    pub around: Vec<Item>,
+    /// Names what the tasks above it say.
+    pub above: Option<TextHash>,
+}
+
+impl Told {
+    /// As the offer's row keeps it.
+    pub fn write(&self) -> String {
+        // Words and numbers only: this can not fail.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Reads it back.
+    pub fn read(text: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(text)
+    }
+
+    /// What the links alone say.
+    pub fn of_links(row: &WorkRow) -> Self {
+        let to =
+            |wanted: LinkKind| row.linked.iter().filter(|(kind, _)| *kind == wanted).map(|(_, made)| made.id).collect();
+        Self { requires: to(LinkKind::Requires), refers: to(LinkKind::Refers), ..Self::default() }
+    }
+}
+
+/// Items of the plan as an offer's row keeps them.
+mod around {
+    use std::sync::Arc;
+
+    use crewline_engine::context::{Item, Tier};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    struct Row {
+        source: Arc<str>,
+        kind: Arc<str>,
+        title: Arc<str>,
+        text: Arc<str>,
+        score: f32,
+    }
+
+    pub fn serialize<S: Serializer>(items: &[Item], to: S) -> Result<S::Ok, S::Error> {
+        let row = |item: &Item| Row {
+            source: Arc::clone(&item.source),
+            kind: Arc::clone(&item.kind),
+            title: Arc::clone(&item.title),
+            text: Arc::clone(&item.text.body),
+            score: item.score,
+        };
+        items.iter().map(row).collect::<Vec<Row>>().serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Item>, D::Error> {
+        let rows: Vec<Row> = Vec::deserialize(from)?;
+        let item = |Row { source, kind, title, text, score }| Item {
+            tier: Tier::Siblings,
+            source,
+            kind,
+            title,
+            text: (&*text).into(),
+            score,
+        };
+        Ok(rows.into_iter().map(item).collect())
+    }
+}
 
 /// The report of a claimed attempt, as its offer's row keeps it.
 #[derive(Debug, Serialize, Deserialize)]

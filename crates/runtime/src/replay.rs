@@ -15,14 +15,14 @@ mod rows;
 use std::{collections::HashMap, sync::Arc};
 
 use crewline_engine::{
-    graph::{Vertex, with_parents},
+    context::{Plan, above_hash},
     replay::{self, Inputs, Node, Record, Rule, Verdict},
 };
 use crewline_models::Registry;
 use crewline_store::{AttemptRow, AttemptStatus, ContextChoice, ContextRow, Lineage, Origin, RunRow, Store};
 use crewline_types::{LinkKind, ModelAlias, RunId, Task, TaskId, TaskKind, TaskStatus, Text, TextHash};
 
-use crate::{Error, Handle, Overrides, assignment::TaskBrief, find::pick, settings::Settings};
+use crate::{Error, Handle, Overrides, assignment::TaskBrief, find::pick, settings::Settings, sources::Web};
 
 pub use edit::Edit;
 pub use rows::end_of_copy;
@@ -34,6 +34,8 @@ pub struct Given<'a> {
     pub goal: &'a str,
     /// INDEX.md, named by [`replay::index_hash`].
     pub index: Option<TextHash>,
+    /// What the tasks above it say, named by [`crewline_engine::context::above_hash`].
+    pub above: Option<TextHash>,
     /// Keys and results of the tasks it requires.
     pub requires: Vec<(&'a str, TextHash)>,
     /// Keys and results of the tasks it refers to, as far as they are there.
@@ -52,6 +54,7 @@ pub fn input_hash(registry: &Registry, task: &TaskBrief, given: Given<'_>) -> Te
         criteria: &task.success_criteria,
         goal: given.goal,
         index: given.index,
+        above: given.above,
         requires: given.requires,
         refers: given.refers,
     })
@@ -199,36 +202,23 @@ impl Recorded {
         from: &[usize],
         request: &ReplayRequest,
     ) -> Result<Vec<Verdict>, Error> {
-        let places: HashMap<TaskId, usize> = tasks.iter().enumerate().map(|(place, task)| (task.id, place)).collect();
-        let mut requires = vec![Vec::new(); tasks.len()];
-        let mut refers = vec![Vec::new(); tasks.len()];
-        for (from, to, kind) in &self.links {
-            let (Some(from), Some(to)) = (places.get(from), places.get(to)) else { continue };
-            match kind {
-                LinkKind::Requires => requires[*from].push(*to),
-                LinkKind::Refers => refers[*from].push(*to),
-                LinkKind::Duplicates | LinkKind::RelatesTo => {}
-            }
-        }
-        let index = self
-            .index
-            .as_ref()
-            .map(|text| replay::index_hash(&text.body, |id| places.get(&id).map(|place| &*self.tasks[*place].key)));
-        let result = |place: usize| Some((&*self.tasks[place].key, self.tasks[place].result?));
-        let tree = self.tree(&places, &requires);
+        let web = Web::of(tasks.to_vec(), &self.links);
+        let key = |id| web.places.get(&id).map(|place| &*self.tasks[*place as usize].key);
+        let index = self.index.as_ref().map(|text| replay::index_hash(&text.body, key));
+        let result = |place: &u32| {
+            let made = &self.tasks[*place as usize];
+            Some((&*made.key, made.result?))
+        };
         let mut nodes = Vec::with_capacity(tasks.len());
         for (place, task) in tasks.iter().enumerate() {
             let told = self.contexts.get(&task.id).map(|context| TextsOf::read(&context.items)).unwrap_or_default();
             let given = Given {
                 goal: &self.row.goal,
                 index,
-                requires: requires[place].iter().filter_map(|need| result(*need)).collect(),
+                above: u32::try_from(place).ok().and_then(|place| above_hash(&web, place)),
+                requires: web.needs[place].iter().filter_map(result).collect(),
                 // One that had no result yet when the task ran was not told of.
-                refers: refers[place]
-                    .iter()
-                    .filter_map(|need| result(*need))
-                    .filter(|(_, text)| told.has(*text))
-                    .collect(),
+                refers: web.refers[place].iter().filter_map(result).filter(|(_, text)| told.has(*text)).collect(),
             };
             let record = match self.attempts.get(&task.id).filter(|_| task.status == TaskStatus::Completed) {
                 // What a person made, or let count as done, is as good as it was. What has others below it is put together
@@ -241,11 +231,18 @@ impl Recorded {
                 }
                 Some(_) => Record::Other,
             };
-            let refers = refers[place].iter().filter_map(|need| u32::try_from(*need).ok());
             let is_forced = request.model.is_some() && from.contains(&place);
-            nodes.push(Node { needs: tree[place].iter().copied().chain(refers).collect(), record, is_forced });
+            nodes.push(Node { needs: [&*web.needs[place], &*web.refers[place]].concat(), record, is_forced });
         }
-        let from: Vec<u32> = from.iter().filter_map(|place| u32::try_from(*place).ok()).collect();
+        let mut from: Vec<u32> = from.iter().filter_map(|place| u32::try_from(*place).ok()).collect();
+        if !request.edits.is_empty() {
+            // The tasks below one are told what it says, so they may differ when that is edited.
+            let may_differ = |place: &u32| is_below(&web, *place, &from);
+            let below: Vec<u32> = web.places.values().copied().filter(may_differ).collect();
+            from.extend(below);
+            from.sort_unstable();
+            from.dedup();
+        }
         let rule = match request.origin {
             Origin::Replay => Rule::Verify,
             Origin::Fork => Rule::Trust,
@@ -254,18 +251,6 @@ impl Recorded {
             run: self.row.id,
             tasks: others.iter().map(|place| self.mismatch(*place as usize, registry)).collect(),
         })
-    }
-
-    /// What each task requires, with what follows from the tree.
-    fn tree(&self, places: &HashMap<TaskId, usize>, requires: &[Vec<usize>]) -> Vec<Vec<u32>> {
-        let index = |place: &usize| u32::try_from(*place).ok();
-        let vertex = |(task, needs): (&Task, &Vec<usize>)| Vertex {
-            status: task.status,
-            kind: task.kind,
-            parent: task.parent.and_then(|parent| index(places.get(&parent)?)),
-            needs: needs.iter().filter_map(index).collect(),
-        };
-        with_parents(&self.tasks.iter().zip(requires).map(vertex).collect::<Vec<_>>())
     }
 
     fn mismatch(&self, place: usize, registry: &Registry) -> Mismatch {
@@ -284,6 +269,13 @@ impl Recorded {
         };
         Mismatch { key: task.key.to_string(), why }
     }
+}
+
+/// Whether any of `above` is above the task, at whatever level.
+fn is_below(web: &Web, place: u32, above: &[u32]) -> bool {
+    let parent = |place: u32| web.place(place).and_then(|it| it.parent);
+    // The tree is shallower than the list is long.
+    std::iter::successors(parent(place), |at| parent(*at)).take(web.tasks.len()).any(|it| above.contains(&it))
 }
 
 /// Whether a person deleted the task: it is none of a new run. What was cancelled with its run is.

@@ -19,8 +19,8 @@ use crewline_engine::{
     replay::index_hash,
 };
 use crewline_models::Models;
-use crewline_store::{Change, Offer, RunRow};
-use crewline_types::{AttemptId, LinkKind, MicroUsd, ProjectScope, RunId, Task, TaskStatus, Text, TextHash};
+use crewline_store::{Change, Offer, RunRow, WorkRow};
+use crewline_types::{AttemptId, MicroUsd, ProjectScope, RunId, Task, TaskId, TaskStatus, Text, TextHash};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::time::Instant;
 
@@ -30,7 +30,8 @@ use crate::{
     assignment::{Assignment, Obligation, Post, Report, ReportTo, RunBrief, TaskBrief, Work},
     attempt::Deps,
     journal::{self, Ack, Refusal},
-    metrics, offer,
+    metrics,
+    offer::{self, Told},
     purse::Purse,
     replay::{self, Given},
     router,
@@ -486,36 +487,50 @@ async fn claim(args: &Args, runs: &HashMap<RunId, Arc<RunBrief>>, max: usize) ->
     }
     let models = args.deps.models.pinned();
     let registry = models.registry();
-    let ids: Vec<_> = offers.iter().map(|offer| offer.id.task).collect();
-    let work = store.work(&ids).await?;
-    let hashes: Vec<TextHash> = work
-        .iter()
-        .flat_map(|row| &row.linked)
-        .filter(|(_, task)| task.status == TaskStatus::Completed)
-        .filter_map(|(_, task)| task.result)
-        .collect();
+    let ids: Vec<TaskId> = offers.iter().map(|offer| offer.id.task).collect();
+    let mut tasks = HashMap::new();
+    let mut told = HashMap::new();
+    let mut rows: HashMap<TaskId, WorkRow> =
+        store.work(&ids).await?.into_iter().map(|row| (row.task.id, row)).collect();
+    for offer in &offers {
+        let Some(row) = rows.remove(&offer.id.task) else { continue };
+        // A manager of an older version leaves it to us to follow the links.
+        told.insert(offer.id, Told::read(&offer.told).unwrap_or_else(|_| Told::of_links(&row)));
+        tasks.extend(row.linked.into_iter().map(|(_, task)| (task.id, task)));
+        tasks.insert(row.task.id, row.task);
+    }
+    let named = || told.values().flat_map(|it| it.requires.iter().chain(&it.refers));
+    // What follows from the tree is in no link of the task.
+    let more: HashSet<TaskId> = named().filter(|id| !tasks.contains_key(*id)).copied().collect();
+    if !more.is_empty() {
+        let more: Vec<TaskId> = more.into_iter().collect();
+        tasks.extend(store.work(&more).await?.into_iter().map(|row| (row.task.id, row.task)));
+    }
+    let done = |id: &TaskId| tasks.get(id).filter(|task| task.status == TaskStatus::Completed);
+    let hashes: HashSet<TextHash> = named().filter_map(|id| done(id)?.result).collect();
+    let hashes: Vec<TextHash> = hashes.into_iter().collect();
     let texts = if hashes.is_empty() { HashMap::new() } else { store.texts(&hashes).await? };
-    let mut rows: HashMap<_, _> = work.into_iter().map(|row| (row.task.id, row)).collect();
     let claimed = offers.into_iter().filter_map(|offer| {
-        let row = rows.remove(&offer.id.task)?;
+        let row = tasks.get(&offer.id.task)?;
+        let told = told.remove(&offer.id)?;
         let run = Arc::clone(briefs.get(&offer.run)?);
         let index = indexes.get(&offer.run);
         let mut sources: Vec<Item> = index.map(|(_, item)| item.clone()).into_iter().collect();
-        for (wanted, tier) in [(LinkKind::Requires, Tier::Requires), (LinkKind::Refers, Tier::Refers)] {
-            let made = row.linked.iter().filter(|(kind, _)| *kind == wanted);
-            sources.extend(made.filter_map(|(_, task)| output_item(tier, task, &texts)));
+        for (tier, made) in [(Tier::Requires, &told.requires), (Tier::Refers, &told.refers)] {
+            sources.extend(made.iter().filter_map(|id| output_item(tier, done(id)?, &texts)));
         }
-        let results = |wanted: LinkKind| {
-            let made = row.linked.iter().filter(|(kind, made)| *kind == wanted && made.status == TaskStatus::Completed);
-            made.filter_map(|(_, made)| Some((&*made.key, made.result?))).collect()
+        sources.extend(told.around);
+        let results = |made: &[TaskId]| {
+            made.iter().filter_map(|id| done(id).and_then(|made| Some((&*made.key, made.result?)))).collect()
         };
-        let task = TaskBrief::of(&row.task);
-        run.purse.begin(task.id, row.task.cost);
+        let task = TaskBrief::of(row);
+        run.purse.begin(task.id, row.cost);
         let given = Given {
             goal: &run.goal,
             index: index.map(|(name, _)| *name),
-            requires: results(LinkKind::Requires),
-            refers: results(LinkKind::Refers),
+            above: told.above,
+            requires: results(&told.requires),
+            refers: results(&told.refers),
         };
         let input_hash = replay::input_hash(&registry, &task, given);
         Some(Claimed { offer, run, task, sources, input_hash, models: models.clone() })
@@ -524,7 +539,7 @@ async fn claim(args: &Args, runs: &HashMap<RunId, Arc<RunBrief>>, max: usize) ->
 }
 
 fn output_item(tier: Tier, task: &Task, texts: &HashMap<TextHash, Arc<str>>) -> Option<Item> {
-    let hash = task.result.filter(|_| task.status == TaskStatus::Completed)?;
+    let hash = task.result?;
     let text = Text { hash, body: Arc::clone(texts.get(&hash)?) };
     Some(sources::output(tier, format!("task:{}", task.id).into(), Arc::clone(&task.title), text))
 }

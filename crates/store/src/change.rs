@@ -216,6 +216,8 @@ pub struct NewOffer {
     pub role: Role,
     /// Lower ones are claimed first.
     pub rank: i64,
+    /// What the plan gives to it, as its manager wrote it.
+    pub told: String,
 }
 
 /// What became of a change.

@@ -39,6 +39,8 @@ pub struct Offer {
     pub role: Role,
     /// When it was offered, on the manager's clock.
     pub offered_at: Timestamp,
+    /// What the plan gives to it, as its manager wrote it; empty when an older version offered it.
+    pub told: String,
 }
 
 /// An offer that is not settled.
@@ -110,6 +112,7 @@ impl Store {
                 id: AttemptId { task, number: small("offers.attempt", row.int(2)?)? },
                 role: row.text(5)?.into(),
                 offered_at: Timestamp(row.int(6)?),
+                told: row.text(7)?.into(),
             };
             Ok((row.int(0)?, number, offer))
         };

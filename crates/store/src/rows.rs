@@ -127,6 +127,7 @@ pub(super) fn add_offer(args: &mut Args, (number, offer, run, at): &(i64, &NewOf
     args.word(offer.role.as_str());
     args.int(offer.rank);
     args.int(at.0);
+    args.text(&offer.told);
 }
 
 pub(super) fn add_attempt_end(args: &mut Args, (number, end, at): &(i64, &AttemptEnd, Timestamp)) {

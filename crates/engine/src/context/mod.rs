@@ -7,6 +7,7 @@
 mod assemble;
 mod budget;
 mod digest;
+mod neighbours;
 mod render;
 mod share;
 mod summarise;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use assemble::{assemble, assemble_without};
 pub use budget::{estimate_tokens, trim_to};
 pub use digest::{Rolled, Section, handoff, roll};
+pub use neighbours::{BESIDE, Place, Plan, above_hash, neighbours, quoted};
 pub use render::{fenced, render};
 pub use summarise::summarise;
 
@@ -37,7 +39,7 @@ pub enum Tier {
     Requires,
     /// Made by a task that this one refers to.
     Refers,
-    /// About the neighbours in the plan.
+    /// About the tasks above and beside it in the plan.
     Siblings,
     /// Recalled from memory.
     Retrieved,

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use crewline_engine::context::BESIDE;
 use crewline_store::{BUNDLE, Choice, ContextChoice};
-use crewline_types::{MemoryId, ProjectScope, RunId, TaskId};
+use crewline_types::{MemoryId, ProjectScope, RunId, TaskId, TaskKind};
 
-use crate::{Error, Found, Handle, find::CANDIDATES_MAX, find::pick};
+use crate::{Error, Found, Handle, curated::ABOVE, find::CANDIDATES_MAX, find::pick};
 
 /// Memories of one page when one is looked for by the beginning of its id.
 const PAGE: u32 = 1_024;
@@ -23,6 +24,11 @@ pub enum ContextItem {
         id: TaskId,
         /// Its title.
         title: String,
+    },
+    /// What the plan says of a task above, or of the tasks beside.
+    Plan {
+        /// Its name in the bundle.
+        name: String,
     },
     /// A memory.
     Memory {
@@ -64,6 +70,7 @@ impl Handle {
                 return Err(Error::ContextItem { message: "a task is not told what it made itself".into() });
             }
             ContextItem::Task { id, title } => (format!("task:{id}"), title, None),
+            ContextItem::Plan { name } => (name, "of the plan".to_owned(), None),
             ContextItem::Memory { id, title, text } => (format!("memory:{id}"), title, Some(text.to_string())),
         };
         let body = body.filter(|_| choice != Choice::None);
@@ -119,8 +126,17 @@ impl Handle {
         if let Some(id) = text.strip_prefix("memory:") {
             return self.memory_item(run, id).await?.ok_or_else(|| not_found("memory", text));
         }
-        let name = text.strip_prefix("task:").unwrap_or(text);
+        if text == BESIDE {
+            return Ok(ContextItem::Plan { name: text.to_owned() });
+        }
         let tasks = self.store().tasks(run).await?;
+        if let Some(above) = text.strip_prefix(ABOVE) {
+            let id = pick(&tasks, above)?;
+            let key = tasks.iter().find(|it| it.id == id && it.kind == TaskKind::Composite).map(|it| &it.key);
+            let key = key.ok_or_else(|| Error::ContextItem { message: format!("`{above}` has no task below it") })?;
+            return Ok(ContextItem::Plan { name: format!("{ABOVE}{key}") });
+        }
+        let name = text.strip_prefix("task:").unwrap_or(text);
         match pick(&tasks, name) {
             Ok(id) => {
                 let title = tasks.iter().find(|it| it.id == id).map(|it| it.title.to_string()).unwrap_or_default();

@@ -161,6 +161,8 @@ impl Handle {
         for text in named {
             match self.context_item(seen.task.run, text).await? {
                 ContextItem::Task { id, .. } => items.extend(task_items(self.store(), &[id], Tier::Manual).await?),
+                // What the plan says is considered in any case.
+                ContextItem::Plan { .. } => {}
                 ContextItem::Memory { id, title, text } => items.push(Item {
                     tier: Tier::Manual,
                     source: format!("memory:{id}").into(),

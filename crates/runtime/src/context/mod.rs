@@ -18,11 +18,9 @@ use std::{
     sync::Arc,
 };
 
-use crewline_engine::context::{Item, Tier};
+use crewline_engine::context::{Item, Tier, neighbours, quoted};
 use crewline_store::RunRow;
-use crewline_types::{
-    LinkKind, MicroUsd, ModelSpec, ProjectScope, RunId, Task, TaskId, TaskKind, TaskStatus, Text, TextHash,
-};
+use crewline_types::{MicroUsd, ModelSpec, ProjectScope, RunId, Task, TaskId, TaskKind, TaskStatus, Text, TextHash};
 
 use crate::{
     Error, Handle,
@@ -30,7 +28,7 @@ use crate::{
     planning,
     purse::Purse,
     settings::Settings,
-    sources,
+    sources::{self, Web},
 };
 
 /// A task with everything its next attempt would be given.
@@ -50,31 +48,36 @@ impl Handle {
     async fn see(&self, run: RunId, task: TaskId) -> Result<Seen, Error> {
         let row = self.row(run).await?;
         let settings = Settings::of(&row)?;
-        let work = self.store().work(&[task]).await?.pop();
-        let work = work.ok_or_else(|| Error::NotFound { what: "task", id: task.to_string() })?;
-        let (task, linked) = (work.task, work.linked);
-        let hashes: Vec<TextHash> = linked.iter().filter_map(|(_, made)| made.result).chain(row.index).collect();
-        let texts = self.store().texts(&hashes).await?;
-        let text = |hash: TextHash| texts.get(&hash).map(|body| Text { hash, body: Arc::clone(body) });
-        let mut items = Vec::new();
-        if task.kind != TaskKind::Root {
+        let mut tasks = self.store().tasks(run).await?;
+        let not_found = || Error::NotFound { what: "task", id: task.to_string() };
+        let place = tasks.iter().position(|it| it.id == task).ok_or_else(not_found)?;
+        let task = tasks[place].clone();
+        tasks.retain(|it| it.kind != TaskKind::Root);
+        let mut web = Web::of(tasks, &self.store().links(run).await?);
+        let (mut items, mut missing) = (Vec::new(), Vec::new());
+        if let Some(place) = web.places.get(&task.id).copied() {
+            let linked = [(Tier::Requires, &web.needs), (Tier::Refers, &web.refers)];
+            let linked = linked.map(|(tier, of)| of[place as usize].iter().map(move |it| (tier, *it)));
+            let linked: Vec<(Tier, &Task)> =
+                linked.into_iter().flatten().map(|(tier, it)| (tier, &web.tasks[it as usize])).collect();
+            let beside = quoted(&web, place).into_iter().filter_map(|it| web.tasks[it as usize].result);
+            let hashes = linked.iter().filter_map(|(_, made)| made.result).chain(row.index).chain(beside);
+            let hashes: Vec<TextHash> = hashes.collect();
+            let texts = self.store().texts(&hashes).await?;
+            let text = |hash: TextHash| texts.get(&hash).map(|body| Text { hash, body: Arc::clone(body) });
             items.extend(row.index.and_then(text).map(sources::index));
-        }
-        let mut missing = Vec::new();
-        for (kind, made) in &linked {
-            let tier = match kind {
-                LinkKind::Requires => Tier::Requires,
-                LinkKind::Refers => Tier::Refers,
-                LinkKind::Duplicates | LinkKind::RelatesTo => continue,
-            };
-            match made.result.filter(|_| made.status == TaskStatus::Completed).and_then(text) {
-                Some(text) => {
-                    let source = format!("task:{}", made.id).into();
-                    items.push(sources::output(tier, source, Arc::clone(&made.title), text));
+            for (tier, made) in linked {
+                match made.result.filter(|_| made.status == TaskStatus::Completed).and_then(text) {
+                    Some(text) => {
+                        let source = format!("task:{}", made.id).into();
+                        items.push(sources::output(tier, source, Arc::clone(&made.title), text));
+                    }
+                    None if tier == Tier::Requires => missing.push(Arc::clone(&made.key)),
+                    None => {}
                 }
-                None if tier == Tier::Requires => missing.push(Arc::clone(&made.key)),
-                None => {}
             }
+            web.texts = texts;
+            items.extend(neighbours(&web, place));
         }
         let registry = self.deps().registry();
         let work = match task.kind {

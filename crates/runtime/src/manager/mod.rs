@@ -313,7 +313,7 @@ impl State {
         let tasks_min = registry.policies().plan_tasks_min as usize;
         let schema = OutputSchema { name: "plan".into(), schema: plan::schema(&rules, tasks_min) };
         let attempt = AttemptId { task: run.root.brief.id, number: run.root_attempt };
-        let given = Given { goal: &run.brief.goal, index: None, requires: Vec::new(), refers: Vec::new() };
+        let given = Given { goal: &run.brief.goal, index: None, above: None, requires: Vec::new(), refers: Vec::new() };
         let input_hash = replay::input_hash(&registry, &run.root.brief, given);
         let assignment = Assignment {
             attempt,

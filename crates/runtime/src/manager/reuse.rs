@@ -27,6 +27,7 @@ impl Running {
         let given = Given {
             goal: &self.brief.goal,
             index: self.index_name,
+            above: self.above(node),
             requires: results(&entry.needs),
             refers: results(&entry.refers),
         };

@@ -45,6 +45,8 @@ pub(super) struct Entry {
     pub(super) needs: Vec<u32>,
     pub(super) refers: Vec<u32>,
     pub(super) dependents: Vec<u32>,
+    /// The task above it, when that is not the root.
+    pub(super) parent: Option<u32>,
     /// The tasks below it in the tree, when its work is theirs.
     pub(super) below: Vec<u32>,
     pub(super) status: TaskStatus,
@@ -203,6 +205,9 @@ impl Running {
                 crewline_types::LinkKind::Duplicates | crewline_types::LinkKind::RelatesTo => {}
             }
         }
+        for (entry, task) in self.tasks.iter_mut().zip(tasks) {
+            entry.parent = task.parent.and_then(|parent| self.by_id.get(&parent).copied());
+        }
         composite::add_needs(tasks, &mut self.tasks);
         for entry in &mut self.tasks {
             entry.result = results.remove(&entry.brief.id);
@@ -301,7 +306,27 @@ impl Running {
     pub(super) fn offer(&mut self, node: u32, id: AttemptId) {
         let entry = &self.tasks[node as usize];
         let rank = -i64::from(entry.priority.get());
-        self.offers.push(NewOffer { id, role: entry.brief.role.clone(), rank });
+        let told = offer::Told {
+            requires: self.ids(&entry.needs),
+            refers: self.ids(&entry.refers),
+            around: self.neighbours(node),
+            above: self.above(node),
+        };
+        self.offers.push(NewOffer { id, role: entry.brief.role.clone(), rank, told: told.write() });
+    }
+
+    fn ids(&self, nodes: &[u32]) -> Vec<TaskId> {
+        nodes.iter().map(|node| self.tasks[*node as usize].brief.id).collect()
+    }
+
+    /// What a task is told of those above and beside it.
+    fn neighbours(&self, node: u32) -> Vec<Item> {
+        context::neighbours(self, node)
+    }
+
+    /// Names what the tasks above it say.
+    pub(super) fn above(&self, node: u32) -> Option<TextHash> {
+        context::above_hash(self, node)
     }
 
     /// What the plan gives to a task's context.
@@ -318,6 +343,7 @@ impl Running {
                 }
             }
         }
+        items.extend(self.neighbours(node));
         items
     }
 
@@ -432,6 +458,23 @@ impl Running {
     }
 }
 
+impl context::Plan for Running {
+    fn place(&self, index: u32) -> Option<context::Place<'_>> {
+        let entry = self.tasks.get(index as usize)?;
+        Some(context::Place {
+            key: &entry.brief.key,
+            title: &entry.brief.title,
+            description: &entry.brief.description,
+            criteria: &entry.brief.success_criteria,
+            parent: entry.parent,
+            needs: &entry.needs,
+            refers: &entry.refers,
+            result: entry.result.as_ref().map(|text| &*text.body),
+            is_cancelled: entry.status == TaskStatus::Cancelled,
+        })
+    }
+}
+
 impl Entry {
     pub(super) fn of(task: &Task) -> Self {
         Self {
@@ -442,6 +485,7 @@ impl Entry {
             needs: Vec::new(),
             refers: Vec::new(),
             dependents: Vec::new(),
+            parent: None,
             below: Vec::new(),
             status: task.status,
             losses: 0,

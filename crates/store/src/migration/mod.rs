@@ -14,6 +14,7 @@ mod m008_context_choices;
 mod m009_graph;
 mod m010_acts;
 mod m011_tool_pins;
+mod m012_offer_told;
 
 use sea_orm_migration::{MigrationTrait, MigratorTrait, SchemaManager, async_trait};
 
@@ -38,6 +39,7 @@ impl MigratorTrait for Migrator {
             Box::new(m009_graph::Migration),
             Box::new(m010_acts::Migration),
             Box::new(m011_tool_pins::Migration),
+            Box::new(m012_offer_told::Migration),
         ]
     }
 }

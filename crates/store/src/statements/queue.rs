@@ -9,11 +9,11 @@ use crate::sql::{
     Type::{Bool, Bytes, Int, Text},
 };
 
-/// Offers attempts: task, attempt, its id, run, role, rank, time.
+/// Offers attempts: task, attempt, its id, run, role, rank, time, what the plan gives to it.
 pub(crate) static INSERT_OFFERS: Bulk = Bulk::new(
-    "INSERT INTO offers (task, attempt, task_id, run_id, role, rank, offered_at) \
-     SELECT column1, column2, column3, column4, column5, column6, column7 FROM ",
-    &[Int, Int, Text, Text, Text, Int, Int],
+    "INSERT INTO offers (task, attempt, task_id, run_id, role, rank, offered_at, told) \
+     SELECT column1, column2, column3, column4, column5, column6, column7, column8 FROM ",
+    &[Int, Int, Text, Text, Text, Int, Int, Text],
     " WHERE column1 IS NOT NULL",
 );
 
@@ -88,7 +88,7 @@ macro_rules! claim_offers {
                  UPDATE offers AS o SET node = (SELECT MIN(node) FROM wanted), claimed_at = NOW_MICROS, \
                  lease_until = NOW_MICROS + (SELECT MIN(lease) FROM wanted) ",
                 $picked,
-                " RETURNING rank, task, attempt, task_id, run_id, role, offered_at"
+                " RETURNING rank, task, attempt, task_id, run_id, role, offered_at, told"
             ),
         )
     };

@@ -262,7 +262,12 @@ impl Crew {
         change.offers = (0..)
             .zip(tasks)
             .zip(roles.iter().cycle())
-            .map(|((rank, task), role)| NewOffer { id: first(*task), role: Role::from(*role), rank })
+            .map(|((rank, task), role)| NewOffer {
+                id: first(*task),
+                role: Role::from(*role),
+                rank,
+                told: String::new(),
+            })
             .collect();
         self.done(change).await;
     }

@@ -54,7 +54,16 @@ async fn an_offer_from_first_to_last(place: &Place) {
 
     let worker = place.open().await;
     let claimed = worker.claim_offers("w1", Some(&[Role::from("coder")]), 8, MINUTE).await.unwrap();
-    assert_eq!(claimed, [Offer { run: crew.run, id: first(task), role: Role::from("coder"), offered_at: at(5) }]);
+    assert_eq!(
+        claimed,
+        [Offer {
+            run: crew.run,
+            id: first(task),
+            role: Role::from("coder"),
+            offered_at: at(5),
+            told: "told of coder".into()
+        }]
+    );
     assert_eq!(states(&crew).await, [OfferState::Claimed { node: "w1".into() }]);
     assert_eq!(worker.renew_claims("w1", MINUTE).await.unwrap(), [first(task)]);
     assert_eq!(worker.renew_claims("w2", MINUTE).await.unwrap(), []);
@@ -86,7 +95,12 @@ async fn claims_go_by_rank_and_role(place: &Place) {
     for (task, role, rank) in
         [(5, "coder", 1), (4, "tester", -3), (3, "coder", 1), (2, "writer", -9), (1, "coder", 7), (0, "tester", 1)]
     {
-        change.offers.push(NewOffer { id: first(tasks[task]), role: Role::from(role), rank });
+        change.offers.push(NewOffer {
+            id: first(tasks[task]),
+            role: Role::from(role),
+            rank,
+            told: format!("told of {role}"),
+        });
     }
     crew.done(change).await;
     let of = |places: &[usize]| places.iter().map(|it| first(tasks[*it])).collect::<Vec<_>>();
@@ -167,7 +181,7 @@ async fn a_lost_claim_writes_nothing(place: &Place) {
     let second = AttemptId { task: tasks[1], number: 2 };
     let mut again = crew.change();
     again.offers_settled = vec![first(tasks[0]), first(tasks[1])];
-    again.offers.push(NewOffer { id: second, role: Role::from("coder"), rank: 0 });
+    again.offers.push(NewOffer { id: second, role: Role::from("coder"), rank: 0, told: String::new() });
     crew.done(again).await;
     assert_eq!(ids(&crew.store.claim_offers("w", None, 9, MINUTE).await.unwrap()), [second]);
     // The old claim of the same node is another attempt.
@@ -259,7 +273,7 @@ async fn a_claim_writes_its_own_attempt_only(place: &Place) {
     let mut ends = fine.clone();
     ends.run_status = Some(RunEnd { status: RunStatus::Failed, finished_at: at(9), error: None });
     let mut offers = fine.clone();
-    offers.offers.push(NewOffer { id: first(foreign), role: Role::from("x"), rank: 0 });
+    offers.offers.push(NewOffer { id: first(foreign), role: Role::from("x"), rank: 0, told: String::new() });
     let mut manager = crew.change();
     manager.report = Some("{}".into());
     for bad in [calls, moves, ends, offers, manager] {

@@ -201,7 +201,12 @@ impl Side {
             }
             Op::Offer { epoch, attempt, role, rank } => {
                 let mut change = self.manager(*epoch);
-                change.offers.push(NewOffer { id: self.id(*attempt), role: role_of(*role), rank: *rank });
+                change.offers.push(NewOffer {
+                    id: self.id(*attempt),
+                    role: role_of(*role),
+                    rank: *rank,
+                    told: String::new(),
+                });
                 self.commit(change).await
             }
             Op::Claim { who, roles, max, lease } => {

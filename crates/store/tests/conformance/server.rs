@@ -281,7 +281,12 @@ async fn claim_costs(place: &Place) {
         change.at = at(number.into());
         change.offers = tasks
             .iter()
-            .map(|task| NewOffer { id: AttemptId { task: *task, number }, role: Role::from("coder"), rank: 0 })
+            .map(|task| NewOffer {
+                id: AttemptId { task: *task, number },
+                role: Role::from("coder"),
+                rank: 0,
+                told: String::new(),
+            })
             .collect();
         crew.done(change).await;
     }
