@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crewline_testkit::{Finished, Script, StubReply, StubRequest, StubServer, TestApp, app::finish};
+use crewline_types::{Clock as _, SystemClock};
 use serde_json::{Value, json};
 
 use crate::app;
@@ -137,6 +138,29 @@ fn what_is_done_by_hand_and_by_the_crew_comes_together() {
     assert_eq!(asked, [false, true, true], "the task that was done by hand was not made again");
     let last = project.server.requests().iter().find(|request| request.contains("Do c.")).unwrap().clone();
     assert!(last.contains("words-of-a-person"), "the result made by hand is what the others build on");
+    assert_eq!(project.status(), "completed");
+}
+
+#[test]
+fn a_task_is_not_begun_before_its_time_and_then_begins_by_itself() {
+    let project = planned(Script::text("# made\n\nwords\n"));
+    let now = SystemClock.now();
+    let soon = now.after(std::time::Duration::from_secs(3)).to_string();
+    project.run(&["task", "update", "RUN/a", "--planned-for", &soon]).expect_code(0);
+    project.run(&["task", "update", "RUN/b", "--deadline", "2020-01-01T00:00:00Z"]).expect_code(0);
+    let next = project.json(&["next", "RUN"]);
+    assert_eq!((&next["task"]["key"], &next["planned"]), (&json!("b"), &json!(1)), "{next:#}");
+    assert!(project.run(&["show", "RUN"]).expect_code(0).stdout.contains("overdue b: its deadline was 2020"));
+    let run = project.run(&["resume", "RUN", "-o", "jsonl", "--out", "out"]).expect_code(0);
+    let of = |kind: &str, key: &str| -> Vec<Value> {
+        run.events_of(kind).into_iter().filter(|event| event["key"] == key).collect()
+    };
+    let until = of("task_planned", "a")[0]["until"].as_str().unwrap().to_owned();
+    let begun = of("task_started", "a")[0]["at"].as_str().unwrap().to_owned();
+    assert!(begun >= until, "{begun} is before {until}");
+    let other = of("task_started", "b")[0]["at"].as_str().unwrap().to_owned();
+    assert!(other < begun, "the others do not wait");
+    assert_eq!(of("task_overdue", "b").len(), 1);
     assert_eq!(project.status(), "completed");
 }
 

@@ -173,7 +173,7 @@ impl Board {
                     }
                 }
             }
-            EventBody::TaskParked { .. } => {
+            EventBody::TaskParked { .. } | EventBody::TaskPlanned { .. } => {
                 if let Some(row) = self.find(event.task) {
                     row.state = State::Parked;
                 }
@@ -189,6 +189,9 @@ impl Board {
                 }
             }
             EventBody::BudgetReached { message, .. } => self.note = Some(message.clone()),
+            EventBody::TaskOverdue { key, deadline } => {
+                self.note = Some(format!("{key} is overdue: its deadline was {deadline}").into());
+            }
             EventBody::ToolCall { .. }
             | EventBody::MemoryStored { .. }
             | EventBody::TaskChanged { .. }
@@ -386,6 +389,8 @@ impl Board {
                     error.code
                 )
             }
+            EventBody::TaskPlanned { key, until } => format!("{key} is planned for {until}, and begins by itself"),
+            EventBody::TaskOverdue { key, deadline } => format!("{key} is overdue: its deadline was {deadline}"),
             EventBody::TaskBlocked { key, reason } => format!("{key} blocked: {}", fit(&clean(reason), 300)),
             EventBody::AwaitingApproval { what, approval, .. } => {
                 let id = approval.map(|id| format!(" ({id})")).unwrap_or_default();

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, path::Path, time::Duration};
 
 use crewline_runtime::{Report, TaskReport};
-use crewline_types::{RunStatus, TaskCounts, TaskKind, TaskStatus, task::PARKED};
+use crewline_types::{Clock as _, RunStatus, SystemClock, TaskCounts, TaskKind, TaskStatus, Timestamp, task::PARKED};
 
 use crate::view::{Align, Style, clean, cost, count, duration, fit, table, tokens};
 
@@ -74,10 +74,25 @@ pub(crate) fn detailed(report: &Report, style: Style) -> String {
             _ = write!(text, "\n{} {}: {}", style.red(task.status.as_str()), clean(&task.key), clean(reason));
         }
     }
+    text.push_str(&times(report, SystemClock.now(), style));
     for task in &report.tasks {
         let waits = task.reason.as_ref().and_then(|reason| reason.strip_prefix(PARKED));
         if let (TaskStatus::Pending, Some(reason)) = (task.status, waits) {
             _ = write!(text, "\n{} {}: {}", style.yellow("parked"), clean(&task.key), clean(reason));
+        }
+    }
+    text
+}
+
+/// What is planned for later, and what is overdue.
+fn times(report: &Report, now: Timestamp, style: Style) -> String {
+    let mut text = String::new();
+    for task in report.tasks.iter().filter(|task| !task.status.is_final()) {
+        if let Some(at) = task.planned_for.filter(|at| *at > now && task.status == TaskStatus::Pending) {
+            _ = write!(text, "\n{} {}: not before {at}", style.yellow("planned"), clean(&task.key));
+        }
+        if let Some(at) = task.deadline.filter(|at| *at < now) {
+            _ = write!(text, "\n{} {}: its deadline was {at}", style.red("overdue"), clean(&task.key));
         }
     }
     text
@@ -99,6 +114,8 @@ pub(crate) fn task(task: &TaskReport, text: Option<&str>, style: Style) -> Strin
     line("reason", task.reason.as_deref().unwrap_or_default());
     line("model", task.model.as_deref().unwrap_or_default());
     line("from", &task.copied_from.map(|id| format!("taken over from {id}")).unwrap_or_default());
+    line("planned", &task.planned_for.map(|at| format!("not before {at}")).unwrap_or_default());
+    line("deadline", &task.deadline.map(|at| at.to_string()).unwrap_or_default());
     line("spent", &format!("{} tokens, {}", tokens(&task.usage), cost(task.cost_usd, 0)));
     for attempt in &task.attempts {
         let error = attempt.error.as_ref().map(|it| format!(": {} [{}]", it.message, it.code)).unwrap_or_default();

@@ -9,7 +9,8 @@ use std::{
 
 use crewline_store::{CallRow, Claim, Lineage, OpenOffer, Origin, RunRow};
 use crewline_types::{
-    AttemptId, LinkKind, MicroUsd, ModelAlias, Role, Task, TaskId, TaskKind, TaskStatus, Text, event::CallOutcome,
+    AttemptId, LinkKind, MicroUsd, ModelAlias, Role, Task, TaskDetails, TaskId, TaskKind, TaskStatus, Text,
+    event::CallOutcome,
 };
 
 use crate::{
@@ -35,6 +36,8 @@ pub struct Loaded {
     pub tasks: Vec<Task>,
     /// The links among them.
     pub links: Vec<(TaskId, TaskId, LinkKind)>,
+    /// What people said about tasks.
+    pub details: HashMap<TaskId, TaskDetails>,
     /// The results of completed tasks.
     pub results: HashMap<TaskId, Text>,
     /// INDEX.md as prompts see it.
@@ -83,6 +86,7 @@ pub async fn load(args: Args) -> Result<Box<Loaded>, Error> {
         .map(|index| tasks.remove(index))
         .ok_or_else(|| Error::NotFound { what: "root task of run", id: args.run.to_string() })?;
     let links = store.links(args.run).await?;
+    let details = store.details(args.run).await?;
     let steps = tasks.iter().chain([&root]).map(|task| task.attempts).sum();
     let calls: Vec<CallRow> = if steps > 0 { store.calls(args.run).await? } else { Vec::new() };
     let offers = match args.deps.dispatch {
@@ -106,6 +110,7 @@ pub async fn load(args: Args) -> Result<Box<Loaded>, Error> {
         root,
         tasks,
         links,
+        details,
         results,
         index,
         reusable,

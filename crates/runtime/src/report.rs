@@ -154,6 +154,12 @@ pub struct TaskReport {
     /// How long it should take.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub planned_ms: Option<u64>,
+    /// When it begins at the earliest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub planned_for: Option<Timestamp>,
+    /// When it shall be done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
     /// The model that made its result.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
@@ -267,6 +273,7 @@ pub async fn report(store: &Store, run: RunId) -> Result<Report, Error> {
     let row = store.run(run).await?.ok_or_else(|| Error::NotFound { what: "run", id: run.to_string() })?;
     let tasks = store.tasks(run).await?;
     let mut copies = if row.lineage.is_some() { store.copies(run).await? } else { HashMap::new() };
+    let details = store.details(run).await?;
     let links = store.links(run).await?;
     let attempts = store.attempts(run).await?;
     let calls = store.calls(run).await?;
@@ -333,7 +340,9 @@ pub async fn report(store: &Store, run: RunId) -> Result<Report, Error> {
             let needs = needs.remove(&task.id).unwrap_or_default();
             let attempts = by_task.remove(&task.id).unwrap_or_default();
             let copied_from = copies.remove(&task.id);
-            TaskReport { copied_from, ..task_report(task, needs, attempts) }
+            let said = details.get(&task.id);
+            let (planned_for, deadline) = (said.and_then(|it| it.planned_for), said.and_then(|it| it.deadline));
+            TaskReport { planned_for, deadline, copied_from, ..task_report(task, needs, attempts) }
         })
         .collect();
     Ok(Report {
@@ -384,6 +393,8 @@ fn task_report(task: Task, depends_on: Vec<TaskId>, attempts: Vec<AttemptReport>
         status: task.status,
         parent: task.parent,
         depends_on,
+        planned_for: None,
+        deadline: None,
         planned_ms: task.duration.map(|it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX)),
         model: task.model,
         usage: task.usage,

@@ -101,6 +101,8 @@ pub fn happenings(events: &[crewline_types::Event]) -> Vec<Happening> {
             | EventBody::TaskCompleted { .. }
             | EventBody::TaskFailed { .. }
             | EventBody::TaskParked { .. }
+            | EventBody::TaskPlanned { .. }
+            | EventBody::TaskOverdue { .. }
             | EventBody::TaskBlocked { .. }
             | EventBody::ToolCall { .. }
             | EventBody::AwaitingApproval { .. }

@@ -322,6 +322,20 @@ pub enum EventBody {
         /// When the first of them may be asked again; it may answer sooner.
         until: Timestamp,
     },
+    /// The task is ready before the time it is planned for; it begins by itself then.
+    TaskPlanned {
+        /// The task's name inside the plan.
+        key: Arc<str>,
+        /// When it begins at the earliest.
+        until: Timestamp,
+    },
+    /// The task's deadline has passed and it is not done.
+    TaskOverdue {
+        /// The task's name inside the plan.
+        key: Arc<str>,
+        /// The deadline.
+        deadline: Timestamp,
+    },
     /// A requirement of the task failed.
     TaskBlocked {
         /// The task's name inside the plan.
@@ -427,6 +441,8 @@ impl EventBody {
             Self::TaskCompleted { .. } => "task_completed",
             Self::TaskFailed { .. } => "task_failed",
             Self::TaskParked { .. } => "task_parked",
+            Self::TaskPlanned { .. } => "task_planned",
+            Self::TaskOverdue { .. } => "task_overdue",
             Self::TaskBlocked { .. } => "task_blocked",
             Self::TaskChanged { .. } => "task_changed",
             Self::IndexChanged { .. } => "index_changed",

@@ -174,9 +174,11 @@ fn line(event: &Event, keys: &HashMap<TaskId, Arc<str>>, style: Style) -> String
     let kind = match &event.body {
         EventBody::TaskCompleted { .. } => style.green(&kind),
         EventBody::TaskFailed { .. } | EventBody::TaskBlocked { .. } => style.red(&kind),
-        EventBody::BudgetReached { .. } | EventBody::AwaitingApproval { .. } | EventBody::TaskParked { .. } => {
-            style.yellow(&kind)
-        }
+        EventBody::BudgetReached { .. }
+        | EventBody::AwaitingApproval { .. }
+        | EventBody::TaskParked { .. }
+        | EventBody::TaskPlanned { .. }
+        | EventBody::TaskOverdue { .. } => style.yellow(&kind),
         EventBody::RunStarted { .. }
         | EventBody::PlanReady { .. }
         | EventBody::TaskStarted { .. }
@@ -225,6 +227,8 @@ fn what(body: &EventBody) -> Cow<'_, str> {
             format!("{}{}", note(error), if *will_retry { ", trying again" } else { "" }).into()
         }
         EventBody::TaskParked { error, until, .. } => format!("until {until} at least: {}", note(error)).into(),
+        EventBody::TaskPlanned { until, .. } => format!("not before {until}").into(),
+        EventBody::TaskOverdue { deadline, .. } => format!("its deadline was {deadline}").into(),
         EventBody::TaskBlocked { reason, .. } => Cow::Borrowed(reason),
         EventBody::TaskChanged { action, agent, detail, .. } => {
             format!("{} by {agent}: {detail}", action.as_str()).into()

@@ -112,12 +112,14 @@ async fn take(args: &NextArgs, app: &App, settings: &Settings, console: &Console
         next.task = Some(app.handle.task_view(run, id).await?);
     }
     warn_overdue(&next.task, console);
-    console.value(&next, |style| match &next.task {
-        Some(task) => format!("{} {}\n{}", style.dim("run"), task.run, one(task, style)),
-        None => format!(
-            "nothing is ready: {} in progress, {} waiting, {} blocked",
-            next.in_progress, next.waiting, next.blocked
-        ),
+    console.value(&next, |style| {
+        if let Some(task) = &next.task {
+            return format!("{} {}\n{}", style.dim("run"), task.run, one(task, style));
+        }
+        let first = next.planned_for.map(|at| format!(", {} planned, the first for {at}", next.planned));
+        let (now, later, never) = (next.in_progress, next.waiting, next.blocked);
+        let planned = first.unwrap_or_default();
+        format!("nothing is ready: {now} in progress, {later} waiting, {never} blocked{planned}")
     })?;
     Ok(Exit::Ok)
 }

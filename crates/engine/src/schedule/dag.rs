@@ -22,6 +22,8 @@ struct Slot {
     open_needs: u32,
     /// Waits for its retry time.
     is_held: bool,
+    /// Is not to begin yet.
+    is_planned: bool,
     /// The first and last edge to a task that needs this one.
     first: u32,
     last: u32,
@@ -49,6 +51,8 @@ pub struct Dag {
     parked: usize,
     /// Wait for their retry time.
     held: usize,
+    /// Wait for nothing but the time they are planned for.
+    planned: usize,
     /// Whether [`Action::Wait`] was said and nothing happened since.
     is_waiting: bool,
     /// Waiting, running or parked.
@@ -78,6 +82,7 @@ impl Dag {
             running: 0,
             parked: 0,
             held: 0,
+            planned: 0,
             is_waiting: false,
             open: 0,
             lost: 0,
@@ -122,6 +127,7 @@ impl Dag {
                 lost_attempts: 0,
                 open_needs: 0,
                 is_held: false,
+                is_planned: false,
                 first: NONE,
                 last: NONE,
             });
@@ -248,12 +254,35 @@ impl Dag {
                 self.held -= 1;
                 self.ready.push((slot.rank, Reverse(node)));
             }
+            Event::Due { node } => {
+                let Some(slot) = self.slots.get_mut(node as usize).filter(|it| it.is_planned) else { return actions };
+                slot.is_planned = false;
+                if slot.stage == Stage::Waiting && slot.open_needs == 0 {
+                    self.planned -= 1;
+                    self.ready.push((slot.rank, Reverse(node)));
+                }
+            }
             Event::Drain if self.is_draining => return actions,
             Event::Drain => self.is_draining = true,
         }
         self.advance(&mut actions);
         self.assert_invariants();
         actions
+    }
+
+    /// Keeps a waiting task back until [`Event::Due`], before [`Event::Begin`]; false when it can not wait.
+    pub fn plan(&mut self, node: u32) -> bool {
+        let has_begun = self.has_begun;
+        let Some(slot) = self.slots.get_mut(node as usize) else { return false };
+        if has_begun || slot.stage != Stage::Waiting || slot.is_planned {
+            return false;
+        }
+        slot.is_planned = true;
+        if slot.open_needs == 0 {
+            self.planned += 1;
+            self.ready.retain(|(_, Reverse(ready))| *ready != node);
+        }
+        true
     }
 
     /// Takes over an attempt that runs elsewhere, before [`Event::Begin`]; false when the task can not be running.
@@ -265,6 +294,9 @@ impl Dag {
         }
         slot.stage = Stage::Running;
         slot.attempt = attempt;
+        if std::mem::take(&mut slot.is_planned) {
+            self.planned -= 1;
+        }
         self.running += 1;
         self.adopted_max = self.adopted_max.max(self.running);
         self.ready.retain(|(_, Reverse(ready))| *ready != node);
@@ -326,7 +358,11 @@ impl Dag {
             let slot = &mut self.slots[to as usize];
             slot.open_needs -= 1;
             if slot.open_needs == 0 && slot.stage == Stage::Waiting {
-                self.ready.push((slot.rank, Reverse(to)));
+                if slot.is_planned {
+                    self.planned += 1;
+                } else {
+                    self.ready.push((slot.rank, Reverse(to)));
+                }
             }
         }
     }
@@ -369,6 +405,9 @@ impl Dag {
             Stage::Running | Stage::Done | Stage::Failed | Stage::Blocked => return false,
         }
         slot.stage = Stage::Blocked;
+        if std::mem::take(&mut slot.is_planned) && slot.open_needs == 0 {
+            self.planned -= 1;
+        }
         self.open -= 1;
         self.lost += 1;
         actions.push(Action::Block { node, because });
@@ -409,7 +448,8 @@ impl Dag {
         } else if self.is_draining && self.running == 0 {
             Finish::Drained
         } else {
-            let is_waiting = self.has_begun && self.running == 0 && self.held == 0 && self.parked > 0;
+            let is_waiting =
+                self.has_begun && self.running == 0 && self.held == 0 && self.planned == 0 && self.parked > 0;
             if is_waiting && !self.is_waiting {
                 actions.push(Action::Wait);
             }
@@ -424,7 +464,7 @@ impl Dag {
         debug_assert!(self.running <= self.limits.parallel_max.max(self.adopted_max));
         debug_assert!(self.running <= self.open && self.open + self.lost <= self.slots.len());
         debug_assert!(
-            self.is_ended || !self.has_begun || self.running > 0 || self.held > 0 || self.parked > 0,
+            self.is_ended || !self.has_begun || self.running + self.held + self.planned + self.parked > 0,
             "the run is stuck"
         );
     }

@@ -122,6 +122,11 @@ pub enum Event {
         /// The task.
         node: u32,
     },
+    /// The time has come that a task was kept back for with [`super::Dag::plan`].
+    Due {
+        /// The task.
+        node: u32,
+    },
     /// Finish what runs, start nothing.
     Drain,
 }

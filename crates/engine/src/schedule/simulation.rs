@@ -133,7 +133,8 @@ impl Oracle {
             | Event::AttemptParked { .. }
             | Event::Parked { .. }
             | Event::Resumed { .. }
-            | Event::RetryDue { .. } => {}
+            | Event::RetryDue { .. }
+            | Event::Due { .. } => {}
         }
     }
 
@@ -443,6 +444,40 @@ fn a_task_that_waits_for_a_person_takes_no_place_and_no_try() {
     assert_eq!(loaded.apply(Event::Resumed { node: 0 }), [Action::Dispatch { node: 0, attempt: 3 }]);
     let next = loaded.apply(Event::Succeeded { node: 0, attempt: 3 });
     assert_eq!(next, [Action::Dispatch { node: 1, attempt: 1 }]);
+}
+
+#[test]
+fn a_planned_task_begins_when_its_time_comes() {
+    let nodes = || vec![node(5, &[]), node(5, &[]), node(5, &[1]), node(5, &[2])];
+    let dispatch = |node| Action::Dispatch { node, attempt: 1 };
+    let mut dag = Dag::new(nodes(), limits(4, 1)).unwrap();
+    assert!(dag.plan(0) && !dag.plan(0) && dag.plan(2) && !dag.plan(9));
+    assert_eq!(dag.apply(Event::Begin), [dispatch(1)]);
+    assert!(!dag.plan(3), "the run has begun");
+    assert!(dag.apply(Event::Succeeded { node: 1, attempt: 1 }).is_empty(), "all that is left is planned for later");
+    assert_eq!(dag.apply(Event::Due { node: 2 }), [dispatch(2)]);
+    assert!(dag.apply(Event::Due { node: 2 }).is_empty());
+    assert_eq!(dag.apply(Event::Due { node: 0 }), [dispatch(0)]);
+    assert_eq!(dag.apply(Event::Succeeded { node: 2, attempt: 1 }), [dispatch(3)]);
+    // Its time comes before what it needs is there.
+    let mut early = Dag::new(nodes(), limits(4, 1)).unwrap();
+    early.plan(3);
+    early.apply(Event::Begin);
+    assert!(early.apply(Event::Due { node: 3 }).is_empty());
+    // What it needs fails before its time comes; another is taken over although its time is to come.
+    let mut lost = Dag::new(nodes(), limits(4, 1)).unwrap();
+    assert!(lost.plan(2) && lost.plan(0) && lost.adopt(0, 1));
+    lost.apply(Event::Begin);
+    lost.apply(Event::AttemptFailed { node: 1, attempt: 1, retry: Retry::Never });
+    assert_eq!(lost.stage(2), Stage::Blocked);
+    assert!(lost.apply(Event::Due { node: 2 }).is_empty());
+    let end = lost.apply(Event::Succeeded { node: 0, attempt: 1 });
+    assert_eq!(end, [Action::Finish(Finish::SomeFailed)]);
+    // Who pauses the run does not wait for a time.
+    let mut paused = Dag::new(vec![node(5, &[])], limits(1, 1)).unwrap();
+    paused.plan(0);
+    assert!(paused.apply(Event::Begin).is_empty());
+    assert_eq!(paused.apply(Event::Drain), [Action::Finish(Finish::Drained)]);
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod queue;
 mod reports;
 mod reuse;
 mod run;
+mod times;
 
 use std::{
     collections::HashMap,
@@ -24,7 +25,7 @@ use crewline_engine::{
 use crewline_models::OutputSchema;
 use crewline_store::{Change, RunEnd, Transition, Withdraw};
 use crewline_types::{
-    AttemptId, ErrorKind, IdSource, RunId, RunStatus, TaskCounts, TaskStatus,
+    AttemptId, ErrorKind, IdSource, RunId, RunStatus, TaskCounts, TaskStatus, Timestamp,
     event::{ErrorNote, EventBody, NewEvent},
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -82,6 +83,8 @@ pub enum Message {
     LossDue(u32, u32),
     /// Internal: tasks wait for their models, and it is time to look at those.
     LookAtParked(u64),
+    /// Internal: a task may be planned for now, or overdue.
+    LookAtClock,
     /// Internal: the run's time is up.
     Deadline,
     /// What the run made is summed up for so much, or the wait for it is over.
@@ -151,6 +154,8 @@ pub struct State {
     pauses: HashMap<u32, WorkGuard>,
     /// The next look at the models that tasks wait for.
     parking: Option<WorkGuard>,
+    /// The next time that a task is planned for, or is overdue.
+    next_time: Option<WorkGuard>,
     /// Looks so far; only the last one's reminder counts.
     looks: u64,
     /// Reads the reports of workers.
@@ -185,6 +190,7 @@ impl Actor for Manager {
             guards: vec![guard],
             pauses: HashMap::new(),
             parking: None,
+            next_time: None,
             looks: 0,
             look: None,
             must_look_again: false,
@@ -220,6 +226,7 @@ impl Actor for Manager {
             // One that was on its way when the next took its place comes, too.
             Message::LookAtParked(turn) if turn == state.looks => state.look_at_parked(&myself),
             Message::LookAtParked(_) => {}
+            Message::LookAtClock => state.look_at_clock(&myself),
             Message::Deadline => state.on_deadline(&myself),
             Message::Closed(spent) => state.on_closed(&myself, spent),
             Message::Decided => state.on_decided(&myself),
@@ -274,10 +281,13 @@ impl State {
         if has_all {
             running.stop.get_or_insert(Stop { status: RunStatus::Interrupted, error: None });
         }
+        let kept_back = if running.stop.is_none() { running.keep_back(now) } else { Vec::new() };
         self.run = Some(running);
         if has_plan {
             self.open();
+            self.tell(myself, kept_back, now);
             self.adopt_offers(myself, &loaded.offers);
+            self.look_at_clock(myself);
         }
         self.halt_early(myself);
         if has_all {
@@ -683,6 +693,14 @@ impl State {
             run.is_ending = true;
         }
         myself.stop(None);
+    }
+
+    /// Records events that change nothing.
+    fn tell(&self, myself: &ActorRef<Message>, events: Vec<NewEvent>, at: Timestamp) {
+        let Some(run) = self.run.as_ref().filter(|_| !events.is_empty()) else { return };
+        let mut change = run.change(at);
+        change.events = events;
+        self.record(myself, change, Recorded::Note);
     }
 
     fn record(&self, myself: &ActorRef<Message>, change: Change, what: Recorded) {

@@ -59,6 +59,10 @@ pub(super) struct Entry {
     /// `task:<id>`, as contexts name it.
     pub(super) source: Arc<str>,
     pub(super) priority: Priority,
+    /// Not to begin before.
+    pub(super) planned_for: Option<Timestamp>,
+    /// To be done by then; none any more once it was told that it has passed.
+    pub(super) deadline: Option<Timestamp>,
     pub(super) duration: Option<Duration>,
     /// What its result leaves in memory, until that is committed.
     pub(super) memories: Vec<MemoryRecord>,
@@ -105,6 +109,8 @@ pub(super) struct Running {
     pub(super) steps: u32,
     pub(super) unpriced: u64,
     pub(super) started_at: Timestamp,
+    /// The last look at what is planned for a time.
+    pub(super) looked_at: Option<Timestamp>,
     pub(super) is_ending: bool,
     /// Another process shall manage the run.
     pub(super) is_handing_over: bool,
@@ -172,6 +178,7 @@ impl Running {
             steps: loaded.steps,
             unpriced: loaded.unpriced,
             started_at: now,
+            looked_at: None,
             is_ending: false,
             is_handing_over: false,
             pending_actions: VecDeque::new(),
@@ -181,6 +188,7 @@ impl Running {
             handled: HashSet::new(),
         };
         run.adopt(&loaded.tasks, &loaded.links, loaded.results.clone());
+        run.set_times(&loaded.details);
         run.set_index(loaded.index.clone());
         run
     }
@@ -481,6 +489,8 @@ impl Entry {
             brief: Arc::new(TaskBrief::of(task)),
             source: format!("task:{}", task.id).into(),
             priority: task.priority,
+            planned_for: None,
+            deadline: None,
             duration: task.duration,
             needs: Vec::new(),
             refers: Vec::new(),

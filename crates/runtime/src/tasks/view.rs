@@ -97,6 +97,11 @@ pub struct Next {
     pub task: Option<TaskView>,
     /// Tasks that are ready.
     pub ready: usize,
+    /// Tasks that would be, but are planned for later.
+    pub planned: usize,
+    /// When the first of them may begin.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub planned_for: Option<Timestamp>,
     /// Tasks that somebody works on.
     pub in_progress: usize,
     /// Tasks that wait for others.
@@ -153,7 +158,8 @@ impl Handle {
             };
             rows.into_iter().filter(|row| is_open(row.status)).map(|row| row.id).collect()
         };
-        let mut next = Next { task: None, ready: 0, in_progress: 0, waiting: 0, blocked: 0 };
+        let mut next =
+            Next { task: None, ready: 0, planned: 0, planned_for: None, in_progress: 0, waiting: 0, blocked: 0 };
         for run in runs {
             let strategy = Settings::of(&self.row(run).await?)?.strategy;
             let views = self.task_views(run).await?;
@@ -172,6 +178,11 @@ impl Handle {
             next.ready += ready.len();
             if next.task.is_none() {
                 next.task = ready.first().map(|view| (*view).clone());
+            }
+            for view in views.iter().filter(|view| view.ready && !may_start(view)) {
+                next.planned += 1;
+                let at = view.details.planned_for;
+                next.planned_for = next.planned_for.into_iter().chain(at).min();
             }
             for view in &views {
                 match view.status {

@@ -140,6 +140,8 @@ async fn every_event_round_trips(place: &Place) {
             until: Timestamp(5_000_000),
         },
         EventBody::TaskFailed { key: text.clone(), role, error: error.clone(), will_retry: true },
+        EventBody::TaskPlanned { key: text.clone(), until: Timestamp(5_000_000) },
+        EventBody::TaskOverdue { key: text.clone(), deadline: Timestamp(6_000_000) },
         EventBody::TaskBlocked { key: text.clone(), reason: text.clone() },
         EventBody::AwaitingApproval {
             what: text.clone(),
