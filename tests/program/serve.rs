@@ -7,7 +7,7 @@ use std::{
 };
 
 use crewline_testkit::{Script, StubServer, TestApp, app::finish};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::app;
 
@@ -140,4 +140,91 @@ fn runs_are_stopped_over_http() {
     }
     crate::signal(child.id(), "TERM");
     finish(child, TestApp::LIMIT);
+}
+
+/// Asks the server and reads the answer as JSON.
+fn ask(port: u16, method: &str, path: &str, body: &Value) -> (u16, Value) {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let head = format!("{method} /api/v1{path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
+    let length = body.len();
+    let request = format!("{head}content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}");
+    let (status, answer) = http(port, &request).unwrap();
+    // A long answer comes in pieces, whose lengths stand on lines of their own.
+    let text: String =
+        answer.lines().filter(|line| line.len() > 8 || !line.chars().all(|c| c.is_ascii_hexdigit())).collect();
+    (status, serde_json::from_str(&text).unwrap_or(Value::Null))
+}
+
+#[test]
+fn tasks_contexts_and_the_index_over_http() {
+    let stub = StubServer::start(Script::text("# Made\n\nwords-of-it\n"));
+    let app = app();
+    app.registry(&stub);
+    let plan = json!({"goal": "Two", "tasks": [
+        {"id": "a", "title": "Task a", "role": "writer"}, {"id": "b", "title": "Task b", "role": "writer", "depends_on": ["a"]}]});
+    app.write("plan.json", &plan.to_string());
+    let made = app.run(["plan", "plan.json", "-o", "json"]).expect_code(0);
+    let made: Value = serde_json::from_str(&made.stdout).unwrap();
+    let run = format!("/runs/{}", made["run"].as_str().unwrap());
+    let port = free_port();
+    let child = app.spawn(["serve", "--addr", &format!("127.0.0.1:{port}")]);
+    wait_until_ready(port);
+    let ok = |method: &str, path: &str, body: Value| -> Value {
+        let (status, answer) = ask(port, method, &format!("{run}{path}"), &body);
+        assert!((200..300).contains(&status), "{method} {path}: {status} {answer:#}");
+        answer
+    };
+    let refused = |method: &str, path: &str, body: Value| -> (u16, String) {
+        let (status, answer) = ask(port, method, &format!("{run}{path}"), &body);
+        (status, answer["code"].as_str().unwrap_or_default().to_owned())
+    };
+
+    // Written, linked, taken and completed.
+    let fields = json!({"title": "Task c", "priority": "high", "deadline": "2020-01-01T00:00:00Z"});
+    ok("POST", "/tasks", json!({"key": "c", "fields": fields, "requires": ["a"], "by": "ada"}));
+    assert_eq!(ok("GET", "/tasks/c", Value::Null)["overdue"], true);
+    ok("PATCH", "/tasks/c", json!({"fields": {"title": "Task sea"}}));
+    ok("POST", "/links", json!({"from": "b", "to": "c", "kind": "refers"}));
+    assert_eq!(ok("GET", "/links", Value::Null).as_array().unwrap().len(), 3);
+    assert_eq!(refused("POST", "/links", json!({"from": "a", "to": "b"})), (409, "task.circle".into()));
+    assert_eq!(refused("POST", "/links", json!({"from": "a", "to": "b", "kind": "x"})).0, 422);
+    ok("DELETE", "/links?from=b&to=c", Value::Null);
+    let run_id = made["run"].as_str().unwrap();
+    let next = ask(port, "GET", &format!("/next?run={run_id}"), &Value::Null).1;
+    assert_eq!(next["task"]["key"], "a");
+    ok("POST", "/tasks/a/notes", json!({"text": "a start", "by": "ada"}));
+    let changed = ok("POST", "/tasks/a/mark", json!({"status": "done", "result": "ZEBRA-42 is it.", "by": "ada"}));
+    assert_eq!(changed["tasks"][0]["status"], "completed");
+    assert_eq!(ok("GET", "/tasks/a", Value::Null)["notes"][0]["text"], "a start");
+    assert_eq!(refused("POST", "/tasks/a/mark", json!({"status": "strange"})), (400, "api.invalid_body".into()));
+    assert_eq!(refused("GET", "/tasks/zz", Value::Null).0, 404);
+    ok("POST", "/tasks/c/move", json!({"before": "b"}));
+    ok("POST", "/tasks/c/skip", json!({"text": "no need"}));
+
+    // Looked at, decided on, approved.
+    let preview = ok("POST", "/tasks/b/context/preview", json!({"budget": 4_000}));
+    assert!(preview["text"].as_str().unwrap().contains("ZEBRA-42") && preview["tokens"].as_u64().unwrap() <= 4_000);
+    assert_eq!(ok("POST", "/tasks/b/context/exclude", json!({"item": "siblings"}))["choice"], "exclude");
+    assert_eq!(ok("POST", "/tasks/b/context/pin", json!({"item": "a"}))["choice"], "pin");
+    let shown = ok("POST", "/tasks/b/context/preview", json!({}));
+    let pinned = shown["items"].as_array().unwrap().iter().find(|item| item["tier"] == "pinned").unwrap();
+    assert_eq!(pinned["kind"], "task_output");
+    assert_eq!(ok("POST", "/tasks/b/context/approve", json!({"by": "ada"}))["approved"], true);
+    assert_eq!(refused("POST", "/tasks/b/context/unpin", json!({"item": "a"})).0, 409);
+    assert_eq!(ok("DELETE", "/tasks/b/context/approve", Value::Null)["revoked"], true);
+    assert_eq!(ok("GET", "/tasks/b/context", Value::Null), json!([]));
+    assert!(ok("GET", "/tasks/b/prompt", Value::Null)["messages"][1]["text"].as_str().unwrap().contains("Task b"));
+
+    // INDEX.md.
+    let before = ok("GET", "/index", Value::Null);
+    let text = format!("# Rules\nBe kind.\n\n{}", before["body"].as_str().unwrap());
+    let version = ok("PUT", "/index", json!({"text": text}))["version"].as_u64().unwrap();
+    assert!(version > before["version"].as_u64().unwrap());
+    assert_eq!(ok("GET", "/index/versions", Value::Null).as_array().unwrap().len() as u64, version);
+    assert!(ok("GET", "/index", Value::Null)["body"].as_str().unwrap().starts_with("# Rules"));
+    let deleted = ok("DELETE", "/tasks/b?unlink=true", Value::Null);
+    assert!(deleted["tasks"].as_array().unwrap().iter().any(|task| task["status"] == "cancelled"));
+    assert_eq!(stub.calls(), 0, "no model was asked");
+    crate::signal(child.id(), "TERM");
+    finish(child, TestApp::LIMIT).expect_code(0);
 }

@@ -55,6 +55,7 @@ pub fn router(handle: Handle, metrics: Option<MetricsText>, mcp: mcp::Mcp) -> Ro
         .route("/api/v1/registry/reload", post(routes::registry::reload))
         .route("/api/v1/approvals", get(routes::approvals::list))
         .route("/api/v1/approvals/{id}", post(routes::approvals::decide))
+        .merge(routes::graph::routes())
         .merge(ops_routes())
         .with_state(App { handle, metrics })
         .route_service("/mcp", mcp::http_service(mcp));
