@@ -440,3 +440,51 @@ fn a_model_breaks_a_task_into_smaller_ones() {
     let started: Vec<Value> = again.events_of("task_started").iter().map(|event| event["key"].clone()).collect();
     assert_eq!(started, [json!("b.2.t1"), json!("b.2.t2"), json!("c")]);
 }
+
+#[test]
+fn a_second_planning_extends_the_plan() {
+    let plan = json!({"t1": {"title": "Costs", "description": "Find them.", "role": "writer", "depends_on": []}, "t2": {"title": "Sum", "description": "Add them.", "role": "writer", "depends_on": ["t1"]}});
+    let answer = plan.to_string();
+    let project = planned(Script::new(move |request| {
+        if request.contains("Plan the work") {
+            StubReply::text(answer.clone())
+        } else {
+            StubReply::text("# x\n\nwords\n")
+        }
+    }));
+    project.run(&["mark", "RUN/a", "completed"]).expect_code(0);
+    project.run(&["plan", "extend", "RUN", "Cover the costs, too"]).expect_code(0);
+    let request = project.server.requests()[0].text();
+    for words in ["Cover the costs, too", "- Task a (completed)", "- Task c (pending)", "Its INDEX.md:", "Two into one"]
+    {
+        assert!(request.contains(words), "{words}: {request}");
+    }
+    let tasks = project.json(&["task", "ls", "RUN"]);
+    let links = |key: &str| {
+        let tasks = tasks.as_array().unwrap();
+        tasks.iter().find(|task| task["key"] == key).unwrap()["links"].clone()
+    };
+    assert_eq!(links("more.t1"), json!([{"kind": "refers", "to": "c"}]), "it is told what was made so far");
+    assert_eq!(links("more.t2"), json!([{"kind": "requires", "to": "more.t1"}]));
+    project.run(&["plan", "extend", "RUN"]).expect_code(0);
+    assert_eq!(project.statuses()["more.2.t1"], "pending", "keys of before stay taken");
+    project.run(&["resume", "RUN", "-o", "jsonl", "--out", "out"]).expect_code(0);
+    assert_eq!(project.status(), "completed");
+}
+
+#[test]
+fn a_plan_is_approved_by_the_name_of_its_run() {
+    let server = StubServer::start(Script::text("# made\n\nwords\n"));
+    let app = app();
+    app.registry(&server);
+    app.write("plan.yaml", PLAN);
+    let asked =
+        app.run(["run", "--plan", "plan.yaml", "--approve", "plan", "-o", "jsonl", "--out", "out", "--no-input"]);
+    let run = asked.expect_code(8).events()[0]["run"].as_str().unwrap().to_owned();
+    let said = app.run(["plan", "approve", &run, "-m", "keep it short"]).expect_code(0);
+    assert!(said.stdout.contains("approved"), "{}", said.stdout);
+    let again = app.run(["plan", "approve", &run]).expect_code(5);
+    assert!(again.stderr.contains("plan to approve"), "{}", again.stderr);
+    app.run(["resume", &run, "-o", "jsonl", "--out", "out"]).expect_code(0);
+    assert_eq!(server.calls(), 3);
+}

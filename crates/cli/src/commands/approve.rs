@@ -122,7 +122,8 @@ pub(crate) async fn answer(args: AnswerArgs, settings: &Settings, console: &Cons
     decide(&args.id, &Decision::Answer, Some(args.text), settings, console).await
 }
 
-async fn decide(
+/// Decides what was asked, and says how to go on.
+pub(crate) async fn decide(
     id: &str,
     decision: &Decision,
     message: Option<String>,

@@ -75,39 +75,66 @@ async fn decompose(
     })?;
     refuse_begun(run, view)?;
     let report = app.handle.report(run).await?;
-    let request = RunRequest {
-        project: report.project.to_string(),
-        goal: goal(&report.goal, view, &views),
-        plan: None,
-        limits,
-        concurrency: CONCURRENCY,
-        strategy: Strategy::default(),
-        mode,
-        strict_plan: false,
-        stop_after_plan: true,
-        approve: Approve::default(),
-        workspace: None,
+    let wanted = Wanted { project: report.project.to_string(), goal: goal(&report.goal, view, &views), limits, mode };
+    let (planning, plan) = match wanted.ask(app, settings, console).await? {
+        Answer::Plan(run, plan) => (run, plan),
+        Answer::None(exit) => return Ok(exit),
     };
-    let mut signals = Signals::listen()?;
-    let planning = app.handle.launch(request).await?;
-    let people = console.for_people();
-    let handle = &app.handle;
-    let board = Board::default();
-    let exit = Follow { settings, console: &people, handle, run: planning, out: None, after_seq: 0, board }
-        .until_end(&mut signals)
-        .await?;
-    let plan = app.handle.plan_document(planning).await?;
-    if plan.tasks.is_empty() {
-        // Why there is no plan has been said.
-        return Ok(exit);
-    }
-    // It was for its plan only; nobody shall resume it.
-    app.handle.stop(planning, Wish::Cancel).await?;
     let commands = commands(view, &views, &plan);
     let changed = app.handle.change_tasks(run, &commands, &args.by.agent).await?;
     console.note(&format!("planned in run {planning}"));
     console.value(&changed, |style| changes(&changed, style))?;
     Ok(Exit::Ok)
+}
+
+/// What a planner is asked for, besides a run's own planning.
+pub(crate) struct Wanted {
+    pub(crate) project: String,
+    pub(crate) goal: String,
+    pub(crate) limits: RunLimits,
+    pub(crate) mode: Mode,
+}
+
+/// What the planner said.
+pub(crate) enum Answer {
+    /// A plan, made in this run.
+    Plan(RunId, Document),
+    /// None; why has been said.
+    None(Exit),
+}
+
+impl Wanted {
+    /// Asks the planner, in a run of its own: the call is recorded, with its cost.
+    pub(crate) async fn ask(self, app: &App, settings: &Settings, console: &Console) -> Result<Answer, Error> {
+        let Self { project, goal, limits, mode } = self;
+        let request = RunRequest {
+            project,
+            goal,
+            plan: None,
+            limits,
+            concurrency: CONCURRENCY,
+            strategy: Strategy::default(),
+            mode,
+            strict_plan: false,
+            stop_after_plan: true,
+            approve: Approve::default(),
+            workspace: None,
+        };
+        let mut signals = Signals::listen()?;
+        let run = app.handle.launch(request).await?;
+        let people = console.for_people();
+        let (handle, board) = (&app.handle, Board::default());
+        let exit = Follow { settings, console: &people, handle, run, out: None, after_seq: 0, board }
+            .until_end(&mut signals)
+            .await?;
+        let plan = app.handle.plan_document(run).await?;
+        if plan.tasks.is_empty() {
+            return Ok(Answer::None(exit));
+        }
+        // It was for its plan only; nobody shall resume it.
+        app.handle.stop(run, Wish::Cancel).await?;
+        Ok(Answer::Plan(run, plan))
+    }
 }
 
 /// Before a model is paid: what can not be decomposed.

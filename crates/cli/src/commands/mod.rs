@@ -14,6 +14,7 @@ pub(crate) mod decompose;
 pub(crate) mod diff;
 pub(crate) mod docs;
 pub(crate) mod doctor;
+pub(crate) mod extend;
 pub(crate) mod graph;
 pub(crate) mod guard;
 pub(crate) mod index;

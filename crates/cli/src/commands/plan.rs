@@ -3,13 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use crewline_runtime::{Approve, Mode, RunRequest, Strategy};
-use crewline_types::{RunId, RunLimits};
+use crewline_runtime::{Approve, Decision, Mode, RunRequest, Strategy};
+use crewline_types::{ApprovalKind, RunId, RunLimits};
 use serde::Serialize;
 
 use crate::{
     app::{self, App},
     commands::{
+        approve::decide,
+        extend::{Extend, extend},
         run::{CONCURRENCY, models_mode},
         task::{PERSON, changes, many, warn_overdue},
     },
@@ -33,6 +35,7 @@ use crate::{
   crewline plan --empty \"Move to the new office\"   a run without tasks, for `crewline task add`
   crewline plan show k3v9
   crewline plan edit k3v9                         in your editor, as YAML
+  crewline plan extend k3v9 \"the costs, too\"      a model adds what it lacks
   crewline resume k3v9                            run it
 
 The plan is a run at rest: `crewline task`, `link`, `next` and `mark` work on it, `crewline resume` lets the crew do what is open.")]
@@ -84,6 +87,41 @@ document is checked like a plan file, and nothing is changed when anything is wr
         #[arg(long, value_name = "NAME", default_value = PERSON)]
         agent: String,
     },
+    /// Approve the plan that a run waits with
+    #[command(after_help = "Example:
+  crewline run \"Write the guide\" --approve plan --detach
+  crewline plan approve k3v9 -m \"but keep it short\"
+
+The same as `crewline approve` with the id of what was asked. A plan of `crewline plan` waits for nobody: `crewline resume` runs it.")]
+    Approve {
+        /// The run
+        #[arg(value_name = "RUN")]
+        run: String,
+        /// Say something with it
+        #[arg(short, long, value_name = "TEXT")]
+        message: Option<String>,
+    },
+    /// Let a model add what the plan of a run lacks
+    #[command(after_help = "Examples:
+  crewline plan extend k3v9
+  crewline plan extend k3v9 \"cover the costs, too\"
+
+The planner is told the goal, INDEX.md and the tasks that the plan has, so it adds to them. New tasks are told what was made so
+far. The call is recorded, with its cost, in a planning run of its own, whose id is printed.")]
+    Extend {
+        /// The run
+        #[arg(value_name = "RUN")]
+        run: String,
+        /// What is to be added
+        #[arg(value_name = "WHAT")]
+        what: Option<String>,
+        /// Use models on this machine or a private network only
+        #[arg(long)]
+        offline: bool,
+        /// Who does this
+        #[arg(long, value_name = "NAME", default_value = PERSON)]
+        agent: String,
+    },
     /// Print the plan of a run as a file that can be run
     #[command(after_help = "Example:
   crewline plan export k3v9 > plan.yaml")]
@@ -101,20 +139,54 @@ fn parse_strategy(text: &str) -> Result<Strategy, String> {
 /// Runs the command.
 pub(crate) async fn run(args: PlanArgs, settings: &Settings, console: &Console) -> Result<Exit, Error> {
     let Some(action) = &args.action else { return propose(&args, settings, console).await };
+    if let Action::Approve { run, message } = action {
+        return approve(run, message.clone(), settings, console).await;
+    }
     let app = match action {
         // The roles of the registry tell whether a plan is valid.
         Action::Edit { .. } => {
             App::start(settings, app::load_registry(settings, console)?, crewline_models::Mode::Offline).await?
         }
-        Action::Show { .. } | Action::Export { .. } => App::read_only(settings).await?,
+        Action::Extend { offline, .. } => {
+            App::start(settings, app::load_registry(settings, console)?, models_mode(mode_of(*offline)?)).await?
+        }
+        Action::Show { .. } | Action::Export { .. } | Action::Approve { .. } => App::read_only(settings).await?,
     };
-    let done = act(action, &app, console).await;
+    let done = act(action, &app, settings, console).await;
     app.stop().await;
     done
 }
 
-async fn act(action: &Action, app: &App, console: &Console) -> Result<Exit, Error> {
+/// Approves the plan that the run waits with.
+async fn approve(run: &str, message: Option<String>, settings: &Settings, console: &Console) -> Result<Exit, Error> {
+    let app = App::read_only(settings).await?;
+    let found = async {
+        let run = app.handle.find_run(run).await?;
+        Ok::<_, Error>((run, app.handle.approvals(Some(run), true).await?))
+    };
+    let found = found.await;
+    app.stop().await;
+    let (run, asked) = found?;
+    let plan = asked.into_iter().find(|it| it.kind == ApprovalKind::Plan);
+    let plan =
+        plan.ok_or_else(|| crewline_runtime::Error::NotFound { what: "plan to approve of run", id: run.to_string() })?;
+    decide(plan.id.as_str(), &Decision::Approve, message, settings, console).await
+}
+
+fn mode_of(offline: bool) -> Result<Mode, Error> {
+    let offline = offline || RunDefaults::load(&process_env)?.offline;
+    Ok(if offline { Mode::Offline } else { Mode::Online })
+}
+
+async fn act(action: &Action, app: &App, settings: &Settings, console: &Console) -> Result<Exit, Error> {
     match action {
+        // Decided before anything was opened.
+        Action::Approve { .. } => {}
+        Action::Extend { run, what, offline, agent } => {
+            let limits = limits_of(&RunDefaults::load(&process_env)?);
+            let args = Extend { run, what: what.as_deref(), agent, limits, mode: mode_of(*offline)? };
+            return extend(args, app, settings, console).await;
+        }
         Action::Show { run } => {
             let run = app.handle.find_run(run).await?;
             let views = app.handle.task_views(run).await?;
