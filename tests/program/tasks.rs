@@ -269,6 +269,12 @@ fn the_tree_is_run_by_the_crew() {
     assert!(part.contains("This task is part of: Task b") && part.contains("- `y` Part y (independent)"), "{part:?}");
     let last = requests.iter().find(|request| request.contains("Do c.")).unwrap();
     assert!(last.contains("words-of-x") && last.contains("words-of-y"), "its result is made from theirs");
+    assert!(last.contains("Done so far:\n- [task:") && last.contains("] Task b: "), "INDEX.md tells of it: {last:?}");
+    assert!(!part.contains("Done so far"), "what is done later is told to nobody before");
+    let versions = project.json(&["index", "history", "RUN"]);
+    assert_eq!(versions.as_array().unwrap().last().unwrap()["agent"], "crew", "{versions:#}");
+    project.run(&["replay", "RUN", "-o", "jsonl", "--out", "replayed"]).expect_code(0);
+    assert_eq!(project.server.requests().len(), requests.len(), "a replay makes nothing anew");
     let text = project.json(&["show", "RUN/b"])["text"].as_str().unwrap().to_owned();
     assert!(text.find("Part y").unwrap() < text.find("Part x").unwrap(), "in the order of the plan: {text}");
 }

@@ -14,6 +14,7 @@ mod attempt;
 #[cfg(test)]
 mod bounds;
 mod changes;
+mod chapters;
 mod config;
 mod context;
 mod control;

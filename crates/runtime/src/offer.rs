@@ -33,6 +33,9 @@ pub struct Told {
     pub around: Vec<Item>,
     /// Names what the tasks above it say.
     pub above: Option<TextHash>,
+    /// The tasks with others below them that are done before it.
+    #[serde(default)]
+    pub done: Vec<TaskId>,
 }
 
 impl Told {

@@ -22,7 +22,7 @@ use crewline_models::Registry;
 use crewline_store::{AttemptRow, AttemptStatus, ContextChoice, ContextRow, Lineage, Origin, RunRow, Store};
 use crewline_types::{LinkKind, ModelAlias, RunId, Task, TaskId, TaskKind, TaskStatus, Text, TextHash};
 
-use crate::{Error, Handle, Overrides, assignment::TaskBrief, find::pick, settings::Settings, sources::Web};
+use crate::{Error, Handle, Overrides, assignment::TaskBrief, chapters, find::pick, settings::Settings, sources::Web};
 
 pub use edit::Edit;
 pub use rows::end_of_copy;
@@ -58,6 +58,20 @@ pub fn input_hash(registry: &Registry, task: &TaskBrief, given: Given<'_>) -> Te
         requires: given.requires,
         refers: given.refers,
     })
+}
+
+/// Names a result that is given to another task: what is put together from the tasks below one names these by their ids, which
+/// are new in every run.
+pub fn result_hash<'a>(
+    kind: TaskKind,
+    hash: TextHash,
+    text: Option<&str>,
+    name: impl Fn(TaskId) -> Option<&'a str>,
+) -> TextHash {
+    match (kind, text) {
+        (TaskKind::Composite, Some(text)) => replay::index_hash(text, name),
+        (TaskKind::Composite | TaskKind::Root | TaskKind::Atomic | TaskKind::Synthesis, _) => hash,
+    }
 }
 
 /// What a new run takes over of a recorded one.
@@ -204,10 +218,12 @@ impl Recorded {
     ) -> Result<Vec<Verdict>, Error> {
         let web = Web::of(tasks.to_vec(), &self.links);
         let key = |id| web.places.get(&id).map(|place| &*self.tasks[*place as usize].key);
-        let index = self.index.as_ref().map(|text| replay::index_hash(&text.body, key));
+        let index = self.index.as_ref().map(|text| replay::index_hash(&chapters::without(&text.body), key));
+        let texts: HashMap<TextHash, &str> = self.texts.iter().map(|text| (text.hash, &*text.body)).collect();
         let result = |place: &u32| {
             let made = &self.tasks[*place as usize];
-            Some((&*made.key, made.result?))
+            let hash = made.result?;
+            Some((&*made.key, result_hash(made.kind, hash, texts.get(&hash).copied(), key)))
         };
         let mut nodes = Vec::with_capacity(tasks.len());
         for (place, task) in tasks.iter().enumerate() {

@@ -3,7 +3,7 @@
 //! **Invariant:** a manager, a worker, a replay and a person who looks are given the same: what follows from the tree is in
 //! what a task needs, and all of them ask [`Web`] or the manager, which tells its workers.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use crewline_engine::{
     context::{Item, Place, Plan, Tier},
@@ -11,9 +11,19 @@ use crewline_engine::{
 };
 use crewline_types::{LinkKind, Task, TaskId, TaskStatus, Text, TextHash};
 
+use crate::chapters;
+
 /// INDEX.md.
 pub fn index(text: Text) -> Item {
     Item { tier: Tier::Index, source: "index".into(), kind: "index".into(), title: "INDEX.md".into(), text, score: 1.0 }
+}
+
+/// INDEX.md with what it says of those tasks only that must be done before.
+pub fn index_of(text: &Text, is_done: impl Fn(TaskId) -> bool) -> Item {
+    match chapters::only(&text.body, is_done) {
+        Cow::Borrowed(_) => index(text.clone()),
+        Cow::Owned(told) => index(Text::from(told)),
+    }
 }
 
 /// The result of a task that this one requires or refers to; `source` is `task:<id>`.

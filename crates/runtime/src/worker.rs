@@ -29,6 +29,7 @@ use crate::{
     actor::{Outcome, WorkGuard, pipe_to_self, remind, tell},
     assignment::{Assignment, Obligation, Post, Report, ReportTo, RunBrief, TaskBrief, Work},
     attempt::Deps,
+    chapters,
     journal::{self, Ack, Refusal},
     metrics,
     offer::{self, Told},
@@ -480,8 +481,8 @@ async fn claim(args: &Args, runs: &HashMap<RunId, Arc<RunBrief>>, max: usize) ->
         if let Some(hash) = row.index
             && let Some(body) = store.texts(&[hash]).await?.remove(&hash)
         {
-            let name = index_hash(&body, |id| brief.keys.get(&id).map(|key| &**key));
-            indexes.insert(offer.run, (name, sources::index(Text { hash, body })));
+            let name = index_hash(&chapters::without(&body), |id| brief.keys.get(&id).map(|key| &**key));
+            indexes.insert(offer.run, (name, Text { hash, body }));
         }
         briefs.insert(offer.run, brief);
     }
@@ -515,13 +516,21 @@ async fn claim(args: &Args, runs: &HashMap<RunId, Arc<RunBrief>>, max: usize) ->
         let told = told.remove(&offer.id)?;
         let run = Arc::clone(briefs.get(&offer.run)?);
         let index = indexes.get(&offer.run);
-        let mut sources: Vec<Item> = index.map(|(_, item)| item.clone()).into_iter().collect();
+        let index_item = index.map(|(_, text)| sources::index_of(text, |id| told.done.contains(&id)));
+        let mut sources: Vec<Item> = index_item.into_iter().collect();
         for (tier, made) in [(Tier::Requires, &told.requires), (Tier::Refers, &told.refers)] {
             sources.extend(made.iter().filter_map(|id| output_item(tier, done(id)?, &texts)));
         }
         sources.extend(told.around);
         let results = |made: &[TaskId]| {
-            made.iter().filter_map(|id| done(id).and_then(|made| Some((&*made.key, made.result?)))).collect()
+            let name = |id: &TaskId| {
+                let made = done(id)?;
+                let hash = made.result?;
+                let text = texts.get(&hash).map(|body| &**body);
+                let key = |id| run.keys.get(&id).map(|key| &**key);
+                Some((&*made.key, replay::result_hash(made.kind, hash, text, key)))
+            };
+            made.iter().filter_map(name).collect()
         };
         let task = TaskBrief::of(row);
         run.purse.begin(task.id, row.cost);

@@ -171,7 +171,7 @@ fn beside(plan: &impl Plan, of: u32) -> Option<Item> {
 }
 
 /// What must be done when `of` begins. Of a huge plan only the nearest is looked at.
-fn done_before(plan: &impl Plan, of: u32) -> BTreeSet<u32> {
+pub fn done_before(plan: &impl Plan, of: u32) -> BTreeSet<u32> {
     let mut found = BTreeSet::new();
     let mut level = vec![of];
     while !level.is_empty() {

@@ -18,7 +18,7 @@ use std::{
     sync::Arc,
 };
 
-use crewline_engine::context::{Item, Tier, neighbours, quoted};
+use crewline_engine::context::{Item, Tier, done_before, neighbours, quoted};
 use crewline_store::RunRow;
 use crewline_types::{MicroUsd, ModelSpec, ProjectScope, RunId, Task, TaskId, TaskKind, TaskStatus, Text, TextHash};
 
@@ -65,7 +65,9 @@ impl Handle {
             let hashes: Vec<TextHash> = hashes.collect();
             let texts = self.store().texts(&hashes).await?;
             let text = |hash: TextHash| texts.get(&hash).map(|body| Text { hash, body: Arc::clone(body) });
-            items.extend(row.index.and_then(text).map(sources::index));
+            let done = done_before(&web, place);
+            let is_told = |id: TaskId| web.places.get(&id).is_some_and(|it| done.contains(it));
+            items.extend(row.index.and_then(text).map(|index| sources::index_of(&index, is_told)));
             for (tier, made) in linked {
                 match made.result.filter(|_| made.status == TaskStatus::Completed).and_then(text) {
                     Some(text) => {

@@ -14,6 +14,7 @@ use crewline_types::{
 };
 
 use super::run::{Entry, Running};
+use crate::chapters;
 
 /// Tokens that the result of one child gets in that of the task above it.
 const CHILD_TOKENS: u32 = 600;
@@ -64,6 +65,8 @@ impl Running {
             }
         }
         let text = Text::from(text);
+        let chapters =
+            self.index.as_ref().map(|it| chapters::with(&it.body, entry.brief.id, &entry.brief.title, &text.body));
         let brief = Arc::clone(&entry.brief);
         let mut change = self.change(at);
         change.transitions.push(Transition {
@@ -83,6 +86,11 @@ impl Running {
             copied_from: None,
         };
         change.events.push(NewEvent::of_task(at, brief.id, None, body));
+        if let Some(index) = chapters.map(Text::from) {
+            change.index = Some(index.hash);
+            change.texts.push(index.clone());
+            self.set_index(Some(index));
+        }
         let entry = &mut self.tasks[node as usize];
         entry.started_at.get_or_insert(at);
         entry.result = Some(text);

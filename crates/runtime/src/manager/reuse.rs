@@ -10,7 +10,7 @@ use crewline_store::{Change, NewAttempt, NewContext, Transition};
 use crewline_types::{AttemptId, EventBody, MicroUsd, TaskStatus, Text, TextHash, Timestamp, Usage, event::NewEvent};
 
 use crate::{
-    metrics,
+    chapters, metrics,
     replay::{self, Given},
 };
 
@@ -20,9 +20,14 @@ impl Running {
     /// Names everything that an attempt of a task depends on but what memory recalls.
     pub(super) fn input_hash(&self, node: u32, registry: &Registry) -> TextHash {
         let entry = &self.tasks[node as usize];
+        let key = |id| self.by_id.get(&id).map(|node| &*self.tasks[*node as usize].brief.key);
         let results = |nodes: &[u32]| {
             let made = nodes.iter().map(|node| &self.tasks[*node as usize]);
-            made.filter_map(|made| Some((&*made.brief.key, made.result.as_ref()?.hash))).collect::<Vec<_>>()
+            let named = made.filter_map(|made| {
+                let text = made.result.as_ref()?;
+                Some((&*made.brief.key, replay::result_hash(made.brief.kind, text.hash, Some(&text.body), key)))
+            });
+            named.collect::<Vec<_>>()
         };
         let given = Given {
             goal: &self.brief.goal,
@@ -37,7 +42,7 @@ impl Running {
     /// Takes a new INDEX.md, once its tasks are known.
     pub(super) fn set_index(&mut self, index: Option<Text>) {
         let key = |id| self.by_id.get(&id).map(|node| &*self.tasks[*node as usize].brief.key);
-        self.index_name = index.as_ref().map(|text| index_hash(&text.body, key));
+        self.index_name = index.as_ref().map(|text| index_hash(&chapters::without(&text.body), key));
         self.index = index;
     }
 

@@ -17,7 +17,7 @@ use crewline_models::Policies;
 use crewline_store::{AttemptEnd, Change, NewOffer, Transition};
 use crewline_types::{
     AttemptId, ErrorKind, MemoryId, MemoryRecord, MemoryType, MicroUsd, ModelAlias, Priority, ProjectScope, Role,
-    RunStatus, Task, TaskId, TaskStatus, Text, TextHash, Timestamp, event::ErrorNote,
+    RunStatus, Task, TaskId, TaskKind, TaskStatus, Text, TextHash, Timestamp, event::ErrorNote,
 };
 
 use crate::{
@@ -319,6 +319,7 @@ impl Running {
             refers: self.ids(&entry.refers),
             around: self.neighbours(node),
             above: self.above(node),
+            done: self.chapters_of(node),
         };
         self.offers.push(NewOffer { id, role: entry.brief.role.clone(), rank, told: told.write() });
     }
@@ -332,6 +333,15 @@ impl Running {
         context::neighbours(self, node)
     }
 
+    /// The tasks with others below them that are done before this one, of which INDEX.md tells it.
+    fn chapters_of(&self, node: u32) -> Vec<TaskId> {
+        if !self.tasks.iter().any(|entry| entry.brief.kind == TaskKind::Composite) {
+            return Vec::new();
+        }
+        let done = context::done_before(self, node).into_iter().map(|node| &self.tasks[node as usize].brief);
+        done.filter(|brief| brief.kind == TaskKind::Composite).map(|brief| brief.id).collect()
+    }
+
     /// Names what the tasks above it say.
     pub(super) fn above(&self, node: u32) -> Option<TextHash> {
         context::above_hash(self, node)
@@ -341,7 +351,10 @@ impl Running {
     pub(super) fn sources(&self, node: u32) -> Vec<Item> {
         let entry = &self.tasks[node as usize];
         let mut items = Vec::with_capacity(1 + entry.needs.len() + entry.refers.len());
-        items.extend(self.index.clone().map(sources::index));
+        items.extend(self.index.as_ref().map(|index| {
+            let done = self.chapters_of(node);
+            sources::index_of(index, |id| done.contains(&id))
+        }));
         for (tier, nodes) in [(Tier::Requires, &entry.needs), (Tier::Refers, &entry.refers)] {
             for node in nodes {
                 let made = &self.tasks[*node as usize];

@@ -12,7 +12,7 @@ use crewline_types::{
     Usage, event::NewEvent,
 };
 
-use crate::{handle::settings_text, planning, settings::Settings};
+use crate::{chapters, handle::settings_text, planning, settings::Settings};
 
 use super::Recorded;
 
@@ -59,7 +59,9 @@ pub(super) fn make(recorded: &Recorded, tasks: &[Task], verdicts: &[Verdict], ne
     change.events.push(NewEvent::of_run(at, started));
     change.links = links(&recorded.links, &names);
     if let Some(index) = &recorded.index {
-        let index = with_names(&index.body, |id| names.get(&id).map(TaskId::as_str));
+        // What is done is told as it is done in the new run.
+        let index = chapters::without(&index.body);
+        let index = with_names(&index, |id| names.get(&id).map(TaskId::as_str));
         let index = Text::from(index.into_owned());
         change.index = Some(index.hash);
         change.texts.push(index);
