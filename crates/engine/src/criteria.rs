@@ -1,68 +1,30 @@
-//! Criteria of success that a program can tell.
+//! Criteria of success that say in words what a program can tell.
 //!
-//! **Invariant:** a measurable criterion that is not understood is a problem, never passed over.
+//! **Invariant:** words become the same [`Check`] that a plan file could write; one place judges both.
 
-use crewline_types::Criterion;
+use crewline_types::{Check, check::Unit};
+use serde_json::Value;
 
 /// What is understood, for people.
-const KNOWN: &str =
+pub const KNOWN: &str =
     "`contains \"…\"`, `does not contain \"…\"`, `at least N words`, `at most N lines` (or characters), or `is JSON`";
 
-/// What of the measurable criteria `text` does not meet: a line each. The others are for people, or have a check of their own.
-pub fn check(criteria: &[Criterion], text: &str) -> Vec<String> {
-    let measurable = criteria.iter().filter(|it| it.measurable && it.check.is_none());
-    measurable.filter_map(|it| problem(it.criterion.trim(), text)).collect()
-}
-
-fn problem(criterion: &str, text: &str) -> Option<String> {
-    let is_met = match understood(criterion) {
-        None => return Some(format!("`{criterion}` can not be checked: it is none of {KNOWN}")),
-        Some(Rule::Contains(wanted)) => text.contains(wanted),
-        Some(Rule::Lacks(unwanted)) => !text.contains(unwanted),
-        Some(Rule::AtLeast(unit, least)) => count(unit, text) >= least,
-        Some(Rule::AtMost(unit, most)) => count(unit, text) <= most,
-        Some(Rule::Json) => serde_json::from_str::<serde_json::Value>(text).is_ok(),
-    };
-    (!is_met).then(|| format!("`{criterion}` is not met"))
-}
-
-enum Rule<'a> {
-    Contains(&'a str),
-    Lacks(&'a str),
-    AtLeast(Unit, usize),
-    AtMost(Unit, usize),
-    Json,
-}
-
-#[derive(Clone, Copy)]
-enum Unit {
-    Words,
-    Lines,
-    Characters,
-}
-
-fn count(unit: Unit, text: &str) -> usize {
-    match unit {
-        Unit::Words => text.split_whitespace().count(),
-        Unit::Lines => text.lines().filter(|line| !line.trim().is_empty()).count(),
-        Unit::Characters => text.chars().count(),
-    }
-}
-
-fn understood(criterion: &str) -> Option<Rule<'_>> {
-    let quoted = |rest: &'_ str| -> Option<(usize, usize)> {
+/// The check that `criterion` says in words; none when it is not understood.
+pub fn check_of(criterion: &str) -> Option<Check> {
+    let criterion = criterion.trim();
+    let quoted = |rest: &str| -> Option<String> {
         let open = rest.find('"')?;
         let close = rest.rfind('"').filter(|close| *close > open + 1)?;
-        Some((open + 1, close))
+        Some(rest[open + 1..close].to_owned())
     };
     if let Some(rest) = criterion.strip_prefix("does not contain ") {
-        return quoted(rest).map(|(from, to)| Rule::Lacks(&rest[from..to]));
+        return Some(Check::Contains { text: quoted(rest)?, ignore_case: false, absent: true });
     }
     if let Some(rest) = criterion.strip_prefix("contains ") {
-        return quoted(rest).map(|(from, to)| Rule::Contains(&rest[from..to]));
+        return Some(Check::Contains { text: quoted(rest)?, ignore_case: false, absent: false });
     }
     if criterion.eq_ignore_ascii_case("is json") {
-        return Some(Rule::Json);
+        return Some(Check::JsonSchema { schema: Value::Bool(true) });
     }
     let (is_least, rest) = match (criterion.strip_prefix("at least "), criterion.strip_prefix("at most ")) {
         (Some(rest), _) => (true, rest),
@@ -70,14 +32,15 @@ fn understood(criterion: &str) -> Option<Rule<'_>> {
         (None, None) => return None,
     };
     let (number, unit) = rest.split_once(' ')?;
-    let number: usize = number.parse().ok()?;
+    let number: u32 = number.parse().ok()?;
     let unit = match unit.trim() {
         "word" | "words" => Unit::Words,
         "line" | "lines" => Unit::Lines,
         "character" | "characters" => Unit::Characters,
         _ => return None,
     };
-    Some(if is_least { Rule::AtLeast(unit, number) } else { Rule::AtMost(unit, number) })
+    let (min, max) = if is_least { (Some(number), None) } else { (None, Some(number)) };
+    Some(Check::Length { unit, min, max })
 }
 
 #[cfg(test)]
@@ -85,30 +48,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_understood_is_checked() {
-        for (criterion, met, not_met) in [
-            ("contains \"a table\"", "here is a table", "here is none"),
-            ("does not contain \"TODO\"", "done", "TODO: all"),
-            ("at least 3 words", "one two three", "one two"),
-            ("at most 2 lines", "one\n\ntwo\n", "one\ntwo\nthree"),
-            ("at most 3 characters", "äöü", "four"),
-            ("is JSON", "{\"a\": 1}", "{a: 1}"),
+    fn words_become_checks() {
+        for (criterion, says) in [
+            ("contains \"a table\"", "it contains `a table`"),
+            (" does not contain \"TODO\"", "it does not contain `TODO`"),
+            ("at least 3 words", "it has at least 3 words"),
+            ("at most 2 lines", "it has at most 2 lines"),
+            ("at most 1 character", "it has at most 1 characters"),
         ] {
-            let criteria = [Criterion { criterion: criterion.into(), measurable: true, check: None }];
-            assert_eq!(check(&criteria, met), Vec::<String>::new(), "{criterion}");
-            assert_eq!(check(&criteria, not_met), [format!("`{criterion}` is not met")]);
+            assert_eq!(check_of(criterion).map(|it| it.to_string()).as_deref(), Some(says), "{criterion}");
         }
-    }
-
-    #[test]
-    fn what_is_not_understood_is_said_and_what_is_for_people_is_left_to_them() {
+        assert_eq!(check_of("is JSON").map(|it| it.kind()), Some("json_schema"));
         for criterion in
             ["it reads well", "contains nothing quoted", "at least many words", "contains \"\"", "at least 3 pages"]
         {
-            let mut criteria = [Criterion { criterion: criterion.into(), measurable: true, check: None }];
-            assert!(check(&criteria, "text")[0].contains("can not be checked"), "{criterion}");
-            criteria[0].measurable = false;
-            assert!(check(&criteria, "text").is_empty());
+            assert_eq!(check_of(criterion), None, "{criterion}");
         }
     }
 }

@@ -31,11 +31,22 @@ use draft::Draft;
 
 /// What of the criteria that a program can tell `text` does not meet: a line each.
 pub fn unmet(criteria: &[Criterion], text: &str) -> Vec<String> {
-    let failed = verify::verdicts(criteria, text).into_iter().filter(|it| !it.passed);
-    let mut unmet: Vec<String> = failed.map(|it| format!("`{}` is not met: {}", it.criterion, it.evidence)).collect();
-    unmet.extend(criteria::check(criteria, text));
-    let elsewhere = criteria.iter().filter(|it| it.check.as_ref().is_some_and(|check| !check.reads_answer_only()));
-    unmet.extend(elsewhere.map(|it| format!("`{}` is checked by attempts only, and not by hand", it.criterion)));
+    let mut unmet = Vec::new();
+    for criterion in criteria {
+        let mut criterion = criterion.clone();
+        if criterion.measurable && criterion.check.is_none() {
+            criterion.check = criteria::check_of(&criterion.criterion);
+            if criterion.check.is_none() {
+                let (words, known) = (&criterion.criterion, criteria::KNOWN);
+                unmet.push(format!("`{words}` can not be checked: it is none of {known}"));
+            }
+        }
+        if criterion.check.as_ref().is_some_and(|check| !check.reads_answer_only()) {
+            unmet.push(format!("`{}` is checked by attempts only, and not by hand", criterion.criterion));
+        }
+        let failed = verify::verdicts(&[criterion], text).into_iter().filter(|it| !it.passed);
+        unmet.extend(failed.map(|it| format!("`{}` is not met: {}", it.criterion, it.evidence)));
+    }
     unmet
 }
 
