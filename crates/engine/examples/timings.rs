@@ -7,7 +7,7 @@ use std::{
 };
 
 use crewline_engine::{
-    context::{Item, Tier, assemble},
+    context::{self, Item, Place, Tier, assemble, neighbours},
     plan::{Rules, check, document_from_value},
     schedule::{Graph, Job, Strategy},
 };
@@ -35,6 +35,13 @@ fn main() {
         all.saturating_sub(checked)
     );
     println!("  all {all:?}, length {length:?}, peak memory {} KiB, {before} KiB before it", peak_kib());
+    if let Ok(plan) = &plan {
+        let (begun, web) = (Instant::now(), Web(plan));
+        for index in 0..10_000 {
+            black_box(neighbours(&web, index));
+        }
+        println!("  what each of its tasks is told of its neighbours {:?}", begun.elapsed() / 10_000);
+    }
     if let Some(graph) = &graph {
         let begun = Instant::now();
         black_box(graph.timetable(NonZeroUsize::new(16), Strategy::Dag));
@@ -70,6 +77,26 @@ fn main() {
         total += begun.elapsed();
     }
     println!("assemble 1,000 candidates at 8,000 tokens: best {best:?}, mean {:?}", total / REPEATS);
+}
+
+/// A plan without a tree.
+struct Web<'a>(&'a crewline_engine::plan::Plan);
+
+impl context::Plan for Web<'_> {
+    fn place(&self, index: u32) -> Option<Place<'_>> {
+        let task = self.0.tasks.get(index as usize)?;
+        Some(Place {
+            key: &task.key,
+            title: &task.title,
+            description: &task.description,
+            criteria: &task.success_criteria,
+            parent: None,
+            needs: &task.depends_on,
+            refers: &[],
+            result: Some("# A result\n\nIt says what was found, and on what that rests."),
+            is_cancelled: false,
+        })
+    }
 }
 
 /// The same numbers on every machine.

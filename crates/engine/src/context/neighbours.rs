@@ -108,9 +108,11 @@ fn above(plan: &impl Plan, of: u32) -> Vec<Item> {
 fn nearest(plan: &impl Plan, of: u32) -> BTreeSet<u32> {
     let mut found = BTreeSet::new();
     let Some(place) = plan.place(of) else { return found };
+    let mut told = [place.needs, place.refers].concat();
+    told.sort_unstable();
     let is_beside = |index: u32| {
         let other = plan.place(index)?;
-        let is_told = place.needs.contains(&index) || place.refers.contains(&index);
+        let is_told = told.binary_search(&index).is_ok();
         (other.parent == place.parent && !other.is_cancelled && !is_told).then_some(index)
     };
     for distance in 1_u32.. {
