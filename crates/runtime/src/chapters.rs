@@ -17,6 +17,11 @@ const CHAPTER_TOKENS: u32 = 80;
 /// Chapters at most.
 const CHAPTERS_MAX: usize = 200;
 
+/// Whether `index` has chapters.
+pub fn has(index: &str) -> bool {
+    index.contains(HEAD)
+}
+
 /// `index` with what is to be said of a task that is done now.
 pub fn with(index: &str, id: TaskId, title: &str, result: &str) -> String {
     let (before, entries, after) = parts(index);
@@ -35,7 +40,7 @@ pub fn with(index: &str, id: TaskId, title: &str, result: &str) -> String {
 
 /// `index` with those chapters only that `is_told` names.
 pub fn only(index: &str, is_told: impl Fn(TaskId) -> bool) -> Cow<'_, str> {
-    if !index.contains(HEAD) {
+    if !has(index) {
         return Cow::Borrowed(index);
     }
     let (before, entries, after) = parts(index);

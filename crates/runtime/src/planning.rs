@@ -7,7 +7,7 @@ use std::{fmt::Write, sync::Arc, time::Duration};
 
 use crewline_engine::{
     context::{estimate_tokens, trim_to},
-    plan::{self, Plan, Rules},
+    plan::{self, Plan, Preface, Rules},
 };
 use crewline_models::Registry;
 use crewline_types::{
@@ -122,7 +122,7 @@ pub fn rows(below: Below<'_>, plan: &Plan, author: Author, ids: &mut IdSource, i
         tasks.push(task);
     }
     let entries = entries(&tasks, &links);
-    let index = Text::from(index(goal, &entries, index_tokens));
+    let index = Text::from(index(goal, &plan.preface, &entries, index_tokens));
     Rows { tasks, links, entries, index }
 }
 
@@ -151,10 +151,11 @@ pub fn entries(tasks: &[Task], links: &[(TaskId, TaskId, LinkKind)]) -> Vec<Plan
     entries
 }
 
-/// INDEX.md as prompts see it: the goal and as much of the structure as fits `tokens_max`.
-fn index(goal: &str, entries: &[PlanEntry], tokens_max: u32) -> String {
+/// INDEX.md as prompts see it: the goal, what holds for all tasks, and as much of the structure as fits `tokens_max`.
+fn index(goal: &str, preface: &Preface, entries: &[PlanEntry], tokens_max: u32) -> String {
     let goal = trim_to(goal, tokens_max / 2);
-    let text = format!("Goal: {goal}{LIST}");
+    let preface = preface.text(tokens_max / 4);
+    let text = format!("Goal: {goal}{preface}{LIST}");
     let used = estimate_tokens(&text);
     text + &list(entries, tokens_max.saturating_sub(used))
 }
@@ -165,7 +166,7 @@ const LIST: &str = "\n\nTasks:\n";
 /// INDEX.md with another list of tasks; all around the list stays as it is. Without a list nothing changes, and without an
 /// INDEX.md a new one is made.
 pub fn index_with(old: Option<&str>, goal: &str, entries: &[PlanEntry], tokens_max: u32) -> String {
-    let Some(old) = old else { return index(goal, entries, tokens_max) };
+    let Some(old) = old else { return index(goal, &Preface::default(), entries, tokens_max) };
     let Some(at) = old.find(LIST) else { return old.to_owned() };
     let (head, rest) = old.split_at(at + LIST.len());
     let is_entry = |line: &str| line.starts_with("- [task:") || line.starts_with("- … and ");
@@ -270,6 +271,17 @@ mod tests {
         assert_eq!(two.matches("- [task:").count(), 2);
         assert_eq!(index_with(Some(&two), "goal", &rows.entries[..1], 500), mine);
         assert_eq!(index_with(Some("mine alone"), "goal", &rows.entries, 500), "mine alone");
+    }
+
+    #[test]
+    fn what_holds_for_all_tasks_stands_before_their_list() {
+        let mut plan = plan(&[&[], &[0]]);
+        plan.preface.rules.push("Metric units only".into());
+        plan.preface.glossary.insert("crew".into(), "all on board".into());
+        let rows = rows(below("goal"), &plan, Author::Person, &mut IdSource::seeded(1), 500);
+        let head = "Goal: goal\n\nRules:\n- Metric units only\n\nGlossary:\n- crew: all on board\n\nTasks:\n- [task:";
+        assert!(rows.index.body.starts_with(head), "{}", rows.index.body);
+        assert!(index_with(Some(&rows.index.body), "goal", &[], 500).starts_with("Goal: goal\n\nRules:"));
     }
 
     #[test]

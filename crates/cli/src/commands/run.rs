@@ -240,7 +240,7 @@ async fn follow(
         // There is no plan; why has been said by the events, and the code says it too.
         return Ok(exit);
     }
-    let document = Document { goal: Some(report.goal.to_string()), tasks };
+    let document = Document { goal: Some(report.goal.to_string()), tasks, ..Document::default() };
     let preview = Preview::of(&document, "plan", order, registry)?;
     if console.output != Output::Jsonl {
         console.value(&preview, |style| preview.table(style))?;

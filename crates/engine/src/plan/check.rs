@@ -42,7 +42,10 @@ pub fn check(document: &Document, rules: &Rules) -> Result<Plan, Vec<Problem>> {
         return Err(problems);
     }
     let tasks = document.tasks.iter().zip(needs).zip(roles);
-    Ok(Plan { tasks: tasks.map(|((task, depends_on), role)| planned(task, depends_on, role)).collect() })
+    Ok(Plan {
+        tasks: tasks.map(|((task, depends_on), role)| planned(task, depends_on, role)).collect(),
+        preface: document.preface.clone(),
+    })
 }
 
 /// A task that has no problem any more.
@@ -241,7 +244,7 @@ mod tests {
     }
 
     fn document(tasks: Vec<DocumentTask>) -> Document {
-        Document { goal: None, tasks }
+        Document { tasks, ..Document::default() }
     }
 
     fn codes(tasks: Vec<DocumentTask>) -> Vec<&'static str> {

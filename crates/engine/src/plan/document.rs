@@ -3,13 +3,13 @@
 //! **Invariant:** a plan file is read strictly: every unknown key and every wrong type is a problem that names its JSON path,
 //! the value and what is allowed, and all of them are reported at once.
 
-use std::{borrow::Cow, fmt::Write as _, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, fmt::Write as _, sync::Arc};
 
 use crewline_types::{Criterion, Priority};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::{Map, Value};
 
-use super::{Problem, Sources, check, compose, words};
+use super::{Preface, Problem, Sources, check, compose, preface, words};
 
 /// A plan as somebody wrote it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
@@ -17,6 +17,9 @@ pub struct Document {
     /// What it is for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub goal: Option<String>,
+    /// What holds for all of its tasks.
+    #[serde(flatten)]
+    pub preface: Preface,
     /// Its tasks.
     pub tasks: Vec<DocumentTask>,
 }
@@ -68,7 +71,7 @@ impl<'de> Deserialize<'de> for Document {
     }
 }
 
-const KEYS: [&str; 2] = ["goal", "tasks"];
+const KEYS: [&str; 5] = ["goal", "rules", "glossary", "decisions", "tasks"];
 const TASK_KEYS: [&str; 8] =
     ["id", "title", "description", "role", "depends_on", "success_criteria", "priority", "duration"];
 
@@ -171,6 +174,7 @@ impl Walk<'_> {
                 None
             }
         };
+        let preface = self.preface(map);
         let tasks = match map.get("tasks") {
             None | Some(Value::Null) => Vec::new(),
             Some(Value::Array(tasks)) => {
@@ -182,7 +186,24 @@ impl Walk<'_> {
                 Vec::new()
             }
         };
-        Document { goal, tasks }
+        Document { goal, preface, tasks }
+    }
+
+    fn preface(&mut self, map: &Map<String, Value>) -> Preface {
+        let mut texts = |key: &str| {
+            let value = map.get(key).unwrap_or(&Value::Null);
+            preface::texts(value).unwrap_or_else(|| {
+                self.invalid(None, key, value, "a list of texts");
+                Vec::new()
+            })
+        };
+        let (rules, decisions) = (texts("rules"), texts("decisions"));
+        let value = map.get("glossary").unwrap_or(&Value::Null);
+        let glossary = preface::glossary(value).unwrap_or_else(|| {
+            self.invalid(None, "glossary", value, "words with their meanings, such as {\"crew\": \"all on board\"}");
+            BTreeMap::new()
+        });
+        Preface { rules, glossary, decisions }
     }
 
     fn task(&mut self, index: usize, value: &Value) -> DocumentTask {
@@ -393,7 +414,7 @@ mod tests {
             ],
         }));
         for expected in [
-            "`gaol` is not a known key; did you mean `goal`? (known here: `goal`, `tasks`)",
+            "`gaol` is not a known key; did you mean `goal`? (known here: `goal`, `rules`, `glossary`, `decisions`, `tasks`)",
             "`tasks[0].deps` is not a known key; did you mean `depends_on`?",
             "`tasks[1].title`: `7` is not allowed: a text",
             "`tasks[1].depends_on[1]`: `1.5` is not allowed: the id of a task",

@@ -12,6 +12,7 @@ mod compose;
 mod cycle;
 mod document;
 mod lenient;
+mod preface;
 mod repair;
 mod reply;
 mod roles;
@@ -28,6 +29,7 @@ use crate::schedule::{Cycle, Graph, Job};
 pub use check::check;
 pub use compose::{Sources, compose, links};
 pub use document::{Document, DocumentTask, document_from_value};
+pub use preface::Preface;
 pub use repair::{Repair, Repaired, repair};
 pub use reply::parse_reply;
 pub use schema::{SCHEMA_TASKS_MAX, schema};
@@ -60,6 +62,8 @@ impl Rules {
 pub struct Plan {
     /// Its tasks, in the order of the document.
     pub tasks: Vec<Planned>,
+    /// What holds for all of them.
+    pub preface: Preface,
 }
 
 impl Plan {
@@ -144,6 +148,7 @@ pub fn single_task(goal: &str, rules: &Rules) -> Plan {
             priority: Priority::default(),
             duration: None,
         }],
+        preface: Preface::default(),
     }
 }
 

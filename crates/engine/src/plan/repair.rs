@@ -202,7 +202,10 @@ pub fn repair(document: &Document, rules: &Rules) -> Result<Repaired, Vec<Proble
     let roles: Vec<Role> = tasks.iter().map(|task| repair_role(task, rules, &mut repairs)).collect();
     let needs = repair_dependencies(&tasks, &mut repairs);
     let planned = tasks.iter().zip(needs).zip(roles);
-    let plan = Plan { tasks: planned.map(|((task, needs), role)| check::planned(task, needs, role)).collect() };
+    let plan = Plan {
+        tasks: planned.map(|((task, needs), role)| check::planned(task, needs, role)).collect(),
+        preface: document.preface.clone(),
+    };
     Ok(Repaired { plan, repairs })
 }
 
@@ -375,7 +378,7 @@ mod tests {
 
     /// The plan as `key<needs:role`, and the report.
     fn run(tasks: Vec<DocumentTask>) -> (String, Vec<String>) {
-        let Repaired { plan, repairs } = repair(&Document { goal: None, tasks }, &rules()).unwrap();
+        let Repaired { plan, repairs } = repair(&Document { tasks, ..Document::default() }, &rules()).unwrap();
         let key = |it: &u32| plan.tasks[*it as usize].key.to_string();
         let shown: Vec<String> = plan
             .tasks
@@ -452,14 +455,14 @@ mod tests {
         let mut long = task("c", &"ä".repeat(300), &["b"]);
         long.description = "x".repeat(9_000);
         long.duration = Some(-1.0);
-        let document = Document { goal: None, tasks: vec![task("a", "", &[]), described, long] };
+        let document = Document { tasks: vec![task("a", "", &[]), described, long], ..Document::default() };
         let Repaired { plan, repairs } = repair(&document, &rules()).unwrap();
         assert_eq!(&*plan.tasks[0].title, "Find the cause");
         assert_eq!(plan.tasks[1].title.chars().count(), 200);
         assert_eq!(plan.tasks[1].description.chars().count(), 8_000);
         let codes: Vec<&str> = repairs.iter().map(Repair::code).collect();
         assert_eq!(codes, ["blank_dropped", "title_given", "shortened", "shortened", "duration_dropped"]);
-        let nothing = Document { goal: None, tasks: vec![task("a", "", &[])] };
+        let nothing = Document { tasks: vec![task("a", "", &[])], ..Document::default() };
         assert_eq!(repair(&nothing, &rules()).unwrap_err()[0].code, "empty_plan");
     }
 
@@ -495,10 +498,9 @@ mod tests {
 
         #[test]
         fn a_repaired_plan_passes_the_check(tasks in proptest::collection::vec(hostile_task(), 0..12)) {
-            let document = Document { goal: None, tasks };
+            let document = Document { tasks, ..Document::default() };
             let Ok(Repaired { plan, repairs }) = repair(&document, &rules()) else { return Ok(()) };
             let again = Document {
-                goal: None,
                 tasks: plan
                     .tasks
                     .iter()
@@ -514,6 +516,7 @@ mod tests {
                         place: None,
                     })
                     .collect(),
+                ..Document::default()
             };
             prop_assert_eq!(check(&again, &rules()), Ok(plan.clone()));
             prop_assert_eq!(repair(&document, &rules()), Ok(Repaired { plan: plan.clone(), repairs: repairs.clone() }));

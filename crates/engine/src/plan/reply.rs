@@ -13,7 +13,7 @@ use crewline_types::{Criterion, Priority};
 use serde::Deserialize as _;
 use serde_json::{Map, Value};
 
-use super::{Document, DocumentTask, Problem, document::name_of, lenient, words};
+use super::{Document, DocumentTask, Preface, Problem, document::name_of, lenient, preface, words};
 
 /// Places in a text where a block may begin: a bound on the work that a hostile answer can cause.
 const STARTS_MAX: usize = 256;
@@ -56,6 +56,9 @@ const DEPENDS_ON: [&str; 10] = [
 ];
 const CRITERIA: [&str; 5] = ["successcriteria", "acceptancecriteria", "criteria", "successcriterion", "donewhen"];
 const DURATION: [&str; 3] = ["duration", "durationseconds", "seconds"];
+const RULES: [&str; 3] = ["rules", "globalrules", "constraints"];
+const GLOSSARY: [&str; 3] = ["glossary", "terms", "definitions"];
+const DECISIONS: [&str; 2] = ["decisions", "decided"];
 /// Words for no dependency.
 const NOTHING: [&str; 8] = ["", "none", "null", "na", "nothing", "no", "nodependencies", "nil"];
 
@@ -89,6 +92,7 @@ pub fn parse_reply(text: &str) -> Result<Document, Vec<Problem>> {
 #[derive(Default)]
 struct Raw {
     goal: Option<String>,
+    preface: Preface,
     /// With the key under which each stood, if any.
     tasks: Vec<(Option<String>, Value)>,
     /// The tasks are mere texts.
@@ -186,17 +190,20 @@ fn tasks_of_map(map: &Map<String, Value>, depth: usize) -> Option<Raw> {
         let inner = find(&keys, &[container]).and_then(|it| tasks_of(it, depth + 1));
         if let Some(mut inner) = inner {
             inner.goal = inner.goal.or_else(goal);
+            if inner.preface.is_empty() {
+                inner.preface = preface_of(&keys);
+            }
             inner.is_single = false;
             return Some(inner);
         }
     }
-    let named = || map.iter().filter(|(key, value)| is_task(value) && key.as_str() != lenient::CUT);
+    let named = || map.iter().filter(|(key, value)| is_task(value) && key.as_str() != lenient::CUT && !is_preface(key));
     let count = named().count();
     let is_numbered = named().any(|(key, _)| number_in(key).is_some());
     let is_single = map.contains_key(lenient::CUT) || is_task_map(map);
     if count >= 2 || count == 1 && (is_numbered || !is_task_map(map)) {
         let tasks = named().map(|(key, value)| (Some(key.clone()), value.clone())).collect();
-        return Some(Raw { goal: goal(), tasks, ..Raw::default() });
+        return Some(Raw { goal: goal(), tasks, preface: preface_of(&keys), ..Raw::default() });
     }
     if is_single {
         // Cut off and alone: not a whole task.
@@ -215,6 +222,22 @@ fn tasks_of_map(map: &Map<String, Value>, depth: usize) -> Option<Raw> {
         return Some(Raw { goal: goal(), tasks: texts, is_texts: true, ..Raw::default() });
     }
     map.values().filter_map(|it| tasks_of(it, depth + 1)).find(|it| !it.is_texts && !it.is_single)
+}
+
+/// Whether the key names what holds for all tasks, and no task.
+fn is_preface(key: &str) -> bool {
+    let key = words::fold(key);
+    RULES.iter().chain(&GLOSSARY).chain(&DECISIONS).any(|it| **it == *key)
+}
+
+/// What holds for all tasks, as far as it can be read.
+fn preface_of(keys: &[(String, &Value)]) -> Preface {
+    let texts = |names: &[&str]| find(keys, names).and_then(preface::texts).unwrap_or_default();
+    Preface {
+        rules: texts(&RULES),
+        glossary: find(keys, &GLOSSARY).and_then(preface::glossary).unwrap_or_default(),
+        decisions: texts(&DECISIONS),
+    }
 }
 
 fn tasks_of_list(list: &[Value], depth: usize) -> Option<Raw> {
@@ -319,7 +342,7 @@ fn document(raw: Raw) -> Document {
             task
         })
         .collect();
-    Document { goal: raw.goal, tasks }
+    Document { goal: raw.goal, preface: raw.preface, tasks }
 }
 
 fn draft(key: Option<&str>, value: &Value) -> Draft {

@@ -11,6 +11,9 @@ use super::Rules;
 /// Tasks of the schema at most; its size grows with the square.
 pub const SCHEMA_TASKS_MAX: usize = 24;
 
+/// Rules, and words of the glossary, at most.
+const PREFACE_LINES_MAX: usize = 8;
+
 /// An object with the keys `t1` … `tN`, of which the first `tasks_min` must be there (`t1` in any case).
 pub fn schema(rules: &Rules, tasks_min: usize) -> Value {
     let count = rules.tasks_max.clamp(1, SCHEMA_TASKS_MAX);
@@ -23,6 +26,11 @@ pub fn schema(rules: &Rules, tasks_min: usize) -> Value {
     let mut properties = Map::new();
     for (index, key) in keys.iter().enumerate() {
         properties.insert(key.clone(), task(&roles, &keys[..index]));
+    }
+    // What holds for every task; a planner may leave it out.
+    for key in ["rules", "glossary"] {
+        let line = json!({"type": "string", "maxLength": 200});
+        properties.insert(key.to_owned(), json!({"type": "array", "items": line, "maxItems": PREFACE_LINES_MAX}));
     }
     json!({"type": "object", "properties": properties, "required": keys[..required], "additionalProperties": false})
 }
@@ -56,7 +64,10 @@ mod tests {
         };
         let schema = schema(&rules, 2);
         let keys: Vec<&String> = schema["properties"].as_object().unwrap().keys().collect();
-        assert_eq!(keys, ["t1", "t2", "t3", "t4", "t5", "t6", "t7", "t8", "t9", "t10", "t11", "t12"]);
+        assert_eq!(
+            keys,
+            ["t1", "t2", "t3", "t4", "t5", "t6", "t7", "t8", "t9", "t10", "t11", "t12", "rules", "glossary"]
+        );
         assert_eq!(schema["required"], json!(["t1", "t2"]));
         let depends_on = |key: &str| schema["properties"][key]["properties"]["depends_on"].clone();
         assert_eq!(depends_on("t1"), json!({"type": "array", "items": {"type": "string"}, "maxItems": 0}));
@@ -67,7 +78,7 @@ mod tests {
         assert_eq!(schema["properties"]["t2"]["properties"]["role"]["enum"], json!(["coder", "writer"]));
         let large = super::schema(&Rules { tasks_max: 1_000, roles: vec![], ..rules }, 0);
         assert_eq!(large["required"], json!(["t1"]));
-        assert_eq!(large["properties"].as_object().unwrap().len(), SCHEMA_TASKS_MAX);
+        assert_eq!(large["properties"].as_object().unwrap().len(), SCHEMA_TASKS_MAX + 2);
         assert_eq!(large["properties"]["t1"]["properties"]["role"]["enum"], json!(["writer"]));
     }
 }

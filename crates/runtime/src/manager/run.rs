@@ -23,6 +23,7 @@ use crewline_types::{
 use crate::{
     assignment::{Failure, Post, RunBrief, Spent, TaskBrief},
     attempt::end_calls,
+    chapters,
     config::Limits,
     health::Health,
     load::Loaded,
@@ -335,7 +336,7 @@ impl Running {
 
     /// The tasks with others below them that are done before this one, of which INDEX.md tells it.
     fn chapters_of(&self, node: u32) -> Vec<TaskId> {
-        if !self.tasks.iter().any(|entry| entry.brief.kind == TaskKind::Composite) {
+        if !self.index.as_ref().is_some_and(|index| chapters::has(&index.body)) {
             return Vec::new();
         }
         let done = context::done_before(self, node).into_iter().map(|node| &self.tasks[node as usize].brief);

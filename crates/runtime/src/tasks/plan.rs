@@ -19,6 +19,11 @@ impl Handle {
     /// Makes the plan of a run the one that `document` says: tasks are matched by their ids.
     pub async fn edit_plan(&self, run: RunId, document: &Document, agent: &str) -> Result<Changed, Error> {
         self.checked(document, verify::Workspace::Unknown)?;
+        if !document.preface.is_empty() {
+            let message =
+                "`rules`, `glossary` and `decisions` stand in INDEX.md now: change them with `crewline index edit`";
+            return Err(Error::TaskField { message: message.into() });
+        }
         let commands = changes(&self.task_views(run).await?, document);
         self.change_tasks(run, &commands, agent).await
     }
@@ -37,7 +42,7 @@ pub fn document_of(goal: &str, views: &[TaskView]) -> Document {
         duration: view.duration,
         place: None,
     });
-    Document { goal: Some(goal.to_owned()), tasks: tasks.collect() }
+    Document { goal: Some(goal.to_owned()), tasks: tasks.collect(), ..Document::default() }
 }
 
 fn is_of_document(view: &TaskView) -> bool {
