@@ -198,6 +198,15 @@ fn tasks_contexts_and_the_index_over_http() {
     assert_eq!(ok("GET", "/tasks/a", Value::Null)["notes"][0]["text"], "a start");
     assert_eq!(refused("POST", "/tasks/a/mark", json!({"status": "strange"})), (400, "api.invalid_body".into()));
     assert_eq!(refused("GET", "/tasks/zz", Value::Null).0, 404);
+    ok("POST", "/tasks/a/feedback", json!({"quality": 4, "timeliness": 5, "text": "sound", "by": "bo"}));
+    assert_eq!(
+        refused("POST", "/tasks/a/feedback", json!({"quality": 6, "timeliness": 5})),
+        (422, "task.field".into())
+    );
+    assert_eq!(refused("POST", "/tasks/b/progress", json!({"percent": 101})), (422, "task.field".into()));
+    ok("POST", "/tasks/b/progress", json!({"percent": 40, "text": "begun"}));
+    assert_eq!(ok("GET", "/tasks/b", Value::Null)["progress"]["percent"], 40);
+    assert_eq!(ok("GET", "/tasks/a", Value::Null)["feedback"][0]["agent"], "bo");
     ok("POST", "/tasks/c/move", json!({"before": "b"}));
     ok("POST", "/tasks/c/skip", json!({"text": "no need"}));
 

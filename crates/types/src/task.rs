@@ -321,12 +321,46 @@ pub struct TaskDetails {
     /// What came of it, in a few words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub completion_summary: Option<String>,
+    /// How far it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// What people say of its result, oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub feedback: Vec<Feedback>,
     /// Who changed it last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_agent: Option<String>,
     /// Anything else.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
+}
+
+/// How far a task is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// How much of it is done: 0 to 100.
+    pub percent: u8,
+    /// What is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// When it was said.
+    pub at: Timestamp,
+}
+
+/// What somebody says of a result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Feedback {
+    /// How good it is: 1 to 5.
+    pub quality: u8,
+    /// Whether it came in time: 1 to 5.
+    pub timeliness: u8,
+    /// More of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// Who says it.
+    pub agent: String,
+    /// When.
+    pub at: Timestamp,
 }
 
 impl TaskDetails {

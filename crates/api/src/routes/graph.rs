@@ -25,6 +25,8 @@ pub(crate) fn routes() -> Router<App> {
         .route(&task("/mark"), post(tasks::mark))
         .route(&task("/skip"), post(tasks::skip))
         .route(&task("/notes"), post(tasks::note))
+        .route(&task("/progress"), post(tasks::progress))
+        .route(&task("/feedback"), post(tasks::feedback))
         .route(&task("/prompt"), get(context::prompt))
         .route(&task("/context"), get(context::snapshots))
         .route(&task("/context/{attempt}"), get(context::snapshot))

@@ -129,6 +129,32 @@ pub(crate) struct Said {
     by: Option<String>,
 }
 
+/// `POST …/progress`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewProgress {
+    /// 0 to 100.
+    percent: u8,
+    #[serde(default)]
+    text: Option<String>,
+    #[serde(default)]
+    by: Option<String>,
+}
+
+/// `POST …/feedback`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewFeedback {
+    /// 1 to 5.
+    quality: u8,
+    /// 1 to 5.
+    timeliness: u8,
+    #[serde(default)]
+    text: Option<String>,
+    #[serde(default)]
+    by: Option<String>,
+}
+
 /// `DELETE /api/v1/runs/{id}/tasks/{task}`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -284,6 +310,27 @@ pub(crate) async fn note(State(app): State<App>, path: TaskPath, body: Body<Said
     let ((run, task), Json(body)) = (find(&app, path).await?, body?);
     let text = body.text.ok_or_else(|| invalid("`text` is missing: what is noted"))?;
     change(&app, run, TaskCommand::Note { task: task.to_string(), text }, body.by).await
+}
+
+/// `POST /api/v1/runs/{id}/tasks/{task}/progress`
+pub(crate) async fn progress(
+    State(app): State<App>,
+    path: TaskPath,
+    body: Body<NewProgress>,
+) -> Result<Json<Changed>, Problem> {
+    let ((run, task), Json(NewProgress { percent, text, by })) = (find(&app, path).await?, body?);
+    change(&app, run, TaskCommand::Progress { task: task.to_string(), percent, text }, by).await
+}
+
+/// `POST /api/v1/runs/{id}/tasks/{task}/feedback`
+pub(crate) async fn feedback(
+    State(app): State<App>,
+    path: TaskPath,
+    body: Body<NewFeedback>,
+) -> Result<Json<Changed>, Problem> {
+    let ((run, task), Json(body)) = (find(&app, path).await?, body?);
+    let NewFeedback { quality, timeliness, text, by } = body;
+    change(&app, run, TaskCommand::Feedback { task: task.to_string(), quality, timeliness, text }, by).await
 }
 
 /// `GET /api/v1/runs/{id}/links`

@@ -31,6 +31,7 @@ mod preview;
 pub(crate) mod prompt;
 pub(crate) mod prune;
 pub(crate) mod ps;
+pub(crate) mod rate;
 pub(crate) mod registry;
 mod remote_tools;
 pub(crate) mod replay;

@@ -8,7 +8,10 @@ use crewline_types::{Criterion, Priority, RunId, TaskId, TaskKind, TaskStatus, T
 
 use crate::{
     app::App,
-    commands::context::find,
+    commands::{
+        context::find,
+        rate::{FeedbackArgs, ProgressArgs, feedback, progress},
+    },
     console::Console,
     document::{read_file, read_stdin},
     error::Error,
@@ -137,6 +140,10 @@ enum Action {
         #[command(flatten)]
         by: By,
     },
+    /// Say how much of a task is done
+    Progress(ProgressArgs),
+    /// Rate the result of a task
+    Feedback(FeedbackArgs),
     /// Complete a task, with its result
     #[command(after_help = "Examples:
   crewline task complete k3v9/compare --result compare.md --summary \"the second one\" --actual 1.5
@@ -328,6 +335,8 @@ async fn act(action: Action, app: &App, console: &Console) -> Result<Exit, Error
             let (run, task) = find(app, &task).await?;
             change(app, run, TaskCommand::Skip { task: task.to_string(), why: message }, &by, console).await
         }
+        Action::Progress(args) => progress(args, app, console).await,
+        Action::Feedback(args) => feedback(args, app, console).await,
         Action::Complete { task, result, summary, actual, validate, by } => {
             let (run, task) = find(app, &task).await?;
             let result = result.map(|path| read_result(&path)).transpose()?;
@@ -479,6 +488,18 @@ pub(crate) fn one(view: &TaskView, style: Style) -> String {
     add("estimate", details.estimated_hours.map(|it| format!("{it} h")));
     add("took", details.actual_hours.map(|it| format!("{it} h")));
     add("summary", details.completion_summary.clone());
+    add(
+        "progress",
+        details.progress.as_ref().map(|it| {
+            let text = it.text.as_ref().map(|text| format!(": {text}")).unwrap_or_default();
+            format!("{} %{text}", it.percent)
+        }),
+    );
+    for it in &details.feedback {
+        let text = it.text.as_ref().map(|text| format!(": {text}")).unwrap_or_default();
+        let ratings = format!("quality {}, timeliness {}", it.quality, it.timeliness);
+        add("feedback", Some(format!("{} {ratings}{text}", it.agent)));
+    }
     add("changed by", details.last_agent.clone());
     for criterion in &view.success_criteria {
         add(if criterion.measurable { "measurable" } else { "criterion" }, Some(criterion.criterion.clone()));

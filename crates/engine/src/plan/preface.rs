@@ -101,7 +101,7 @@ mod tests {
         let text = preface.text(1_000);
         assert!(text.starts_with("\n\nRules:\n- Metric units only\n- long"), "{text}");
         assert!(
-            text.contains("\n\nGlossary:\n- alone: \n- crew: the people on board\n\nDecisions:\n- We sail"),
+            text.contains("\n\nGlossary:\n- alone:\n- crew: the people on board\n\nDecisions:\n- We sail"),
             "{text}"
         );
         for tokens_max in [0, 5, 20, 100, 400] {

@@ -63,6 +63,10 @@ impl Draft {
                 self.tell(place, TaskAction::Noted, text);
                 Ok(())
             }
+            TaskCommand::Progress { task, percent, text } => self.progress(task, *percent, text.as_deref()),
+            TaskCommand::Feedback { task, quality, timeliness, text } => {
+                self.feedback(task, (*quality, *timeliness), text.as_deref())
+            }
             TaskCommand::Link { from, to, kind } => {
                 let (from, to) = (self.place(from)?, self.place(to)?);
                 self.link(from, to, *kind)?;

@@ -68,6 +68,26 @@ pub enum TaskCommand {
         /// What.
         text: String,
     },
+    /// How much of it is done.
+    Progress {
+        /// The task.
+        task: String,
+        /// 0 to 100.
+        percent: u8,
+        /// What is done.
+        text: Option<String>,
+    },
+    /// What somebody says of its result.
+    Feedback {
+        /// The task.
+        task: String,
+        /// How good it is: 1 to 5.
+        quality: u8,
+        /// Whether it came in time: 1 to 5.
+        timeliness: u8,
+        /// More of it.
+        text: Option<String>,
+    },
     /// A link.
     Link {
         /// From.

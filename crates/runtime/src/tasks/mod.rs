@@ -12,6 +12,7 @@ mod command;
 mod draft;
 mod finish;
 mod plan;
+mod rate;
 mod view;
 
 pub use command::{Place, TaskCommand, TaskFields};
