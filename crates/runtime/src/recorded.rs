@@ -12,7 +12,10 @@ use crewline_models::{ChatReply, Finish, ToolCall};
 use crewline_store::{Answer, ApprovalFilter, ApprovalRow, ContextRow, Store, ToolCallRow};
 use crewline_types::{ApprovalId, CallId, ModelAlias, Text, TextHash, ToolCallId, Usage};
 
-use crate::assignment::{Assignment, Failure, UNFINISHED};
+use crate::{
+    assignment::{Assignment, Failure, UNFINISHED},
+    attempt::REFUSED,
+};
 
 /// What the next attempt goes on with.
 #[derive(Debug, Default)]
@@ -124,12 +127,43 @@ impl Recorded {
             text: answer.reply.to_string(),
             tool_calls: tool_calls.collect(),
             usage: Usage::default(),
-            finish: Finish::Stop,
+            finish: if answer.error.as_deref() == Some(REFUSED) { Finish::Filtered } else { Finish::Stop },
             model: answer.model.clone(),
             first_token: None,
             elapsed: std::time::Duration::ZERO,
             size: answer.reply.len(),
         };
         Some((reply, answer.call))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crewline_types::{AttemptId, event::CallOutcome};
+
+    use super::*;
+
+    /// What a filter stopped was no answer, and is none when it is read again.
+    #[test]
+    fn a_stopped_answer_stays_one() {
+        let model = ModelAlias::from("cheap");
+        let input_hash = TextHash::of("question");
+        let recorded = |error: Option<&str>| Recorded {
+            answers: vec![Answer {
+                call: CallId { attempt: AttemptId { task: "k3v9x0ab".parse().unwrap(), number: 1 }, number: 1 },
+                model: model.to_string(),
+                input_hash,
+                outcome: if error.is_some() { CallOutcome::Invalid } else { CallOutcome::Ok },
+                error: error.map(Arc::from),
+                reply: "half of".into(),
+            }],
+            ..Recorded::default()
+        };
+        for (error, finish) in
+            [(None, Finish::Stop), (Some("task.rejected"), Finish::Stop), (Some(REFUSED), Finish::Filtered)]
+        {
+            let (reply, _) = recorded(error).find(&model, input_hash).unwrap();
+            assert_eq!(reply.finish, finish, "{error:?}");
+        }
     }
 }

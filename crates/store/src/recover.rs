@@ -34,6 +34,8 @@ pub struct Answer {
     pub input_hash: TextHash,
     /// How the call ended.
     pub outcome: CallOutcome,
+    /// The code of what was wrong with it.
+    pub error: Option<Arc<str>>,
     /// The answer.
     pub reply: Arc<str>,
 }
@@ -109,7 +111,8 @@ impl Store {
             if let (Some(hash), Some(outcome)) = (call.reply, call.outcome) {
                 let reply = texts.get(&hash).ok_or_else(|| Error::corrupt("calls.reply", &call.id.to_string()))?;
                 let (input_hash, reply) = (call.input_hash, Arc::clone(reply));
-                answers.push(Answer { call: call.id, model: call.model, input_hash, outcome, reply });
+                let error = call.error.map(|it| it.code);
+                answers.push(Answer { call: call.id, model: call.model, input_hash, outcome, error, reply });
             }
         }
         Ok(answers)

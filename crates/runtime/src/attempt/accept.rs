@@ -18,6 +18,9 @@ use crate::{
     verify,
 };
 
+/// The code of an answer that the provider's filter stopped.
+pub const REFUSED: &str = "model.refused";
+
 /// What an answer must be.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Wanted<'a> {
@@ -64,7 +67,7 @@ pub(super) fn accept(
     };
     let mut checks = Vec::new();
     let verdict = match (wanted, reply.finish) {
-        (_, Finish::Filtered) => Err(("model.refused", "the provider's filter stopped the answer".to_owned())),
+        (_, Finish::Filtered) => Err((REFUSED, "the provider's filter stopped the answer".to_owned())),
         (Wanted::Step, _) if !reply.tool_calls.is_empty() => Ok(None),
         (Wanted::Step | Wanted::Result(Work::Text), _) if text.body.is_empty() => {
             Err(("model.empty", "the answer is empty".to_owned()))

@@ -41,7 +41,7 @@ use crate::{
 
 use self::climb::{Climb, Question};
 pub use self::{
-    accept::without_thinking,
+    accept::{REFUSED, without_thinking},
     act::asked_event,
     call::{end_calls, hash_of},
     review::COMMAND,
