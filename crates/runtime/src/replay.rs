@@ -15,7 +15,7 @@ mod rows;
 use std::{collections::HashMap, sync::Arc};
 
 use crewline_engine::{
-    context::{Plan, above_hash},
+    context::{Plan, above_hash, kept},
     replay::{self, Inputs, Node, Record, Rule, Verdict},
 };
 use crewline_models::Registry;
@@ -366,21 +366,16 @@ pub async fn reusable(store: &Store, parent: RunId, open: &[&Task]) -> Result<Ha
 
 /// The texts that a context names.
 #[derive(Debug, Default)]
-struct TextsOf(Vec<String>);
+struct TextsOf(Vec<TextHash>);
 
 impl TextsOf {
     fn read(items: &str) -> Self {
-        #[derive(serde::Deserialize)]
-        struct Item {
-            text: String,
-        }
         // A context that can not be read names nothing; the inputs then do not match.
-        let items: Vec<Item> = serde_json::from_str(items).unwrap_or_default();
+        let items = kept::read(items).unwrap_or_default();
         Self(items.into_iter().map(|item| item.text).collect())
     }
 
     fn has(&self, text: TextHash) -> bool {
-        let text = text.to_string();
         self.0.contains(&text)
     }
 }

@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use crewline_engine::{
     citations::{self, Citations},
-    context::Provenance,
+    context::{Provenance, kept},
 };
 use crewline_store::{AttemptRow, AttemptStatus, ContextRow, Store};
 use crewline_types::{AttemptId, Role, RunId, TaskId, TaskKind, TaskStatus, TextHash, Timestamp};
@@ -185,5 +185,5 @@ pub struct CitationReport {
 pub async fn contexts(store: &Store, run: RunId) -> Result<HashMap<AttemptId, Vec<Provenance>>, Error> {
     let rows: Vec<ContextRow> = store.contexts_of_run(run).await?;
     // What can not be read was written by another version: nothing is said of it then.
-    Ok(rows.into_iter().filter_map(|row| Some((row.id, serde_json::from_str(&row.items).ok()?))).collect())
+    Ok(rows.into_iter().filter_map(|row| Some((row.id, kept::read(&row.items).ok()?))).collect())
 }

@@ -7,6 +7,7 @@
 mod assemble;
 mod budget;
 mod digest;
+pub mod kept;
 mod neighbours;
 mod render;
 mod share;

@@ -42,7 +42,7 @@ pub(super) struct Told {
 
 impl Told {
     pub(super) fn of(bundle: &context::Bundle, budget: u32) -> Self {
-        let items = serde_json::to_string(&bundle.provenance).unwrap_or_default();
+        let items = context::kept::write(&bundle.provenance);
         let named = TextHash::of(&context::render(bundle));
         Self { tokens: bundle.tokens, budget, items, bundle: Some(named), prompt: None }
     }

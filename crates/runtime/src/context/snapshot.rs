@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crewline_engine::context::{Form, Provenance};
+use crewline_engine::context::{Form, Provenance, kept};
 use crewline_store::ContextRow;
 use crewline_types::{AttemptId, RunId, TaskId, TextHash, Timestamp};
 use serde::Serialize;
@@ -103,7 +103,7 @@ impl Handle {
 }
 
 fn snapshot(run: RunId, key: &Arc<str>, row: &ContextRow) -> Result<Snapshot, Error> {
-    let items: Vec<Provenance> = serde_json::from_str(&row.items)
+    let items = kept::read(&row.items)
         .map_err(|error| Error::Approved { task: row.id.task.to_string(), message: error.to_string() })?;
     let (items_in, items_out) = in_and_out(&items);
     Ok(Snapshot {

@@ -1,0 +1,109 @@
+//! Provenance as a snapshot keeps it: there is one for every attempt, so what is said of most items is left out.
+//!
+//! Most items are whole results of required tasks, which take five words: source, title, tier, tokens, text. All others
+//! take nine.
+
+use std::{borrow::Cow, sync::Arc};
+
+use crewline_types::TextHash;
+use serde::{Deserialize, Serialize};
+
+use super::{Form, Provenance, Tier};
+
+const KIND: &str = "task_output";
+const SCORE: f32 = 1.0;
+const REASON: &str = "fits";
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Line<'a> {
+    Usual(&'a str, &'a str, Tier, u32, TextHash),
+    Whole(&'a str, &'a str, Tier, u32, TextHash, &'a str, f32, Form, &'a str),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Read {
+    Usual(Arc<str>, Arc<str>, Tier, u32, TextHash),
+    Whole(Arc<str>, Arc<str>, Tier, u32, TextHash, Arc<str>, f32, Form, String),
+    /// As release 0.1 wrote them.
+    Named(Provenance),
+}
+
+/// The text that a snapshot keeps.
+pub fn write(items: &[Provenance]) -> String {
+    let lines: Vec<Line<'_>> = items.iter().map(line).collect();
+    // Plain texts and numbers always serialise.
+    serde_json::to_string(&lines).unwrap_or_default()
+}
+
+fn line(item: &Provenance) -> Line<'_> {
+    let Provenance { source, kind, title, tier, score, tokens, form, reason, text } = item;
+    if **kind == *KIND && score.to_bits() == SCORE.to_bits() && *form == Form::Whole && reason == REASON {
+        Line::Usual(source, title, *tier, *tokens, *text)
+    } else {
+        Line::Whole(source, title, *tier, *tokens, *text, kind, *score, *form, reason)
+    }
+}
+
+/// The inverse of [`write`].
+pub fn read(kept: &str) -> Result<Vec<Provenance>, serde_json::Error> {
+    let lines: Vec<Read> = serde_json::from_str(kept)?;
+    let mut kind: Option<Arc<str>> = None;
+    let item = |line| match line {
+        Read::Usual(source, title, tier, tokens, text) => Provenance {
+            source,
+            kind: Arc::clone(kind.get_or_insert_with(|| Arc::from(KIND))),
+            title,
+            tier,
+            score: SCORE,
+            tokens,
+            form: Form::Whole,
+            reason: Cow::Borrowed(REASON),
+            text,
+        },
+        Read::Whole(source, title, tier, tokens, text, kind, score, form, reason) => {
+            Provenance { source, kind, title, tier, score, tokens, form, reason: reason.into(), text }
+        }
+        Read::Named(item) => item,
+    };
+    Ok(lines.into_iter().map(item).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(kind: &str, form: Form, reason: &'static str, score: f32) -> Provenance {
+        Provenance {
+            source: "task:lkfckp87".into(),
+            kind: kind.into(),
+            title: "A \"title\"".into(),
+            tier: Tier::Requires,
+            score,
+            tokens: 51,
+            form,
+            reason: reason.into(),
+            text: TextHash::of("text"),
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_read_again() {
+        let items = [
+            item(KIND, Form::Whole, REASON, 1.0),
+            item(KIND, Form::Whole, REASON, 0.5),
+            item(KIND, Form::LeftOut, "no budget left", 1.0),
+            item("memory", Form::Trimmed, "only a part fits", 0.25),
+        ];
+        assert_eq!(read(&write(&items)).unwrap(), items);
+        assert_eq!(write(&items[..1]).matches(',').count(), 4, "the usual one is short");
+    }
+
+    #[test]
+    fn what_release_0_1_kept_is_read() {
+        let items = [item(KIND, Form::Whole, REASON, 1.0), item("memory", Form::Summary, "shortened", 0.5)];
+        assert_eq!(read(&serde_json::to_string(&items).unwrap()).unwrap(), items);
+        assert!(read("{}").is_err());
+    }
+}
