@@ -37,6 +37,8 @@ use crate::{
 pub(crate) const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long the embedding thread may take to end; its library must not be torn down under it.
 const EMBEDDER_TIME_MAX: Duration = Duration::from_secs(2);
+/// How long the database may take to put its log away.
+const CLOSE_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// The registry of a command that reads only: it names no model that could be called.
 const INERT_REGISTRY: &str = "version: 1
@@ -184,6 +186,7 @@ impl App {
                 tracing::debug!("the embedding thread did not end in time");
             }
         }
+        self.store.close(CLOSE_TIME_MAX).await;
     }
 }
 

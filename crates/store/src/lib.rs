@@ -54,6 +54,7 @@ use std::{
     fmt,
     path::PathBuf,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use crewline_types::TaskId;
@@ -114,6 +115,21 @@ impl Store {
     /// Which database this is.
     pub fn backend(&self) -> Backend {
         self.inner.backend
+    }
+
+    /// Closes every connection of all clones. The last process to close a SQLite file leaves it whole, without a
+    /// write-ahead log beside it.
+    pub async fn close(&self, limit: Duration) {
+        let close = async {
+            self.inner.reader.close_by_ref().await?;
+            self.inner.writer.close().await
+        };
+        match tokio::time::timeout(limit, close).await {
+            Ok(Ok(())) => {}
+            // Nothing is lost: whoever opens it next reads the log.
+            Ok(Err(error)) => tracing::debug!(error.code = error.code(), %error, "the database was not closed"),
+            Err(_) => tracing::debug!("the database was not closed in time"),
+        }
     }
 
     /// Where the database is, without a password; for people.

@@ -168,6 +168,20 @@ impl Writer {
     }
 }
 
+impl Writer {
+    /// Closes the connection; nobody gets another one.
+    pub(crate) async fn close(&self) -> Result<(), Error> {
+        let mut held = self.turn().await?;
+        let cleaned = held.clean().await;
+        held.connection = None;
+        match &self.pool {
+            Pool::Sqlite(pool) => pool.close().await,
+            Pool::Postgres(pool) => pool.close().await,
+        }
+        cleaned
+    }
+}
+
 impl Held {
     async fn clean(&mut self) -> Result<(), Error> {
         if self.is_dirty {
