@@ -32,6 +32,7 @@ mod memory_edit;
 pub mod metrics;
 mod migration;
 mod node;
+mod nodelay;
 mod open;
 mod packed;
 mod prune;

@@ -3,9 +3,6 @@
 //! SQLite: one file, write-ahead log, every commit reaches the disk (`synchronous=FULL`), one writing connection and a
 //! few for reading. PostgreSQL: the database must exist; sessions plan writes as the point look-ups they are.
 //!
-//! sqlx 0.9.0 does not set TCP_NODELAY (its issue 4335, mended after that release), so a large batch over TCP waits 40 ms
-//! for an acknowledgement now and then; a socket (`postgres://user@/database?host=/var/run/postgresql`) does not.
-//!
 //! **Invariant:** a database that a newer version has changed is not touched.
 //! **Invariant:** migrations run in one transaction, and in one process at a time.
 //! **Invariant:** a password never reaches a message.
@@ -30,6 +27,7 @@ use sea_orm_migration::MigratorTrait as _;
 use crate::{
     Backend, Error, Inner, Store,
     migration::Migrator,
+    nodelay,
     tx::{Pool, Writer},
 };
 
@@ -227,7 +225,7 @@ async fn open_postgres(options: PgConnectOptions, name: &str) -> Result<Inner, E
         // A process that is frozen, or cut off, in the middle of a transaction keeps its locks: less long than others wait for them.
         ("idle_in_transaction_session_timeout", "5s"),
     ]);
-    let pool = PgPoolOptions::new()
+    let pool = at_once(&base)
         .max_connections(1)
         .idle_timeout(None)
         .max_lifetime(None)
@@ -235,7 +233,7 @@ async fn open_postgres(options: PgConnectOptions, name: &str) -> Result<Inner, E
         .acquire_timeout(CONNECT_LIMIT)
         .connect_lazy_with(writing);
     migrate(&SqlxPostgresConnector::from_sqlx_postgres_pool(pool.clone()), Backend::Postgres, name).await?;
-    let readers = PgPoolOptions::new()
+    let readers = at_once(&base)
         .max_connections(READERS_MAX)
         .idle_timeout(READER_IDLE)
         .acquire_timeout(CONNECT_LIMIT)
@@ -248,6 +246,18 @@ async fn open_postgres(options: PgConnectOptions, name: &str) -> Result<Inner, E
         numbers: std::sync::Mutex::default(),
         listening: Some(Box::new(base)),
         file: None,
+    })
+}
+
+/// A pool whose connections send what they have at once.
+fn at_once(options: &PgConnectOptions) -> PgPoolOptions {
+    let port = options.get_port();
+    let is_local = options.get_socket().is_some();
+    PgPoolOptions::new().after_connect(move |_, _| {
+        if !is_local {
+            nodelay::set(port);
+        }
+        Box::pin(async { Ok(()) })
     })
 }
 
