@@ -1,6 +1,7 @@
 //! Plans as small models write them: broken in every way, repaired visibly, or refused when asked to.
 
 use crewline_testkit::{Finished, Script, StubReply, StubServer, TestApp};
+use serde_json::{Value, json};
 
 use crate::{app, run_args};
 
@@ -84,4 +85,34 @@ fn strict_plans_are_refused() {
     assert_eq!(last["status"], "failed");
     assert!(last["error"]["code"].as_str().unwrap().starts_with("plan."), "{last}");
     assert!(server.calls() <= 2);
+}
+
+#[test]
+fn an_estimate_comes_from_earlier_tasks_at_the_prices_of_today() {
+    let server = StubServer::start(Script::text("Done."));
+    let app = app();
+    app.registry(&server);
+    let task = |id: &str, needs: &[&str]| json!({"id": id, "title": "T", "role": "coder", "depends_on": needs});
+    let plan = json!({"goal": "g", "tasks": [task("a", &[]), task("b", &["a"]), task("c", &["b"])]});
+    app.write("plan.json", &plan.to_string());
+    let estimate = |more: &[&str]| -> Value {
+        let line = [&["plan", "plan.json", "--estimate", "-o", "json"][..], more].concat();
+        serde_json::from_str(&app.run(line).expect_code(0).stdout).unwrap()
+    };
+    let guessed = estimate(&[]);
+    assert_eq!((&guessed["without_history"], &guessed["tasks"][0]["samples"]), (&json!(["coder"]), &json!(0)));
+    assert!(guessed["cost_usd"]["p90"].as_f64().unwrap() >= guessed["cost_usd"]["p50"].as_f64().unwrap());
+    assert_eq!(guessed, estimate(&[]), "the same seed gives the same estimate");
+    let run = app.run(run_args(&["--plan", "plan.json"])).expect_code(0);
+    let spent = run.events_of("run_finished")[0]["cost_usd"].as_f64().unwrap();
+    let known = estimate(&["--seed", "7", "--concurrency", "2"]);
+    assert_eq!((&known["without_history"], &known["tasks"][2]["samples"]), (&json!([]), &json!(3)));
+    let (p50, p90) = (known["cost_usd"]["p50"].as_f64().unwrap(), known["cost_usd"]["p90"].as_f64().unwrap());
+    assert!(p50 > 0.0 && p50 <= p90 && p90 <= 3.0 * spent, "{p50} {p90} {spent}");
+    assert_eq!((&known["done"], &known["tasks"][1]["critical"]), (&json!(1.0), &json!(1.0)));
+    let shown = app.run(["plan", "plan.json", "--estimate"]).expect_code(0);
+    assert!(shown.stdout.contains("longest way") && shown.stdout.contains("nine of ten"), "{}", shown.stdout);
+    app.run(["plan", "a goal", "--estimate"]).expect_code(2);
+    let runs: Value = serde_json::from_str(&app.run(["ps", "--all", "-o", "json"]).expect_code(0).stdout).unwrap();
+    assert_eq!(runs.as_array().unwrap().len(), 1, "nothing is recorded");
 }

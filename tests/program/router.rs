@@ -1,6 +1,6 @@
 //! Routing from outside: what is learned from recorded outcomes, and what is refused.
 
-use crewline_testkit::{Script, StubServer};
+use crewline_testkit::{Script, StubReply, StubRequest, StubServer};
 use serde_json::{Value, json};
 
 use crate::{app, fan, run_args};
@@ -103,4 +103,74 @@ fn every_decision_is_kept_with_its_reasons_and_every_call_with_its_cost() {
         assert_eq!(calls, 4, "{costs}");
     }
     assert!(app.run(["cost", "--project", "other"]).expect_code(0).stdout.is_empty());
+}
+
+#[test]
+fn rules_of_a_role_say_where_its_chain_begins() {
+    let server = StubServer::start(Script::text("Done."));
+    let app = app();
+    let routes = "routes: [{when: {tags: [legal]}, without: [cheap]}, {when: {complexity_min: 10}, start: strong}]";
+    let role = format!("roles:\n  coder: {{chain: [cheap, strong], {routes}}}");
+    app.write("crewline.yaml", &server.registry().replace("roles:", &role));
+    let explain = |text: &str| -> Value {
+        let shown = app.run(["route", "explain", "--role", "coder", "--text", text, "-o", "json"]).expect_code(0);
+        serde_json::from_str::<Value>(&shown.stdout).unwrap()["decisions"][0].clone()
+    };
+    let hard = explain("Design it and prove it.");
+    assert_eq!((&hard["complexity"], &hard["candidates"][0]["model"]), (&json!(10), &json!("strong")));
+    assert_eq!(hard["candidates"][0]["reason"], "rule 2 of the role starts here");
+    let tagged = explain("Look at the contract #legal");
+    assert_eq!((&tagged["tags"], &tagged["candidates"][1]["may_be_asked"]), (&json!(["legal"]), &json!(false)));
+    assert_eq!(tagged["candidates"][1]["reason"], "rule 1 of the role leaves it out");
+    assert_eq!(explain("Name a city.")["candidates"][0]["model"], "cheap");
+    let task = json!({"id": "a", "title": "A #legal", "description": "Look.", "role": "coder", "depends_on": []});
+    app.write("plan.json", &json!({"goal": "g", "tasks": [task]}).to_string());
+    let run = app.run(run_args(&["--plan", "plan.json"])).expect_code(0);
+    assert_eq!(run.events_of("task_completed")[0]["model"], "strong");
+    for (routes, part) in [
+        ("[{start: other}]", "`other` is not in the chain"),
+        ("[{when: {tags: [a]}}]", "the rule does nothing"),
+        ("[{without: [cheap, strong]}]", "leaves no model"),
+        ("[{when: {complexity: 3}, start: cheap}]", "unknown key `complexity`"),
+    ] {
+        let role = format!("roles:\n  coder: {{chain: [cheap, strong], routes: {routes}}}");
+        app.write("crewline.yaml", &server.registry().replace("roles:", &role));
+        let refused = app.run(["registry", "check"]).expect_code(3);
+        assert!(refused.stderr.contains(part), "{}", refused.stderr);
+    }
+}
+
+#[test]
+fn an_answer_that_its_model_is_not_sure_of_leads_to_the_next_one() {
+    let server = StubServer::start(Script::new(|request: &StubRequest| {
+        let sure: f64 = if request.contains("Be sure.") { 0.9 } else { 0.3 };
+        let token = json!({"token": "a", "logprob": sure.ln()});
+        StubReply::raw(
+            json!({"choices": [{
+                "index": 0, "finish_reason": "stop", "logprobs": {"content": [token, token]},
+                "message": {"role": "assistant", "content": format!("From {}.", request.model)}
+            }]})
+            .to_string(),
+        )
+    }));
+    let app = app();
+    let registry = ["cheap", "strong"].iter().fold(server.registry(), |text, model| {
+        text.replace(&format!("model: {model}, "), &format!("model: {model}, confidence_min: 0.5, "))
+    });
+    app.write("crewline.yaml", &registry);
+    let run = |description: &str| {
+        let task = json!({"id": "a", "title": "A", "description": description, "role": "coder", "depends_on": []});
+        app.write("plan.json", &json!({"goal": "g", "tasks": [task]}).to_string());
+        app.run(run_args(&["--plan", "plan.json"])).expect_code(0)
+    };
+    let sure = run("Be sure.");
+    assert_eq!(sure.events_of("task_completed")[0]["model"], "cheap");
+    let unsure = run("Guess.");
+    // Nobody follows the last model, so its word is taken.
+    assert_eq!(unsure.events_of("task_completed")[0]["model"], "strong");
+    let call = &unsure.events_of("model_call")[0];
+    assert_eq!((&call["outcome"], &call["error"]["code"]), (&json!("invalid"), &json!("model.low_confidence")));
+    assert!(call["error"]["message"].as_str().unwrap().contains("0.30, and `confidence_min` is 0.50"), "{call}");
+    let asked: Value = serde_json::from_slice(&server.requests()[0].body).unwrap();
+    assert_eq!(asked["logprobs"], true);
 }

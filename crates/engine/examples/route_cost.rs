@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crewline_engine::route::{Health, Learned, Mode, Request, Tally, View, choose};
+use crewline_engine::route::{Health, Learned, Mode, NOBODY_KNOWS, Request, Tally, Traits, View, choose};
 use crewline_types::{
     MicroUsd, ModelSpec, Price, Role, TaskKind,
     model::{Locality, Timeouts},
@@ -39,12 +39,16 @@ fn main() {
         for (place, model) in (0..).zip(&chain) {
             learned.add(&role, TaskKind::Atomic, &model.alias, Tally { accepted: place * 3, rejected: 100 });
         }
-        let request = Request { role: &role, kind: TaskKind::Atomic, input_tokens: 900, mode: Mode::Online };
+        let traits = Traits::default();
+        let request =
+            Request { role: &role, kind: TaskKind::Atomic, input_tokens: 900, mode: Mode::Online, traits: &traits };
         let view = View {
             chain: &chain,
             health: &|_| Health::Up,
             remaining: Some(MicroUsd(1_000_000)),
             learned: Some(&learned),
+            rules: &[],
+            is_loaded: NOBODY_KNOWS,
         };
         let started = Instant::now();
         for _ in 0..ROUNDS {

@@ -12,6 +12,7 @@ pub mod citations;
 pub mod context;
 pub mod criteria;
 mod error;
+pub mod forecast;
 pub mod graph;
 pub mod lease;
 pub mod plan;

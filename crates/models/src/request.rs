@@ -156,6 +156,8 @@ pub struct ChatReply {
     pub model: String,
     /// From sending to the first token; only known when streaming.
     pub first_token: Option<Duration>,
+    /// How sure the model was: the geometric mean of its tokens' probabilities, 0 to 1. `None` where the provider does not say.
+    pub confidence: Option<f64>,
     /// From sending to the end, without the wait for a place.
     pub elapsed: Duration,
     /// Bytes of the answer's body.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crewline_engine::{
     context::estimate_tokens,
-    route::{self, Decision, Health, Mode, Request, View},
+    route::{self, Decision, Health, Mode, Request, Traits, View},
 };
 use crewline_models::Registry;
 use crewline_store::Store;
@@ -50,6 +50,12 @@ pub struct Explained {
     pub attempt: Option<u32>,
     /// Who asks.
     pub role: Role,
+    /// How hard a task looks that was only imagined: 0 to 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub complexity: Option<u8>,
+    /// The tags of a task that was only imagined.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
     /// Every model of the chain, in the order of asking.
     pub candidates: Arc<[Candidate]>,
 }
@@ -57,20 +63,21 @@ pub struct Explained {
 /// Whom the router would ask now. No model is asked; health is that of a process that has just started.
 pub async fn explain(registry: &Registry, store: &Store, question: &Question<'_>) -> Result<Explained, Error> {
     let learned = experience::read(store).await?;
-    let request = Request {
-        role: &question.role,
-        kind: question.kind,
-        input_tokens: estimate_tokens(question.text),
-        mode: question.mode,
-    };
+    let input_tokens = estimate_tokens(question.text);
+    let traits = Traits::of("", question.text, input_tokens, 0, 0);
+    let request =
+        Request { role: &question.role, kind: question.kind, input_tokens, mode: question.mode, traits: &traits };
     let view = View {
         chain: registry.chain(&question.role),
         health: &|_| Health::Up,
         remaining: question.cost_max,
         learned: Some(&learned),
+        rules: registry.routes(&question.role),
+        is_loaded: route::NOBODY_KNOWS,
     };
     let candidates = candidates(&route::choose(&request, &view));
-    Ok(Explained { attempt: None, role: question.role.clone(), candidates })
+    let complexity = Some(traits.complexity.score());
+    Ok(Explained { attempt: None, role: question.role.clone(), complexity, tags: traits.tags, candidates })
 }
 
 /// How the router decided about the attempts of a task; `prefix` is the beginning of its id.
@@ -87,7 +94,13 @@ pub async fn explain_task(store: &Store, prefix: &str) -> Result<(TaskId, Vec<Ex
     let mut decisions = Vec::new();
     for event in store.task_starts(run, task).await? {
         if let EventBody::TaskStarted { role, route, .. } = event.body {
-            decisions.push(Explained { attempt: event.attempt, role, candidates: route });
+            decisions.push(Explained {
+                attempt: event.attempt,
+                role,
+                complexity: None,
+                tags: Vec::new(),
+                candidates: route,
+            });
         }
     }
     Ok((task, decisions))

@@ -10,7 +10,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use crewline_models::{ChatReply, Finish, ToolCall};
 use crewline_store::{Answer, ApprovalFilter, ApprovalRow, ContextRow, Store, ToolCallRow};
-use crewline_types::{ApprovalId, CallId, ModelAlias, Text, TextHash, ToolCallId, Usage};
+use crewline_types::{ApprovalId, CallId, ModelAlias, Text, TextHash, ToolCallId, Usage, event::CallOutcome};
 
 use crate::{
     assignment::{Assignment, Failure, UNFINISHED},
@@ -130,6 +130,8 @@ impl Recorded {
             finish: if answer.error.as_deref() == Some(REFUSED) { Finish::Filtered } else { Finish::Stop },
             model: answer.model.clone(),
             first_token: None,
+            // How sure it was is not recorded; one that was rejected is not asked for again by being sure.
+            confidence: (answer.outcome == CallOutcome::Invalid).then_some(0.0),
             elapsed: std::time::Duration::ZERO,
             size: answer.reply.len(),
         };

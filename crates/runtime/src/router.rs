@@ -6,8 +6,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crewline_engine::{
-    context::estimate_tokens,
-    route::{self, Decision, Request, View},
+    context::{Tier, estimate_tokens},
+    route::{self, Decision, Request, Traits, View},
 };
 use crewline_types::{AttemptId, ErrorKind, Role, RunId, event::ErrorNote};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -109,22 +109,36 @@ impl State {
 
     fn choose(&self, assignment: &Assignment) -> Decision {
         let (deps, task) = (&self.deps, &assignment.task);
-        let request = Request {
-            role: &task.role,
-            kind: task.kind,
-            input_tokens: estimate_tokens(&task.description),
-            mode: assignment.run.mode,
-        };
         let own = assignment.run.models.get(&*task.key);
         let registry = assignment.models.registry();
+        // A person's word for this task goes before the rules of its role.
+        let rules = if own.is_some() { &[][..] } else { registry.routes(&task.role) };
+        let input_tokens = estimate_tokens(&task.description);
+        let traits = if rules.is_empty() {
+            Traits::default()
+        } else {
+            let requires = assignment.sources.iter().filter(|it| it.tier == Tier::Requires).count();
+            let criteria = task.success_criteria.len();
+            Traits::of(&task.title, &task.description, input_tokens, criteria, requires)
+        };
+        let request =
+            Request { role: &task.role, kind: task.kind, input_tokens, mode: assignment.run.mode, traits: &traits };
         let chain = match own.and_then(|alias| registry.model(alias.as_str())) {
             Some(model) => std::slice::from_ref(model),
             None => registry.chain(&task.role),
         };
         let now = deps.clock.now();
         let remaining = assignment.run.purse.remaining(task.id);
+        let loaded = deps.residence.of(&assignment.models, chain, &deps.clock);
         deps.experience.with(|learned| {
-            let view = View { chain, health: &|alias| deps.health.of(alias, now), remaining, learned: Some(learned) };
+            let view = View {
+                chain,
+                health: &|alias| deps.health.of(alias, now),
+                remaining,
+                learned: Some(learned),
+                rules,
+                is_loaded: &|alias| loaded.get(alias).copied(),
+            };
             route::choose(&request, &view)
         })
     }

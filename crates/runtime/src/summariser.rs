@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use crewline_engine::{
     context::{self, Item, Tier},
-    route::{self, Request, View},
+    route::{self, Request, Traits, View},
 };
 use crewline_models::{ChatRequest, Finish, Registry};
 use crewline_store::{CallEnd, Change, NewCall, Transition};
@@ -183,12 +183,20 @@ fn item(record: &crewline_types::MemoryRecord) -> Item {
 fn choose(deps: &Deps, registry: &Registry, brief: &RunBrief, root: Root, draft: &Draft) -> Option<Arc<ModelSpec>> {
     let role = &Role::from(ROLE);
     let input: u32 = draft.sources().iter().map(|it| context::estimate_tokens(&it.text)).fold(0, u32::saturating_add);
-    let request = Request { role, kind: TaskKind::Synthesis, input_tokens: input, mode: brief.mode };
+    let traits = Traits::default();
+    let request = Request { role, kind: TaskKind::Synthesis, input_tokens: input, mode: brief.mode, traits: &traits };
     let now = deps.clock.now();
     let remaining = brief.purse.remaining(root.task);
     let decision = deps.experience.with(|learned| {
         let chain = registry.chain(role);
-        let view = View { chain, health: &|alias| deps.health.of(alias, now), remaining, learned: Some(learned) };
+        let view = View {
+            chain,
+            health: &|alias| deps.health.of(alias, now),
+            remaining,
+            learned: Some(learned),
+            rules: &[],
+            is_loaded: route::NOBODY_KNOWS,
+        };
         route::choose(&request, &view)
     });
     decision.rungs.into_iter().next().map(|rung| rung.model)

@@ -78,7 +78,7 @@ pub use query::{AttemptRow, AttemptStatus, CallRow, ContextRow};
 pub use queue::{Offer, OfferState, OpenOffer, Withdraw};
 pub use recover::{Answer, OpenAttempt};
 pub use run::{Claim, NewRun, RunRow};
-pub use stats::{AnswerRow, CostBy, CostRow};
+pub use stats::{AnswerRow, CostBy, CostRow, HistoryRow};
 pub use summaries::{Said, Superseded};
 pub use tool_pins::{Pin, ToolPin};
 pub use work::WorkRow;

@@ -83,7 +83,62 @@ pub struct CostRow {
     pub cost: MicroUsd,
 }
 
+/// What the calls of one earlier task to one model consumed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryRow {
+    /// Names the task in this database.
+    pub task: i64,
+    /// Who did it.
+    pub role: String,
+    /// Whether it was completed; otherwise it failed.
+    pub is_done: bool,
+    /// The model's name in the registry.
+    pub model: String,
+    /// Tokens sent.
+    pub input_tokens: u64,
+    /// Tokens received.
+    pub output_tokens: u64,
+    /// What it cost then; none when a call had no price.
+    pub cost: Option<MicroUsd>,
+    /// How long the calls took together, in milliseconds.
+    pub millis: u64,
+}
+
 impl Store {
+    /// What earlier tasks consumed, newest task first: at most `limit` rows, those of a task together.
+    pub async fn history(&self, limit: u32) -> Result<Vec<HistoryRow>, Error> {
+        let reader = self.reader().await?;
+        let statement = Statement::from_sql_and_values(
+            reader.get_database_backend(),
+            "SELECT t.number, t.role, t.status, c.model, CAST(SUM(c.input_tokens) AS BIGINT), \
+             CAST(SUM(c.output_tokens) AS BIGINT), CAST(SUM(c.cost_micro_usd) AS BIGINT), \
+             CAST(SUM(CASE WHEN c.cost_micro_usd IS NULL THEN 1 ELSE 0 END) AS BIGINT), \
+             CAST(SUM(COALESCE(c.elapsed_us, 0)) AS BIGINT) FROM tasks AS t JOIN calls AS c ON c.task = t.number \
+             WHERE t.status IN ('completed', 'failed') AND t.kind IN ('atomic', 'synthesis') \
+             GROUP BY t.number, t.role, t.status, t.finished_at, c.model \
+             ORDER BY t.finished_at DESC, t.number, c.model LIMIT $1",
+            [i64::from(limit).into()],
+        );
+        let mut found = Vec::new();
+        for row in reader.query_all_raw(statement).await? {
+            let status: String = row.try_get_by_index(2)?;
+            let number = |index| row.try_get_by_index::<i64>(index).map(unsigned);
+            let cost: Option<i64> = row.try_get_by_index(6)?;
+            let is_priced = number(7)? == 0;
+            found.push(HistoryRow {
+                task: row.try_get_by_index(0)?,
+                role: row.try_get_by_index(1)?,
+                is_done: status == "completed",
+                model: row.try_get_by_index(3)?,
+                input_tokens: number(4)?,
+                output_tokens: number(5)?,
+                cost: cost.filter(|_| is_priced).map(|cost| MicroUsd(unsigned(cost))),
+                millis: number(8)? / 1_000,
+            });
+        }
+        Ok(found)
+    }
+
     /// What came of the last `limit` answers, by role, kind of task and model.
     pub async fn answers(&self, limit: u32) -> Result<Vec<AnswerRow>, Error> {
         let reader = self.reader().await?;

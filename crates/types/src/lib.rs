@@ -11,6 +11,7 @@ pub mod id;
 pub mod memory;
 pub mod model;
 pub mod money;
+pub mod route;
 pub mod run;
 pub mod task;
 pub mod text;
@@ -24,6 +25,7 @@ pub use id::{ApprovalId, AttemptId, CallId, IdSource, MemoryId, RunId, TaskId, T
 pub use memory::{MemoryMarks, MemoryRecord, MemoryType, ProjectScope};
 pub use model::{ModelAlias, ModelSpec, Price, Role};
 pub use money::{MicroUsd, Usage};
+pub use route::{Complexity, RouteRule, RouteWhen};
 pub use run::{RunLimits, RunStatus, TaskCounts};
 pub use task::{Criterion, LinkKind, Priority, Task, TaskDetails, TaskKind, TaskStatus};
 pub use text::{Text, TextHash};

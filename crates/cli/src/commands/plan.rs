@@ -1,10 +1,13 @@
 //! `crewline plan`: a plan before it is run.
 
-use std::path::{Path, PathBuf};
+use std::{
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, Subcommand};
-use crewline_runtime::{Approve, Decision, Mode, RunRequest, Strategy};
-use crewline_types::{ApprovalKind, RunId, RunLimits};
+use crewline_runtime::{Approve, Decision, Mode, PlanForecast, Play, Range, RunRequest, Strategy};
+use crewline_types::{ApprovalKind, Role, RunId, RunLimits};
 use serde::Serialize;
 
 use crate::{
@@ -24,15 +27,18 @@ use crate::{
     live::Board,
     settings::{RunDefaults, Settings, process_env},
     signals::Signals,
+    view::{Align, Style, clean, count, table},
 };
 
 /// What `crewline plan` takes.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 #[command(after_help = "Examples:
   crewline plan \"Compare three message brokers\"   a model proposes a plan; nothing is run
   crewline plan plan.yaml                         record a plan of your own
   crewline plan --empty \"Move to the new office\"   a run without tasks, for `crewline task add`
+  crewline plan plan.yaml --estimate              what it may cost and take; nothing is recorded
   crewline plan show k3v9
   crewline plan edit k3v9                         in your editor, as YAML
   crewline plan extend k3v9 \"the costs, too\"      a model adds what it lacks
@@ -48,6 +54,15 @@ pub(crate) struct PlanArgs {
     /// Record a run without tasks
     #[arg(long)]
     empty: bool,
+    /// Say what the plan in a file may cost and how long it may take; nothing is recorded or asked
+    #[arg(long, conflicts_with_all = ["empty", "offline", "strict_plan"])]
+    estimate: bool,
+    /// Attempts at once, for the estimate [default: that of a run]
+    #[arg(long, value_name = "N", requires = "estimate")]
+    concurrency: Option<NonZeroUsize>,
+    /// Seed of the estimate's rounds of chance
+    #[arg(long, value_name = "N", requires = "estimate", default_value_t = 1)]
+    seed: u64,
     /// Use models on this machine or a private network only
     #[arg(long)]
     offline: bool,
@@ -138,7 +153,13 @@ fn parse_strategy(text: &str) -> Result<Strategy, String> {
 
 /// Runs the command.
 pub(crate) async fn run(args: PlanArgs, settings: &Settings, console: &Console) -> Result<Exit, Error> {
-    let Some(action) = &args.action else { return propose(&args, settings, console).await };
+    let Some(action) = &args.action else {
+        return if args.estimate {
+            estimate(&args, settings, console).await
+        } else {
+            propose(&args, settings, console).await
+        };
+    };
     if let Action::Approve { run, message } = action {
         return approve(run, message.clone(), settings, console).await;
     }
@@ -234,6 +255,67 @@ pub(crate) fn limits_of(defaults: &RunDefaults) -> RunLimits {
 struct Proposed {
     run: RunId,
     tasks: Vec<crewline_runtime::TaskView>,
+}
+
+async fn estimate(args: &PlanArgs, settings: &Settings, console: &Console) -> Result<Exit, Error> {
+    let name = args.what.as_deref().unwrap_or_default();
+    if name != "-" && !Path::new(name).is_file() {
+        let hint = "an estimate needs the file of a plan; `crewline plan export RUN` makes one of a run";
+        return Err(Error::Usage { message: format!("there is no file `{name}`"), hint });
+    }
+    let document = read_plan(Path::new(name))?;
+    let defaults = RunDefaults::load(&process_env)?;
+    let registry = app::load_registry(settings, console)?;
+    let workers = args.concurrency.or(defaults.concurrency).unwrap_or(CONCURRENCY);
+    let play = Play { workers, strategy: args.strategy, seed: args.seed };
+    let app = App::read_only(settings).await?;
+    let found = crewline_runtime::forecast(&document, &registry, &app.store, play).await;
+    app.stop().await;
+    let found = found.map_err(|error| match error {
+        crewline_runtime::Error::Plan { problems } => Error::Plan { name: name.to_owned(), problems },
+        error => error.into(),
+    })?;
+    console.value(&found, |style| forecast_table(&found, style))?;
+    if !found.without_history.is_empty() && !console.is_quiet {
+        let roles: Vec<&str> = found.without_history.iter().map(Role::as_str).collect();
+        console.note(&format!("guessed from prices, for want of earlier tasks: {}", roles.join(", ")));
+    }
+    Ok(Exit::Ok)
+}
+
+fn forecast_table(found: &PlanForecast, style: Style) -> String {
+    let columns = [
+        ("TASK", Align::Left),
+        ("ROLE", Align::Left),
+        ("EARLIER TASKS", Align::Right),
+        ("ON THE LONGEST WAY", Align::Right),
+    ];
+    let rows: Vec<Vec<String>> = found
+        .tasks
+        .iter()
+        .map(|task| {
+            vec![
+                clean(&task.id).into_owned(),
+                clean(task.role.as_str()).into_owned(),
+                if task.samples == 0 { "–".to_owned() } else { count(task.samples as u64) },
+                format!("{:.0} %", task.critical * 100.0),
+            ]
+        })
+        .collect();
+    let cost = found.cost_usd.map_or_else(
+        || format!("unknown (no price for {})", found.unpriced.join(", ")),
+        |it| format!("${:.4}, in nine of ten cases at most ${:.4}", it.p50, it.p90),
+    );
+    let seconds = |it: Range| format!("{:.1} s, in nine of ten cases at most {:.1} s", it.p50, it.p90);
+    format!(
+        "{}\n\ncost          {cost}\ntime          {}\nlongest way   {}\nall done      {:.0} % of {} rounds, {} at once",
+        table(style, &columns, &rows),
+        seconds(found.time_s),
+        seconds(found.critical_path_s),
+        found.done * 100.0,
+        count(found.rounds as u64),
+        found.workers,
+    )
 }
 
 async fn propose(args: &PlanArgs, settings: &Settings, console: &Console) -> Result<Exit, Error> {

@@ -8,12 +8,14 @@
 pub mod breaker;
 pub mod learn;
 pub mod outage;
+mod rule;
 mod start;
 
 use std::{fmt, sync::Arc};
 
-use crewline_types::{MicroUsd, ModelAlias, ModelSpec, Role, TaskKind, model::Locality};
+use crewline_types::{MicroUsd, ModelAlias, ModelSpec, Role, RouteRule, TaskKind, model::Locality};
 
+pub use rule::Traits;
 pub use start::{Learned, Tally};
 
 /// What is to be asked.
@@ -27,6 +29,8 @@ pub struct Request<'a> {
     pub input_tokens: u32,
     /// Which models may be asked.
     pub mode: Mode,
+    /// How hard it looks, and its tags.
+    pub traits: &'a Traits,
 }
 
 /// Which models may be asked.
@@ -62,7 +66,14 @@ pub struct View<'a> {
     pub remaining: Option<MicroUsd>,
     /// What came of earlier calls.
     pub learned: Option<&'a Learned>,
+    /// The role's rules, in their order.
+    pub rules: &'a [RouteRule],
+    /// Whether a local server has a model in memory; `None` where nobody knows.
+    pub is_loaded: &'a dyn Fn(&ModelAlias) -> Option<bool>,
 }
+
+/// Of models about which no server was asked.
+pub const NOBODY_KNOWS: &dyn Fn(&ModelAlias) -> Option<bool> = &|_| None;
 
 /// The models to ask, first to last.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +119,20 @@ pub enum Reason {
         /// What came of its calls for the role and kind of task.
         tally: Tally,
     },
+    /// A rule of the role starts here.
+    Rule {
+        /// The place of the rule, from 1.
+        number: usize,
+    },
+    /// A rule of the role starts at a later one.
+    BelowRule {
+        /// The place of the rule, from 1.
+        number: usize,
+    },
+    /// Its server has it in memory, and not the one that would go first.
+    Loaded,
+    /// It would have to be loaded, and another one that costs as much is.
+    Unloaded,
     /// It does not answer well at the moment.
     Down(&'static str),
     /// Its worst case is more than what is left.
@@ -133,6 +158,12 @@ impl fmt::Display for Reason {
                 tally.accepted,
                 tally.answers()
             ),
+            Self::Rule { number } => write!(out, "rule {number} of the role starts here"),
+            Self::BelowRule { number } => {
+                write!(out, "rule {number} of the role starts at a later one; asked when all others failed")
+            }
+            Self::Loaded => out.write_str("its server has it loaded, and it costs as much as the first"),
+            Self::Unloaded => out.write_str("its server would have to load it first"),
             Self::Down(reason) => write!(out, "{reason}; asked when all others failed"),
             Self::Dear { worst: Some(worst), left } => write!(out, "a call may cost {worst}, and {left} is left"),
             Self::Dear { worst: None, left } => write!(out, "it has no price, and only {left} may be spent"),
@@ -147,6 +178,11 @@ pub enum Obstacle {
     Offline {
         /// Its provider.
         provider: Arc<str>,
+    },
+    /// A rule of the role leaves it out.
+    Rule {
+        /// The place of the rule, from 1.
+        number: usize,
     },
     /// The prompt does not fit.
     Window {
@@ -165,6 +201,7 @@ impl fmt::Display for Obstacle {
             Self::Offline { provider } => {
                 write!(out, "offline, and provider `{provider}` is not on this machine or a private network")
             }
+            Self::Rule { number } => write!(out, "rule {number} of the role leaves it out"),
             Self::Window { prompt, window, answer } => write!(
                 out,
                 "the prompt has about {prompt} tokens, and the window of {window} less {answer} for the answer leaves {}",
@@ -180,8 +217,12 @@ pub fn choose(request: &Request<'_>, view: &View<'_>) -> Decision {
     let mut down: Vec<Rung> = Vec::new();
     let mut dear: Vec<Rung> = Vec::new();
     let mut skipped = Vec::new();
+    let holds = |rule: &&RouteRule| request.traits.fit(&rule.when, request.kind, request.input_tokens);
+    let rule = (1..).zip(view.rules).find(|(_, rule)| holds(rule));
     for model in view.chain {
-        if let Some(reason) = obstacle(*request, model) {
+        let left_out = rule.filter(|(_, rule)| rule.without.contains(&model.alias));
+        let left_out = left_out.map(|(number, _)| Obstacle::Rule { number });
+        if let Some(reason) = left_out.or_else(|| obstacle(*request, model)) {
             skipped.push(Skipped { alias: model.alias.clone(), reason });
             continue;
         }
@@ -193,11 +234,56 @@ pub fn choose(request: &Request<'_>, view: &View<'_>) -> Decision {
             (_, Health::Up) => rungs.push(rung(Reason::Next)),
         }
     }
-    start_at_the_best(request, view, &mut rungs);
+    let start = rule.and_then(|(number, rule)| Some((number, rule.start.as_ref()?)));
+    let place = start.and_then(|(_, start)| rungs.iter().position(|it| it.model.alias == *start));
+    match (start, place) {
+        (Some((number, _)), Some(at)) => start_at_the_rule(number, at, &mut rungs),
+        // The model of the rule can not be asked now: what was learned decides.
+        (_, _) => start_at_the_best(request, view, &mut rungs),
+    }
+    prefer_loaded(view, &mut rungs);
     // A model that is down is still better than none; one that is too dear ends at the cap, so it comes last.
     rungs.append(&mut down);
     rungs.append(&mut dear);
     Decision { rungs, skipped }
+}
+
+fn start_at_the_rule(number: usize, at: usize, rungs: &mut [Rung]) {
+    for rung in rungs.iter_mut().take(at) {
+        rung.reason = Reason::BelowRule { number };
+    }
+    if let Some(rung) = rungs.get_mut(at) {
+        rung.reason = Reason::Rule { number };
+    }
+    rungs.rotate_left(at);
+}
+
+/// Asks a local model that is loaded before the first one, when that costs as much and would have to be loaded.
+fn prefer_loaded(view: &View<'_>, rungs: &mut [Rung]) {
+    let Some(first) = rungs.first() else { return };
+    // A rule is a person's word.
+    let is_free = matches!(first.reason, Reason::First | Reason::Start { .. });
+    if !is_free || !is_here(&first.model) || (view.is_loaded)(&first.model.alias) != Some(false) {
+        return;
+    }
+    let is_as_good = |rung: &Rung| {
+        is_here(&rung.model)
+            && rung.model.price == first.model.price
+            && matches!(rung.reason, Reason::Next)
+            && (view.is_loaded)(&rung.model.alias) == Some(true)
+    };
+    if let Some(at) = rungs.iter().position(is_as_good) {
+        rungs[0].reason = Reason::Unloaded;
+        rungs[at].reason = Reason::Loaded;
+        rungs[..=at].rotate_right(1);
+    }
+}
+
+fn is_here(model: &ModelSpec) -> bool {
+    match model.locality {
+        Locality::Loopback | Locality::Private => true,
+        Locality::Remote => false,
+    }
 }
 
 /// Moves what stands below the learned start behind what follows it.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crewline_types::{Price, model::Timeouts};
+use crewline_types::{Complexity, Price, RouteWhen, model::Timeouts};
 
 use super::*;
 
@@ -26,12 +26,14 @@ fn aliases(decision: &Decision) -> Vec<&str> {
 }
 
 fn ask(role: &Role) -> Request<'_> {
-    Request { role, kind: TaskKind::Atomic, input_tokens: 100, mode: Mode::Online }
+    Request { role, kind: TaskKind::Atomic, input_tokens: 100, mode: Mode::Online, traits: &NO_TRAITS }
 }
 
 fn view<'a>(chain: &'a [Arc<ModelSpec>], health: &'a dyn Fn(&ModelAlias) -> Health) -> View<'a> {
-    View { chain, health, remaining: None, learned: None }
+    View { chain, health, remaining: None, learned: None, rules: &[], is_loaded: NOBODY_KNOWS }
 }
+
+static NO_TRAITS: Traits = Traits { complexity: Complexity::MIN, tags: Vec::new() };
 
 const UP: &dyn Fn(&ModelAlias) -> Health = &|_| Health::Up;
 
@@ -136,4 +138,62 @@ fn a_prompt_that_is_too_long_goes_to_a_larger_window() {
     after_overflow(&mut left, &failed);
     let order: Vec<&str> = left.iter().map(|it| it.alias.as_str()).collect();
     assert_eq!(order, ["large", "larger", "same", "small"], "cheap to dear among those that may take it");
+}
+
+fn rule(when: RouteWhen, start: Option<&str>, without: &[&str]) -> RouteRule {
+    RouteRule {
+        when,
+        start: start.map(ModelAlias::from),
+        without: without.iter().map(|it| ModelAlias::from(*it)).collect(),
+    }
+}
+
+#[test]
+fn the_first_rule_that_holds_decides_where_the_chain_begins() {
+    let role = Role::from("writer");
+    let chain = ["a", "b", "c"].map(|it| model(it, Locality::Remote));
+    let hard = RouteWhen { complexity_min: Some(Complexity::new(60)), ..RouteWhen::default() };
+    let tagged = RouteWhen { tags: vec!["legal".into()], ..RouteWhen::default() };
+    let long = RouteWhen { tokens_min: Some(100), ..RouteWhen::default() };
+    let rules = [rule(hard, Some("c"), &[]), rule(tagged, None, &["a", "b"]), rule(long, Some("b"), &["a"])];
+    let decide = |score: u8, tag: &str, tokens: u32| {
+        let traits = Traits { complexity: Complexity::new(score), tags: vec![tag.to_owned()] };
+        let request = Request { traits: &traits, input_tokens: tokens, ..ask(&role) };
+        choose(&request, &View { rules: &rules, ..view(&chain, UP) })
+    };
+    let decision = decide(60, "legal", 200);
+    assert_eq!(aliases(&decision), ["c", "a", "b"]);
+    assert_eq!(decision.rungs[0].reason.to_string(), "rule 1 of the role starts here");
+    assert_eq!(decision.rungs[1].reason, Reason::BelowRule { number: 1 });
+    let decision = decide(59, "legal", 200);
+    assert_eq!((aliases(&decision), decision.skipped.len()), (vec!["c"], 2));
+    assert_eq!(decision.skipped[0].reason.to_string(), "rule 2 of the role leaves it out");
+    assert_eq!(aliases(&decide(0, "", 100)), ["b", "c"]);
+    assert_eq!(aliases(&decide(0, "", 99)), ["a", "b", "c"]);
+    // A rule that starts at a model which is down does not hold the task up.
+    let sick = |alias: &ModelAlias| match alias.as_str() {
+        "c" => Health::Down { reason: "down" },
+        _ => Health::Up,
+    };
+    let traits = Traits { complexity: Complexity::new(90), tags: Vec::new() };
+    let request = Request { traits: &traits, ..ask(&role) };
+    let decision = choose(&request, &View { rules: &rules, ..view(&chain, &sick) });
+    assert_eq!(aliases(&decision), ["a", "b", "c"]);
+}
+
+#[test]
+fn a_loaded_local_model_goes_before_one_that_costs_as_much_and_is_not() {
+    let role = Role::from("writer");
+    let dear = Arc::new(ModelSpec { price: None, ..(*model("dear", Locality::Loopback)).clone() });
+    let chain =
+        [model("small", Locality::Loopback), model("far", Locality::Remote), dear, model("big", Locality::Loopback)];
+    let with =
+        |is_loaded: &dyn Fn(&ModelAlias) -> Option<bool>| choose(&ask(&role), &View { is_loaded, ..view(&chain, UP) });
+    let decision = with(&|alias| Some(alias.as_str() != "small"));
+    assert_eq!(aliases(&decision), ["big", "small", "far", "dear"], "one of another price does not go first");
+    assert_eq!((decision.rungs[0].reason, decision.rungs[1].reason), (Reason::Loaded, Reason::Unloaded));
+    for known in [Some(true), None] {
+        assert_eq!(aliases(&with(&|_| known)), ["small", "far", "dear", "big"]);
+    }
+    assert_eq!(aliases(&with(&|_| Some(false))), ["small", "far", "dear", "big"], "none is loaded");
 }

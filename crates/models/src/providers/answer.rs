@@ -16,6 +16,8 @@ use crate::{
 
 /// Calls of tools in one answer at most.
 const TOOL_CALLS_MAX: usize = 128;
+/// The least logarithm of a token's probability that counts.
+const LOGPROB_MIN: f64 = -20.0;
 /// Tokens beyond what can be checked that a provider may report: templates, pictures, tools of its own.
 const USAGE_SLACK: u64 = 1_000_000;
 
@@ -75,6 +77,8 @@ pub(crate) struct Answer<'a> {
     /// The provider has said that nothing more comes.
     pub(crate) is_done: bool,
     pub(crate) first_token: Option<Duration>,
+    /// The sum of the logarithms of its tokens' probabilities, and how many of them are known.
+    logprobs: (f64, u32),
     started: Instant,
     kept: usize,
     size_max: usize,
@@ -93,6 +97,7 @@ impl<'a> Answer<'a> {
             finish: None,
             is_done: false,
             first_token: None,
+            logprobs: (0.0, 0),
             started,
             kept: 0,
             size_max,
@@ -109,6 +114,21 @@ impl<'a> Answer<'a> {
             self.first_token = Some(self.started.elapsed());
         }
         Ok(())
+    }
+
+    /// A token of the answer has such a probability; what is none is not counted.
+    pub(crate) fn add_logprob(&mut self, logprob: f64) {
+        if logprob <= 0.0 {
+            let (sum, count) = self.logprobs;
+            // A token that was all but impossible must not outweigh all the others.
+            self.logprobs = (sum + logprob.max(LOGPROB_MIN), count.saturating_add(1));
+        }
+    }
+
+    /// The geometric mean of the tokens' probabilities.
+    pub(crate) fn confidence(&self) -> Option<f64> {
+        let (sum, count) = self.logprobs;
+        (count > 0).then(|| (sum / f64::from(count)).exp())
     }
 
     pub(crate) fn add_text(&mut self, piece: &str) -> Result<(), Fault> {
@@ -195,6 +215,7 @@ impl<'a> Answer<'a> {
     ) -> Result<ChatReply, Fault> {
         let usage = self.checked_usage(request, sent)?;
         let finish = self.finish.unwrap_or(Finish::Stop);
+        let confidence = self.confidence();
         let tool_calls = self.tools.into_iter().enumerate().map(finished).collect::<Result<Vec<_>, _>>()?;
         let finish = match finish {
             Finish::Stop | Finish::ToolCalls | Finish::Other if !tool_calls.is_empty() => Finish::ToolCalls,
@@ -219,6 +240,7 @@ impl<'a> Answer<'a> {
             finish,
             model: if self.model.is_empty() { model.to_owned() } else { self.model },
             first_token: self.first_token,
+            confidence,
             elapsed: self.started.elapsed(),
             size,
         })

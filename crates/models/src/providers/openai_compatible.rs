@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
+use serde::{Deserialize, Serialize, Serializer, de::IgnoredAny, ser::SerializeMap};
 
 use super::{
     answer::{Answer, Counted, Fault},
@@ -50,6 +50,9 @@ impl ModelProvider for OpenAiCompatible {
         answer.named(reply.model.as_deref());
         answer.usage = reply.usage.map(UsageReply::counted);
         message.add_to(answer)?;
+        if let Some(logprobs) = choice.logprobs {
+            logprobs.add_to(answer);
+        }
         answer.finish = Some(choice.finish_reason.as_deref().map_or(Finish::Stop, finish));
         Ok(())
     }
@@ -70,6 +73,9 @@ impl ModelProvider for OpenAiCompatible {
         let Some(choice) = chunk.choices.into_iter().flatten().next() else { return Ok(()) };
         if let Some(message) = choice.message {
             message.add_to(answer)?;
+        }
+        if let Some(logprobs) = choice.logprobs {
+            logprobs.add_to(answer);
         }
         if let Some(reason) = choice.finish_reason {
             answer.finish = Some(finish(&reason));
@@ -117,6 +123,9 @@ impl Serialize for Body<'_> {
         if let Some(tools) = request.tools.as_deref() {
             map.serialize_entry("tools", &Tools(tools))?;
             map.serialize_entry("tool_choice", &Choice(&tools.choice))?;
+        }
+        if model.confidence_min.is_some() && self.0.is_ours("logprobs") {
+            map.serialize_entry("logprobs", &true)?;
         }
         map.serialize_entry("stream", &is_streaming)?;
         if is_streaming {
@@ -245,6 +254,30 @@ struct ChoiceReply<'a> {
     message: Option<MessageReply<'a>>,
     #[serde(borrow, default)]
     finish_reason: Option<Cow<'a, str>>,
+    #[serde(default)]
+    logprobs: Option<LogprobsReply>,
+}
+
+/// Probabilities of tokens. Older servers have other forms, in which nothing is known.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum LogprobsReply {
+    Known { content: Vec<TokenReply> },
+    Other(IgnoredAny),
+}
+
+#[derive(Debug, Deserialize)]
+struct TokenReply {
+    logprob: f64,
+}
+
+impl LogprobsReply {
+    fn add_to(self, answer: &mut Answer<'_>) {
+        match self {
+            Self::Known { content } => content.into_iter().for_each(|token| answer.add_logprob(token.logprob)),
+            Self::Other(IgnoredAny) => {}
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -435,5 +468,28 @@ mod tests {
             r#"{"prompt_tokens":5,"completion_tokens":9,"total_tokens":18,"completion_tokens_details":{"reasoning_tokens":4}}"#,
         );
         assert_eq!((beside.output, beside.reasoning), (13, 4));
+    }
+
+    #[test]
+    fn confidence_is_the_mean_probability_of_the_tokens() {
+        let read = |logprobs: &str| {
+            let body = format!(r#"{{"choices":[{{"message":{{"content":"yes"}},"logprobs":{logprobs}}}]}}"#);
+            let mut answer = Answer::new(tokio::time::Instant::now(), 1_000, None);
+            OpenAiCompatible.read_whole(body.as_bytes(), &mut answer).unwrap();
+            answer.confidence()
+        };
+        let half = 0.5_f64.ln();
+        let known =
+            read(&format!(r#"{{"content":[{{"token":"y","logprob":{half}}},{{"token":"es","logprob":{half}}}]}}"#));
+        assert!((known.unwrap() - 0.5).abs() < 1e-9);
+        let impossible = read(r#"{"content":[{"logprob":-9999.0},{"logprob":0.0}]}"#);
+        assert!((impossible.unwrap() - (-10.0_f64).exp()).abs() < 1e-9);
+        for unknown in ["null", "{}", r#"{"content":[]}"#, r#"{"tokens":["y"],"token_logprobs":[-0.1]}"#, "3"] {
+            assert_eq!(read(unknown), None, "{unknown}");
+        }
+        let chunk = r#"{"choices":[{"delta":{"content":"y"},"logprobs":{"content":[{"logprob":0.0}]}}]}"#;
+        let mut answer = Answer::new(tokio::time::Instant::now(), 1_000, None);
+        OpenAiCompatible.read_event(chunk.as_bytes(), &mut answer).unwrap();
+        assert_eq!(answer.confidence(), Some(1.0));
     }
 }

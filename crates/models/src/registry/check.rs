@@ -293,6 +293,10 @@ impl<'a> Check<'a> {
         let capabilities = entry.capabilities.as_deref().unwrap_or(&[Capability::JsonSchema]);
         let seconds = |span: Option<file::Span>, default: u64| span.map_or(Duration::from_secs(default), |it| it.0);
         let provider = provider?;
+        if entry.confidence_min.is_some() && provider.kind != file::ProviderType::OpenaiCompatible {
+            let message = format!("`models.{alias}.confidence_min` needs token probabilities");
+            self.report(&path("confidence_min"), message, "only a provider of type `openai_compatible` gives them");
+        }
         let spec = ModelSpec {
             alias: alias.into(),
             provider: Arc::clone(&provider.name),
@@ -318,6 +322,7 @@ impl<'a> Check<'a> {
             rates: RateLimits { requests: entry.limits.rpm, tokens: entry.limits.tpm },
             has_tools: capabilities.contains(&Capability::Tools),
             has_vision: capabilities.contains(&Capability::Vision),
+            confidence_min: entry.confidence_min,
         })
     }
 
@@ -361,6 +366,7 @@ impl<'a> Check<'a> {
                 self.mcp_rules(name, tools, file);
             }
             let config = RoleConfig {
+                routes: self.routes(name, &entry.routes, &chain),
                 chain,
                 instructions: self.instructions(name, entry),
                 slots: entry.slots,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 
 use super::{
     mcp::McpEntry,
+    routes::RouteEntry,
     tools::{RoleCommands, Rules, StepsEntry},
 };
 
@@ -151,6 +152,11 @@ pub(crate) struct Model {
     /// Merged into the request as it is (`repeat_penalty`, `top_p`, …); null leaves a standard field out.
     #[serde(default)]
     pub(crate) params: BTreeMap<String, serde_json::Value>,
+    /// 0 to 1: an answer that the model itself is less sure of leads to the next model. Needs a provider that gives token
+    /// probabilities (`logprobs`), of type `openai_compatible`.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1))]
+    pub(crate) confidence_min: Option<f64>,
     /// 0 to 2, when neither the role nor the request says.
     #[serde(default)]
     #[schemars(range(min = 0, max = 2))]
@@ -244,6 +250,9 @@ pub(crate) struct RoleEntry {
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub(crate) output_tokens_max: Option<u32>,
+    /// Where the chain begins for tasks of some kind, size or tag; the first rule that holds decides.
+    #[serde(default)]
+    pub(crate) routes: Vec<RouteEntry>,
     /// The tools of the role and what it may do with them. A tool that is not named may only look inside the workspace. Without
     /// `tools` the role has none; `default` can not have any.
     #[serde(default)]

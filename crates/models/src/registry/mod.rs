@@ -12,6 +12,7 @@ mod check_provider;
 mod diff;
 mod file;
 mod mcp;
+mod routes;
 mod shape;
 mod spans;
 mod tools;
@@ -19,7 +20,7 @@ mod watch;
 
 use std::{collections::HashMap, fmt, fmt::Write as _, ops::Range, path::Path, sync::Arc, time::Duration};
 
-use crewline_types::{ErrorKind, ModelAlias, ModelSpec, Role, TextHash, model::Locality};
+use crewline_types::{ErrorKind, ModelAlias, ModelSpec, Role, RouteRule, TextHash, model::Locality};
 use reqwest::{
     Url,
     header::{HeaderName, HeaderValue},
@@ -229,6 +230,8 @@ pub struct ModelConfig {
     pub has_tools: bool,
     /// Reads images.
     pub has_vision: bool,
+    /// How sure of its answer the model must be, where another one could be asked.
+    pub confidence_min: Option<f64>,
 }
 
 /// What holds for all runs.
@@ -260,6 +263,7 @@ pub struct RetryPolicy {
 #[derive(Debug)]
 struct RoleConfig {
     chain: Arc<[Arc<ModelSpec>]>,
+    routes: Arc<[RouteRule]>,
     instructions: Option<Arc<str>>,
     slots: Option<u32>,
     temperature: Option<f32>,
@@ -335,6 +339,11 @@ impl Registry {
     /// The models of a role from cheap to expensive; those of `default` when the role is not named. Never empty.
     pub fn chain(&self, role: &Role) -> &[Arc<ModelSpec>] {
         &self.role(role).chain
+    }
+
+    /// The rules of a role on where its chain begins, in their order.
+    pub fn routes(&self, role: &Role) -> &[RouteRule] {
+        &self.role(role).routes
     }
 
     /// What a role is told: from the file, else the shipped text, else nothing.

@@ -5,10 +5,10 @@
 use std::time::Duration;
 
 use crewline_engine::plan;
-use crewline_models::{ChatReply, Finish};
+use crewline_models::{ChatReply, Finish, Registry};
 use crewline_store::CallEnd;
 use crewline_types::{
-    CallId, ErrorKind, MicroUsd, Text,
+    CallId, ErrorKind, MicroUsd, ModelSpec, Text,
     event::{CallOutcome, CheckResult, ErrorNote},
 };
 
@@ -46,10 +46,18 @@ pub(super) struct Verdict {
     pub(super) result: Result<Accepted, Miss>,
 }
 
+/// Why an answer that nothing else is wrong with is not believed: its model was not sure enough, and another could be asked.
+pub(super) fn doubt(registry: &Registry, model: &ModelSpec, reply: &ChatReply, has_next: bool) -> Option<String> {
+    let least = registry.config(model.alias.as_str())?.confidence_min.filter(|_| has_next)?;
+    let sure = reply.confidence.filter(|sure| *sure < least)?;
+    Some(format!("`{}` was not sure of its answer: {sure:.2}, and `confidence_min` is {least:.2}", model.alias))
+}
+
 /// Checks what the model said.
 pub(super) fn accept(
     assignment: &Assignment,
     wanted: Wanted<'_>,
+    doubt: Option<String>,
     reply: &ChatReply,
     call: CallId,
     cost: Option<MicroUsd>,
@@ -78,6 +86,10 @@ pub(super) fn accept(
             verify::rejection(&checks).map_or(Ok(None), |message| Err((verify::REJECTED, message)))
         }
         (Wanted::Result(Work::Plan { rules, is_strict, .. }), _) => check_plan(&text.body, rules, *is_strict).map(Some),
+    };
+    let verdict = match (verdict, doubt) {
+        (Ok(_), Some(why)) => Err(("model.low_confidence", why)),
+        (verdict, _) => verdict,
     };
     let miss = match verdict {
         Ok(plan) => {

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::{
     accept::without_thinking,
-    call::{Held, charged, hash_of},
+    call::{Held, charged, hash_of, note_failure},
     climb::Climb,
 };
 use crate::{
@@ -95,7 +95,7 @@ pub(super) async fn ask(climb: &Climb<'_>, aside: &Aside<'_>) -> Result<Result<V
         Err(error) => {
             let (usage, cost) = charged(&error, input_tokens, worst);
             held.settle(cost);
-            deps.health.failed(&model.alias, deps.clock.now(), &error);
+            note_failure(deps, model, &error);
             let message = error.to_string();
             let note = ErrorNote { code: error.code().into(), kind: error.kind(), message: message.as_str().into() };
             let end = CallEnd { id, outcome: error.outcome(), usage, cost, elapsed, reply: None, error: Some(note) };

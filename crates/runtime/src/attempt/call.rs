@@ -14,7 +14,7 @@ use crewline_types::{
 
 use super::{
     Deps,
-    accept::{Verdict, Wanted, accept},
+    accept::{Verdict, Wanted, accept, doubt},
     climb::{Climb, Miss, OVERFLOW, Question, Said},
     note_of,
 };
@@ -169,7 +169,8 @@ pub(super) async fn ask_model(
     if let Some((reply, recorded)) = recorded.find(&model.alias, input_hash) {
         metrics::answer_reused(&model.alias);
         begin(assignment, deps, model, &prepared.told).await?;
-        let verdict = accept(assignment, wanted, &reply, call, None, Duration::ZERO);
+        let doubt = doubt(&assignment.models.registry(), model, &reply, !climb.rungs.is_empty());
+        let verdict = accept(assignment, wanted, doubt, &reply, call, None, Duration::ZERO);
         return Ok(verdict.result.map(|it| Said {
             model: Arc::clone(model),
             text: it.text,
@@ -223,7 +224,8 @@ pub(super) async fn ask_model(
             if let Some(cost) = cost {
                 metrics::cost(&model.alias, cost);
             }
-            let Verdict { end, kept, checks, result } = accept(assignment, wanted, &reply, call, cost, elapsed);
+            let doubt = doubt(&registry, model, &reply, !climb.rungs.is_empty());
+            let Verdict { end, kept, checks, result } = accept(assignment, wanted, doubt, &reply, call, cost, elapsed);
             deps.experience.answered(&task.role, task.kind, &model.alias, result.is_ok());
             let said = result.map(|it| Said {
                 model: Arc::clone(model),
@@ -239,11 +241,7 @@ pub(super) async fn ask_model(
             let outcome = error.outcome();
             let (usage, cost) = charged(&error, input_tokens, worst);
             held.settle(cost);
-            // A prompt that is refused or too long says nothing of how the model is.
-            if !matches!(error, crewline_models::Error::ContextOverflow { .. } | crewline_models::Error::Refused { .. })
-            {
-                deps.health.failed(&model.alias, deps.clock.now(), &error);
-            }
+            note_failure(deps, model, &error);
             let note =
                 ErrorNote { code: error.code().into(), kind: error.kind(), message: full_message(&error).into() };
             let end = CallEnd { id: call, outcome, usage, cost, elapsed, reply: None, error: Some(note.clone()) };
@@ -265,6 +263,13 @@ pub(super) async fn ask_model(
         });
     });
     Ok(result)
+}
+
+/// Tells of a failure who keeps the model's breaker. A prompt that is refused or too long says nothing of how the model is.
+pub(super) fn note_failure(deps: &Deps, model: &ModelSpec, error: &crewline_models::Error) {
+    if !matches!(error, crewline_models::Error::ContextOverflow { .. } | crewline_models::Error::Refused { .. }) {
+        deps.health.failed(&model.alias, deps.clock.now(), error);
+    }
 }
 
 /// What a call that failed consumed. An answer that was under way when we gave up may have been billed: money is never

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crewline_engine::{
     context::estimate_tokens,
-    route::{self, Request, View, breaker::Pass},
+    route::{self, Request, Traits, View, breaker::Pass},
 };
 use crewline_models::{ChatRequest, OnJudgeError, OutputSchema, Registry, request::form_tokens};
 use crewline_types::{Check, Criterion, ModelSpec, Role, event::CheckResult};
@@ -101,13 +101,17 @@ fn rungs(
     let (assignment, deps) = (climb.assignment, climb.deps);
     let all = registry.chain(role);
     let others: Vec<Arc<ModelSpec>> = all.iter().filter(|it| !is_same(registry, it, writer)).map(Arc::clone).collect();
-    let request = Request { role, kind: assignment.task.kind, input_tokens, mode: assignment.run.mode };
+    let traits = Traits::default();
+    let request =
+        Request { role, kind: assignment.task.kind, input_tokens, mode: assignment.run.mode, traits: &traits };
     let now = deps.clock.now();
     let view = View {
         chain: if others.is_empty() { all } else { &others },
         health: &|alias| deps.health.of(alias, now),
         remaining: assignment.run.purse.remaining(assignment.task.id),
         learned: None,
+        rules: &[],
+        is_loaded: route::NOBODY_KNOWS,
     };
     route::choose(&request, &view).rungs.into_iter().map(|rung| rung.model).collect()
 }

@@ -35,6 +35,7 @@ use crate::{
     health::Health,
     prompt::Prompts,
     recorded::Recorded,
+    residence::Residence,
     rooms::Rooms,
     workshop::Workshop,
 };
@@ -63,6 +64,8 @@ pub struct Deps {
     pub rules: Rules,
     /// What came of earlier calls.
     pub experience: Experience,
+    /// What local servers have in memory.
+    pub residence: Residence,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
     /// Who makes attempts.

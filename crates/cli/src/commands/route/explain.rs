@@ -116,5 +116,9 @@ fn rows(answer: &Answer, style: Style) -> String {
             ]);
         }
     }
-    table(style, &columns, &rows)
+    let notes = answer.decisions.iter().filter_map(|decision| {
+        let tags: Vec<String> = decision.tags.iter().map(|tag| format!(", #{}", clean(tag))).collect();
+        Some(format!("\ncomplexity {}{}", decision.complexity?, tags.concat()))
+    });
+    std::iter::once(table(style, &columns, &rows)).chain(notes).collect()
 }
