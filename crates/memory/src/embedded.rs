@@ -4,7 +4,7 @@
 //! **Invariant:** the index holds nothing that the database does not; dropping it loses nothing.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fmt,
     sync::{Arc, PoisonError, RwLock},
     time::Instant,
@@ -142,6 +142,20 @@ impl Embedded {
     /// One memory.
     pub fn get(&self, scope: &ProjectScope, id: MemoryId) -> Option<Arc<MemoryRecord>> {
         self.with(scope, |project| project.get(id).cloned()).flatten()
+    }
+
+    /// Those of `ids` that are not here and were not left out, each once.
+    pub(crate) fn unknown(&self, scope: &ProjectScope, ids: impl Iterator<Item = MemoryId>) -> Vec<MemoryId> {
+        let all: BTreeSet<MemoryId> = ids.collect();
+        let unknown = |project: &Project| all.iter().copied().filter(|id| !project.knows(*id)).collect();
+        self.with(scope, unknown).unwrap_or_default()
+    }
+
+    /// Says of memories that they are not to be found here, though a remote store may hold them.
+    pub fn leave_out(&self, scope: &ProjectScope, ids: &[MemoryId]) {
+        if !ids.is_empty() {
+            self.with_mut(scope, |project| project.leave_out(ids));
+        }
     }
 
     /// A memory of the same type that says the same as `record` in nearly the same words.

@@ -204,7 +204,7 @@ impl Error {
             Self::Refused { .. } => Some("set the key of the Qdrant server in the configuration"),
             Self::Address { .. } => Some("use the form `http://host:6334`"),
             Self::Mismatch { .. } => Some(
-                "delete that collection, or configure the embedding model it was made with; the vectors are rebuilt from the database",
+                "delete that collection and run `crewline memory migrate`, which fills a new one from the database; or configure the embedding model it was made with",
             ),
             Self::Weights { .. } => Some("correct the file, or delete it to use the shipped weights"),
             Self::Rules { .. } => Some("correct the file, or delete it to use the shipped rules"),

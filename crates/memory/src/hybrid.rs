@@ -1,7 +1,8 @@
 //! A remote store's vectors and the local words, ranked as one.
 //!
-//! The local index of the project puts its candidates forward, the remote store adds its own and tells the similarity
-//! of both in one round trip, and the fusion happens here, exactly as it does without a remote store.
+//! The local index of the project puts its candidates forward, the remote store adds its own, by vector and by words, and
+//! tells the similarity of all in one round trip. Words are scored and both are fused here, exactly as without a remote
+//! store: its IDF counts the points of all projects, and those that are deleted but not yet swept.
 //!
 //! **Invariant:** a remote store that fails, or whose collection is of another model, never fails a recall: the answer
 //! comes from the local index alone.
@@ -15,7 +16,7 @@ use std::{
 use crewline_types::{MemoryId, ProjectScope};
 use futures::{FutureExt, future::BoxFuture};
 
-use crate::{Embedded, Error, Hit, Point, Qdrant, Query, VectorStore, project::CANDIDATES};
+use crate::{Embedded, Error, Hit, Point, Qdrant, Query, VectorStore, project::CANDIDATES, qdrant::Similar};
 
 /// After a failure the remote store is left alone for this long, so that an outage does not slow every recall.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -45,7 +46,21 @@ impl Hybrid {
         self.remote.as_ref()
     }
 
-    async fn similar(&self, scope: &ProjectScope, query: &Query) -> Result<Option<Vec<(MemoryId, f32)>>, Error> {
+    /// The best hits, best first, and what the remote store puts forward that the local index does not hold: somebody
+    /// else has remembered it, or the database has let go of it.
+    pub async fn ask(&self, scope: &ProjectScope, query: &Query) -> Result<(Vec<Hit>, Vec<MemoryId>), Error> {
+        if self.remote.is_none() {
+            return Ok((VectorStore::search(&self.local, scope, query).await?, Vec::new()));
+        }
+        let Some(similar) = self.similar(scope, query).await? else {
+            return Ok((self.local.search_aside(scope, query, None).await?, Vec::new()));
+        };
+        let near = similar.dense.iter().map(|(id, _)| *id);
+        let strangers = self.local.unknown(scope, near.chain(similar.by_words));
+        Ok((self.local.search_aside(scope, query, Some(similar.dense)).await?, strangers))
+    }
+
+    async fn similar(&self, scope: &ProjectScope, query: &Query) -> Result<Option<Similar>, Error> {
         let (Some(remote), Some(vector)) = (&self.remote, &query.vector) else { return Ok(None) };
         // No outage: another model made the question's vector, and no pause mends that.
         remote.check_dimensions(vector)?;
@@ -54,7 +69,7 @@ impl Hybrid {
         }
         let known = self.local.candidates_aside(scope, query).await?;
         let depth = query.limit.max(CANDIDATES);
-        match remote.similar(scope, vector, &query.filter, depth, &known).await {
+        match remote.similar(scope, vector, query, depth, &known).await {
             Ok(similar) => {
                 self.resume();
                 Ok(Some(similar))
@@ -101,14 +116,7 @@ impl VectorStore for Hybrid {
     }
 
     fn search<'a>(&'a self, scope: &'a ProjectScope, query: &'a Query) -> BoxFuture<'a, Result<Vec<Hit>, Error>> {
-        async move {
-            if self.remote.is_none() {
-                return VectorStore::search(&self.local, scope, query).await;
-            }
-            let similar = self.similar(scope, query).await?;
-            self.local.search_aside(scope, query, similar).await
-        }
-        .boxed()
+        async move { Ok(self.ask(scope, query).await?.0) }.boxed()
     }
 
     fn forget<'a>(&'a self, scope: &'a ProjectScope, ids: &'a [MemoryId]) -> BoxFuture<'a, Result<(), Error>> {

@@ -15,6 +15,7 @@ mod chunk;
 #[cfg(test)]
 mod conformance;
 mod dense;
+mod diversity;
 mod embedded;
 mod embedder;
 mod error;

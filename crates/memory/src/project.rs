@@ -5,7 +5,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, HashSet, hash_map::Entry},
     sync::Arc,
 };
 
@@ -52,6 +52,8 @@ pub(crate) struct Project {
     words: Bm25,
     vectors: Dense,
     pub(crate) is_loaded: bool,
+    /// Known to the database, and not to be found: older versions.
+    left_out: HashSet<MemoryId>,
 }
 
 impl Project {
@@ -71,6 +73,15 @@ impl Project {
 
     pub(crate) fn get(&self, id: MemoryId) -> Option<&Arc<MemoryRecord>> {
         self.record(*self.slots.get(&id)?)
+    }
+
+    /// Whether it is here, or is not to be found.
+    pub(crate) fn knows(&self, id: MemoryId) -> bool {
+        self.slots.contains_key(&id) || self.left_out.contains(&id)
+    }
+
+    pub(crate) fn leave_out(&mut self, ids: &[MemoryId]) {
+        self.left_out.extend(ids);
     }
 
     /// Adds a record; false when it is there already.
@@ -147,6 +158,7 @@ impl Project {
             self,
             Self { name: Arc::clone(&self.name), is_loaded: self.is_loaded, ..Self::default() },
         );
+        self.left_out = old.left_out;
         for (slot, record) in (0..).zip(old.records) {
             let Some(record) = record else { continue };
             let new = u32::try_from(self.records.len()).unwrap_or(u32::MAX);

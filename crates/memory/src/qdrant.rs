@@ -2,9 +2,12 @@
 //!
 //! **Invariant:** every query, deletion and reset carries a `must` filter on the project.
 //! **Invariant:** every call has a limit on time, and ends in a typed error.
-//! **Invariant:** a collection of another dimension or distance is refused, never written to.
+//! **Invariant:** a collection of another dimension, distance or kind of sparse vectors is refused, never written to.
 
+mod ask;
+mod collection;
 mod wire;
+mod words;
 
 use std::{
     fmt,
@@ -16,35 +19,21 @@ use std::{
     time::Duration,
 };
 
-use crewline_types::{MemoryId, MemoryRecord, ProjectScope};
+use crewline_types::{MemoryId, ProjectScope};
 use futures::{FutureExt, future::BoxFuture};
 use qdrant_client::{
     QdrantError,
-    qdrant::{
-        CollectionInfo, Condition, CreateCollectionBuilder, CreateFieldIndexCollectionBuilder, DeletePointsBuilder,
-        Distance, FieldType, Filter as Conditions, KeywordIndexParamsBuilder, Modifier, PointStruct, QueryBatchPoints,
-        QueryPointsBuilder, SearchParamsBuilder, SparseVectorParamsBuilder, SparseVectorsConfigBuilder,
-        UpsertPointsBuilder, VectorParamsBuilder, VectorsConfigBuilder, vectors_config::Config,
-    },
+    qdrant::{Condition, DeletePointsBuilder, Filter as Conditions, PointStruct, UpsertPointsBuilder},
 };
 
-use self::wire::{AGENT, CREATED_AT, DENSE, KIND, PROJECT, Status, TASK, collection_name, conditions};
-use self::wire::{memory_id, point_id, to_point, to_record};
-use crate::{
-    Error, Filter, Hit, Point, Query, VectorStore, Why,
-    dense::rounded,
-    store::{Rule, belongs},
-};
+pub(crate) use self::ask::Similar;
+use self::wire::{Status, collection_name, conditions, point_id, to_point};
+use crate::{Error, Filter, Hit, Point, Query, VectorStore, store::belongs};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 /// Points of one request.
 const BATCH: usize = 64;
-/// Length of the candidate list of the graph search; more is slower and more exact.
-const SEARCH_WIDTH_MIN: u64 = 256;
-
-/// The sparse vector's name: part of the collection from the start, because it can not be added later.
-const SPARSE: &str = "text";
 
 /// Where the server is, and which model makes the vectors.
 #[derive(Clone)]
@@ -71,7 +60,8 @@ impl fmt::Debug for QdrantOptions {
 
 /// One collection of a Qdrant server. Cloning shares the connection.
 ///
-/// As a [`VectorStore`] of its own it searches by vector only; [`Hybrid`](crate::Hybrid) adds the words.
+/// As a [`VectorStore`] of its own it ranks by the server's numbers alone; [`Hybrid`](crate::Hybrid) ranks as the index
+/// in the process does.
 #[derive(Clone)]
 pub struct Qdrant {
     client: qdrant_client::Qdrant,
@@ -127,11 +117,11 @@ impl Qdrant {
         &self.collection
     }
 
-    /// The server and the collection, without a password: where the vectors are.
+    /// The server and the collection, without a password, and how words are kept there: where the vectors are.
     pub fn place(&self) -> String {
         let server = self.url.split_once("://").map_or(&*self.url, |(_, rest)| rest);
         let server = server.rsplit_once('@').map_or(server, |(_, host)| host);
-        format!("{}/{}", server.trim_end_matches('/'), self.collection)
+        format!("{}/{}#{}", server.trim_end_matches('/'), self.collection, words::SCHEME)
     }
 
     /// Makes sure that the collection is there and fits.
@@ -148,126 +138,6 @@ impl Qdrant {
     /// The outbox is full again.
     pub fn accept_new(&self) {
         self.is_new.store(false, Ordering::Release);
-    }
-
-    /// Similarities of the `depth` nearest memories and of all of `known`, in one round trip.
-    pub async fn similar(
-        &self,
-        scope: &ProjectScope,
-        vector: &[f32],
-        filter: &Filter,
-        depth: usize,
-        known: &[MemoryId],
-    ) -> Result<Vec<(MemoryId, f32)>, Error> {
-        self.check_dimensions(vector)?;
-        self.ensure().await?;
-        let mut queries = vec![self.nearest(vector, conditions(scope, filter), depth).build()];
-        if !known.is_empty() {
-            let mut only_known = conditions(scope, &Filter::default());
-            only_known.must.push(Condition::has_id(known.iter().map(|id| point_id(*id))));
-            queries.push(self.nearest(vector, only_known, known.len()).build());
-        }
-        let batch = QueryBatchPoints {
-            collection_name: self.collection.to_string(),
-            query_points: queries,
-            read_consistency: None,
-            timeout: Some(REQUEST_LIMIT.as_secs()),
-        };
-        let answer = self.limited("query", self.client.query_batch(batch)).await?;
-        let points = answer.result.into_iter().flat_map(|batch| batch.result);
-        Ok(points.filter_map(|point| Some((memory_id(point.id?)?, point.score))).collect())
-    }
-
-    fn nearest(&self, vector: &[f32], conditions: Conditions, limit: usize) -> QueryPointsBuilder {
-        let width = SEARCH_WIDTH_MIN.max(limit as u64);
-        QueryPointsBuilder::new(&*self.collection)
-            .query(vector.to_vec())
-            .using(DENSE)
-            .filter(conditions)
-            .limit(limit as u64)
-            .params(SearchParamsBuilder::default().hnsw_ef(width))
-            .with_payload(false)
-    }
-
-    /// Creates the collection and its indexes when they are missing, and refuses one that does not fit.
-    async fn ensure(&self) -> Result<(), Error> {
-        if self.is_ready.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let info = match self.info().await? {
-            Some(info) => info,
-            None => self.create().await?,
-        };
-        self.fits(&info)?;
-        for (field, kind) in [
-            (PROJECT, FieldType::Keyword),
-            (KIND, FieldType::Keyword),
-            (TASK, FieldType::Keyword),
-            (AGENT, FieldType::Keyword),
-            (CREATED_AT, FieldType::Integer),
-        ] {
-            if info.payload_schema.contains_key(field) {
-                continue;
-            }
-            let mut index = CreateFieldIndexCollectionBuilder::new(&*self.collection, field, kind).wait(true);
-            if field == PROJECT {
-                index = index.field_index_params(KeywordIndexParamsBuilder::default().is_tenant(true));
-            }
-            self.limited("create index", self.client.create_field_index(index)).await?;
-        }
-        self.is_ready.store(true, Ordering::Release);
-        Ok(())
-    }
-
-    async fn info(&self) -> Result<Option<CollectionInfo>, Error> {
-        let exists = self.limited("look up collection", self.client.collection_exists(&*self.collection)).await?;
-        if !exists {
-            return Ok(None);
-        }
-        let answer = self.limited("read collection", self.client.collection_info(&*self.collection)).await?;
-        Ok(answer.result)
-    }
-
-    async fn create(&self) -> Result<CollectionInfo, Error> {
-        let mut dense = VectorsConfigBuilder::default();
-        dense.add_named_vector_params(DENSE, VectorParamsBuilder::new(self.dimensions as u64, Distance::Cosine));
-        let mut sparse = SparseVectorsConfigBuilder::default();
-        sparse.add_named_vector_params(SPARSE, SparseVectorParamsBuilder::default().modifier(Modifier::Idf));
-        let request =
-            CreateCollectionBuilder::new(&*self.collection).vectors_config(dense).sparse_vectors_config(sparse);
-        let created = self.limited("create collection", self.client.create_collection(request)).await;
-        match (self.info().await?, created) {
-            // Somebody else may have created it between our question and our request.
-            (Some(info), created) => {
-                if created.is_ok() {
-                    self.is_new.store(true, Ordering::Release);
-                }
-                Ok(info)
-            }
-            (None, Err(error)) => Err(error),
-            (None, Ok(_)) => Err(self.rejected("create collection", "the collection is still missing")),
-        }
-    }
-
-    fn fits(&self, info: &CollectionInfo) -> Result<(), Error> {
-        let config = info.config.as_ref().and_then(|config| config.params.as_ref());
-        let dense = match config.and_then(|params| params.vectors_config.as_ref()?.config.as_ref()) {
-            Some(Config::ParamsMap(named)) => named.map.get(DENSE),
-            Some(Config::Params(_)) | None => None,
-        };
-        let found = match dense {
-            None => format!("no vector named `{DENSE}`"),
-            Some(dense) if dense.size != self.dimensions as u64 => format!("vectors of {} dimensions", dense.size),
-            Some(dense) if dense.distance() != Distance::Cosine => {
-                format!("distance `{}`", dense.distance().as_str_name())
-            }
-            Some(_) => return Ok(()),
-        };
-        Err(Error::Mismatch {
-            collection: self.collection.to_string(),
-            found,
-            wanted: format!("cosine vectors of {} dimensions named `{DENSE}`", self.dimensions),
-        })
     }
 
     /// Refuses vectors of another model.
@@ -355,32 +225,9 @@ impl VectorStore for Qdrant {
         .boxed()
     }
 
-    /// Searches by vector; a query without one finds nothing.
+    /// Searches by vector and by words, as far as the query has them, in one round trip.
     fn search<'a>(&'a self, scope: &'a ProjectScope, query: &'a Query) -> BoxFuture<'a, Result<Vec<Hit>, Error>> {
-        async move {
-            let Some(vector) = query.vector.as_deref().filter(|_| query.limit > 0) else { return Ok(Vec::new()) };
-            self.check_dimensions(vector)?;
-            self.ensure().await?;
-            let request = self.nearest(vector, conditions(scope, &query.filter), query.limit).with_payload(true);
-            let answer = self.limited("query", self.client.query(request)).await?;
-            let rule = Rule::new(&query.filter);
-            let found = answer.result.into_iter().filter_map(|point| {
-                let record = to_record(scope, &point).filter(|record| rule.admits(record))?;
-                Some((rounded(point.score), Arc::new(record)))
-            });
-            let mut found: Vec<(f32, Arc<MemoryRecord>)> = found.collect();
-            found.sort_by(|(left, older), (right, newer)| {
-                right.total_cmp(left).then(older.created_at.cmp(&newer.created_at)).then(older.id.cmp(&newer.id))
-            });
-            let best = found.first().map_or(0.0, |(score, _)| *score);
-            let hits = found.into_iter().map(|(dense, record)| Hit {
-                record,
-                score: if best > 0.0 { dense.max(0.0) / best } else { 0.0 },
-                why: Why { dense: Some(dense), ..Why::default() },
-            });
-            Ok(hits.collect())
-        }
-        .boxed()
+        self.find(scope, query).boxed()
     }
 
     fn forget<'a>(&'a self, scope: &'a ProjectScope, ids: &'a [MemoryId]) -> BoxFuture<'a, Result<(), Error>> {
@@ -410,14 +257,10 @@ impl VectorStore for Qdrant {
 }
 
 #[cfg(test)]
-mod tests {
-    use qdrant_client::qdrant::{condition::ConditionOneOf, r#match::MatchValue};
-
-    use crewline_types::{MemoryType, Timestamp};
-
+pub(super) mod tests {
     use super::*;
 
-    fn qdrant(url: &str) -> Result<Qdrant, Error> {
+    pub(super) fn qdrant(url: &str) -> Result<Qdrant, Error> {
         Qdrant::new(QdrantOptions {
             url: url.to_owned(),
             api_key: Some("secret".to_owned()),
@@ -436,23 +279,5 @@ mod tests {
         assert_eq!(qdrant("localhost:6334").unwrap_err().code(), "memory.address");
         assert_eq!(qdrant("http://").unwrap_err().code(), "memory.address");
         assert!(!format!("{:?}", qdrant("http://localhost:6334").unwrap()).contains("secret"));
-    }
-
-    #[test]
-    fn every_query_is_bound_to_its_project() {
-        let scope = ProjectScope::of("p");
-        let filter = Filter {
-            kinds: vec![MemoryType::TaskSummary, MemoryType::DesignDoc],
-            since: Some(Timestamp(5)),
-            exclude_tasks: vec!["aaaaaaaa".parse().unwrap()],
-            ..Filter::default()
-        };
-        let qdrant = qdrant("http://localhost:6334").unwrap();
-        let sent = qdrant.nearest(&[1.0, 0.0], conditions(&scope, &filter), 3).build().filter.unwrap();
-        assert!(sent.should.is_empty() && sent.min_should.is_none());
-        assert_eq!((sent.must.len(), sent.must_not.len()), (3, 1));
-        let Some(ConditionOneOf::Field(field)) = &sent.must[0].condition_one_of else { panic!("{sent:?}") };
-        assert_eq!(field.key, PROJECT);
-        assert_eq!(field.r#match.clone().unwrap().match_value, Some(MatchValue::Keyword("p".to_owned())));
     }
 }

@@ -14,6 +14,7 @@ use crewline_types::{MemoryId, MemoryRecord, TaskId, memory::IMPORTANCE};
 use crate::{
     Hit, Weights, Why,
     address::{Address, Party},
+    diversity,
     fuse::{Candidate, fuse},
     tasks::Tasks,
     top::Ranked,
@@ -84,6 +85,7 @@ pub(crate) fn rank(
                 agent: of_party(address.party(&record.agent), weights),
                 context: context(record, candidate.slot),
                 marks: of_marks(record, view.ages, weights),
+                repeats: 0.0,
             };
             let score = (score + why.agent + why.context + why.marks).max(0.0);
             let created_at = record.created_at.0;
@@ -91,6 +93,7 @@ pub(crate) fn rank(
         })
         .collect();
     ranked.sort_unstable_by_key(|(ranked, _)| *ranked);
+    diversity::demote(&mut ranked, |slot| Some(&*record(slot)?.text), weights.repeats, limit);
     let best = ranked.first().map_or(0.0, |(ranked, _)| ranked.score);
     ranked
         .into_iter()
@@ -179,6 +182,19 @@ mod tests {
         pinned.marks = MemoryMarks { pinned: true, ..MemoryMarks::default() };
         let found = order(Weights::plain(), &[plain, old, pinned], "port");
         assert_eq!(found, ["the port is 82", "the port is 80", "the port is 81"]);
+    }
+
+    #[test]
+    fn what_repeats_ranks_lower() {
+        let records = [
+            said("a", "the port of the harbour is closed", 1),
+            said("a", "The port of the harbour: it is closed.", 2),
+            said("a", "a port for parcels on the way to the harbour", 3),
+        ];
+        let found = order(Weights { repeats: -0.5, ..Weights::plain() }, &records, "port harbour closed");
+        assert_eq!(found[1], "a port for parcels on the way to the harbour");
+        let found = order(Weights::plain(), &records, "port harbour closed");
+        assert_eq!(found[2], "a port for parcels on the way to the harbour");
     }
 
     #[test]

@@ -22,6 +22,9 @@ pub struct Why {
     /// What was added because of its marks and its age: pinned, important, superseded, recent.
     #[serde(skip_serializing_if = "is_zero")]
     pub marks: f32,
+    /// What was taken off because a memory above it says nearly the same.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub repeats: f32,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]

@@ -41,6 +41,8 @@ pub struct Weights {
     pub superseded: f32,
     /// Added to the newest memory of the project, nothing to the oldest, in between by age.
     pub recency: f32,
+    /// Added to what says again, word for word, what a better memory says; less when fewer words are the same.
+    pub repeats: f32,
 }
 
 impl Default for Weights {
@@ -69,6 +71,7 @@ impl Weights {
             importance: 0.0,
             superseded: -0.3,
             recency: 0.0,
+            repeats: 0.0,
         }
     }
 
@@ -100,6 +103,7 @@ impl Weights {
             self.importance,
             self.superseded,
             self.recency,
+            self.repeats,
         ];
         if rest.iter().any(|weight| !weight.is_finite() || weight.abs() > 10.0) {
             return refuse("a weight must lie between -10 and 10");

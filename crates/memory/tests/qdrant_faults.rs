@@ -95,6 +95,42 @@ async fn a_collection_of_another_model_is_refused_with_the_fix() {
 }
 
 #[tokio::test]
+async fn a_collection_without_words_is_refused_with_the_fix() {
+    let server = QdrantServer::start().await.unwrap();
+    let (qdrant, scope) = (qdrant(&server, 2), ProjectScope::of("p"));
+    server.make_collection(qdrant.collection(), 2);
+    for error in [
+        qdrant.check().await.unwrap_err(),
+        qdrant.upsert(&scope, vec![point("p", "red fox", vec![1.0, 0.0])]).await.unwrap_err(),
+        qdrant.search(&scope, &question()).await.unwrap_err(),
+    ] {
+        assert_eq!(error.code(), "memory.mismatch");
+        assert!(error.to_string().contains("no sparse vector named `text`"), "{error}");
+        assert!(error.hint().unwrap().contains("crewline memory migrate"), "{error}");
+    }
+    assert!(server.points().is_empty());
+}
+
+#[tokio::test]
+async fn a_question_is_one_round_trip() {
+    let server = QdrantServer::start().await.unwrap();
+    let scope = ProjectScope::of("p");
+    let (alone, hybrid) = (qdrant(&server, 2), Hybrid::new(Embedded::new(), Some(qdrant(&server, 2))));
+    let points = vec![point("p", "red fox", vec![1.0, 0.0]), point("p", "blue whale", vec![0.0, 1.0])];
+    hybrid.upsert(&scope, points).await.unwrap();
+    assert_eq!(server.worded(), 2);
+    alone.check().await.unwrap();
+    let stores: [&dyn VectorStore; 2] = [&alone, &hybrid];
+    for store in stores {
+        let before = server.requests();
+        let hits = store.search(&scope, &question()).await.unwrap();
+        assert_eq!(server.requests() - before, 1);
+        assert_eq!(&*hits[0].record.text, "red fox");
+        assert!(hits[0].why.dense.is_some() && hits[0].why.sparse.is_some() && hits[1].why.sparse.is_none());
+    }
+}
+
+#[tokio::test]
 async fn a_lost_collection_is_made_again_and_says_that_it_is_empty() {
     let server = QdrantServer::start().await.unwrap();
     let (qdrant, scope) = (qdrant(&server, 2), ProjectScope::of("p"));

@@ -161,8 +161,25 @@ impl Library {
             }
         }
         let embedding = begun.elapsed();
-        let hits = self.index.search(scope, &query).await?;
+        let (mut hits, strangers) = self.index.ask(scope, &query).await?;
+        if !strangers.is_empty() && self.meet(scope, &strangers).await? {
+            hits = self.index.search(scope, &query).await?;
+        }
         Ok(Recalled { hits, embedding, search: begun.elapsed().saturating_sub(embedding) })
+    }
+
+    /// Takes in what another process has remembered since the project was loaded. The database decides: what it does not
+    /// hold is forgotten, and waits to be forgotten by the vector store. True when there is something new.
+    async fn meet(&self, scope: &ProjectScope, strangers: &[MemoryId]) -> Result<bool, Error> {
+        let found = self.store.memories_by_id(scope, strangers).await?;
+        let (old, new): (Vec<_>, Vec<_>) =
+            found.into_iter().map(|(_, record)| record).partition(hierarchy::is_old_version);
+        self.index.local().leave_out(scope, &old.iter().map(|record| record.id).collect::<Vec<_>>());
+        let mut is_new = false;
+        for record in new {
+            is_new |= self.index.local().insert(scope, record)?;
+        }
+        Ok(is_new)
     }
 
     /// Adds memories: into the database first, then into the index if their project is loaded. Says which were new.

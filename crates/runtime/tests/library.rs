@@ -193,3 +193,47 @@ async fn what_is_forgotten_during_an_outage_is_forgotten_there_later() {
     assert_eq!(points(&server).len(), 8);
     assert!(store.memory_forgotten(10).await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn what_another_process_remembers_is_found_and_what_it_forgot_is_not() {
+    let store = Store::open("sqlite::memory:").await.unwrap();
+    let server = QdrantServer::start().await.unwrap();
+    let (embedder, _) = embedder();
+    let (one, other) = (library(&store, Some(&server), &embedder), library(&store, Some(&server), &embedder));
+    let scope = ProjectScope::of("p");
+    one.add(vec![record("p", "a red fox")]).await.unwrap();
+    drain_all(&one).await;
+    for library in [&one, &other] {
+        library.load(&scope).await.unwrap();
+    }
+    let (whale, crow) = (record("p", "a blue whale"), record("p", "a black crow"));
+    other.add(vec![whale.clone(), crow.clone(), record("q", "a blue whale")]).await.unwrap();
+    let found = async |text: &str| {
+        let query = Query { text: text.to_owned(), limit: 9, ..Query::default() };
+        let hits = one.recall(&scope, query).await.unwrap().hits;
+        hits.into_iter().map(|hit| hit.record.id).collect::<Vec<_>>()
+    };
+    assert_eq!(found("whale").await.len(), 1, "it waits in the outbox");
+    drain_all(&other).await;
+    // Forgotten, and the vector store does not know it yet.
+    other.forget(&scope, &[crow.id]).await.unwrap();
+    let ids = found("whale").await;
+    assert_eq!((ids[0], ids.len()), (whale.id, 2), "no other project's, none that is forgotten");
+    assert!(!found("crow").await.contains(&crow.id));
+    assert_eq!(one.index().local().count(&scope), 2);
+}
+
+#[tokio::test]
+async fn points_of_an_older_scheme_are_carried_again() {
+    let store = Store::open("sqlite::memory:").await.unwrap();
+    let server = QdrantServer::start().await.unwrap();
+    let (embedder, _) = embedder();
+    let library = library(&store, Some(&server), &embedder);
+    library.add(records(10)).await.unwrap();
+    drain_all(&library).await;
+    assert_eq!(server.worded(), 10);
+    let target = library.target().unwrap();
+    assert!(!store.memory_target(&target).await.unwrap(), "it is there already");
+    assert!(store.memory_target(target.split_once('#').unwrap().0).await.unwrap(), "words were not kept before");
+    assert_eq!(drain_all(&self::library(&store, Some(&server), &embedder)).await, 10);
+}

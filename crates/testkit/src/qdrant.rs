@@ -6,6 +6,7 @@
 //! **Invariant:** what it holds outlives an illness; only [`QdrantServer::lose_collection`] loses anything.
 
 mod answer;
+mod collection;
 mod matching;
 
 use std::{
@@ -27,7 +28,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use self::answer::{Collection, Status};
+use self::{answer::Status, collection::Collection};
 
 /// What is wrong with the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -96,7 +97,7 @@ impl QdrantServer {
         self.shared.collections().clear();
     }
 
-    /// Makes a collection for vectors of another size.
+    /// Makes a collection of dense vectors only.
     pub fn make_collection(&self, name: &str, dimensions: u64) {
         self.shared.collections().insert(name.to_owned(), Collection::of_size(dimensions));
     }
@@ -106,6 +107,11 @@ impl QdrantServer {
         let mut ids: Vec<String> = self.shared.collections().values().flat_map(Collection::ids).collect();
         ids.sort();
         ids
+    }
+
+    /// Points that can be found by words.
+    pub fn worded(&self) -> usize {
+        self.shared.collections().values().map(Collection::worded).sum()
     }
 
     /// The payload fields that have an index, sorted.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use fastembed::{InitOptionsUserDefined, Pooling, TextEmbedding, TokenizerFiles, UserDefinedEmbeddingModel};
-use ort::environment::Environment;
+use ort::{environment::Environment, ep::CPU};
 
 use super::Model;
 use crate::{Error, dense};
@@ -56,6 +56,8 @@ impl Files {
         let model = UserDefinedEmbeddingModel::new(read(&self.weights)?, tokenizer).with_pooling(Pooling::Mean);
         let options = InitOptionsUserDefined::new()
             .with_environment(environment)
+            // The arena keeps the room of the longest text for ever, and saves a text of 150 tokens nothing.
+            .with_execution_providers(vec![CPU::default().with_arena_allocator(false).build()])
             .with_max_length(PIECES_MAX)
             .with_intra_threads(1);
         let mut model =

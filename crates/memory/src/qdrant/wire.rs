@@ -8,15 +8,18 @@ use crewline_types::{MemoryId, MemoryMarks, MemoryRecord, MemoryType, ProjectSco
 use qdrant_client::{
     Payload,
     qdrant::{
-        Condition, Filter as Conditions, ListValue, PointId, PointStruct, Range, ScoredPoint, Value,
+        Condition, Filter as Conditions, ListValue, PointId, PointStruct, Range, ScoredPoint, Value, Vector,
         point_id::PointIdOptions, value::Kind,
     },
 };
 
+use super::words;
 use crate::{Filter, Point, store::belongs};
 
 /// The dense vector's name.
 pub(super) const DENSE: &str = "dense";
+/// The sparse vector's name.
+pub(super) const WORDS: &str = "text";
 pub(super) const PROJECT: &str = "project";
 pub(super) const KIND: &str = "kind";
 pub(super) const TASK: &str = "task";
@@ -114,7 +117,12 @@ pub(super) fn to_point(point: Point) -> Option<PointStruct> {
         let values = record.source_ids.iter().map(|id| Value::from(id.to_string())).collect();
         payload.insert(SOURCES, Value::from(Kind::ListValue(ListValue { values })));
     }
-    Some(PointStruct::new(point_id(id), HashMap::from([(DENSE.to_owned(), vector?)]), payload))
+    let mut vectors = HashMap::from([(DENSE.to_owned(), Vector::from(vector?))]);
+    let (indices, values) = words::of_text(&record.project, &record.text).into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
+    if !indices.is_empty() {
+        vectors.insert(WORDS.to_owned(), Vector::new_sparse(indices, values));
+    }
+    Some(PointStruct::new(point_id(id), vectors, payload))
 }
 
 /// The record in a point's payload; none when it is not one of ours, or of another project.

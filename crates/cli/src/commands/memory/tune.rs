@@ -84,7 +84,7 @@ struct Knob {
     values: &'static [f32],
 }
 
-const KNOBS: [Knob; 9] = [
+const KNOBS: [Knob; 10] = [
     Knob { set: |weights, value| weights.dense = value, values: &[0.3, 0.4, 0.5, 0.6, 0.7] },
     Knob { set: |weights, value| weights.named = value, values: &[0.0, 0.2, 0.35, 0.5] },
     Knob { set: |weights, value| weights.asker = value, values: &[0.0, 0.2, 0.35, 0.5] },
@@ -94,6 +94,7 @@ const KNOBS: [Knob; 9] = [
     Knob { set: |weights, value| weights.next = value, values: &[0.0, 0.1, 0.2, 0.3] },
     Knob { set: |weights, value| weights.task = value, values: &[0.0, 0.15, 0.3, 0.5] },
     Knob { set: |weights, value| weights.recency = value, values: &[0.0, 0.05, 0.1] },
+    Knob { set: |weights, value| weights.repeats = value, values: &[0.0, -0.1, -0.2, -0.4] },
 ];
 
 /// Runs the command.

@@ -1,0 +1,109 @@
+//! The collection: made with its indexes when it is missing, refused when it does not fit.
+
+use std::sync::atomic::Ordering;
+
+use qdrant_client::qdrant::{
+    CollectionInfo, CollectionParams, CreateCollectionBuilder, CreateFieldIndexCollectionBuilder, Distance, FieldType,
+    KeywordIndexParamsBuilder, Modifier, SparseVectorParamsBuilder, SparseVectorsConfigBuilder, VectorParamsBuilder,
+    VectorsConfigBuilder, vectors_config::Config,
+};
+
+use super::{
+    Qdrant,
+    wire::{AGENT, CREATED_AT, DENSE, KIND, PROJECT, TASK, WORDS},
+};
+use crate::Error;
+
+impl Qdrant {
+    /// Creates the collection and its indexes when they are missing, and refuses one that does not fit.
+    pub(super) async fn ensure(&self) -> Result<(), Error> {
+        if self.is_ready.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let info = match self.info().await? {
+            Some(info) => info,
+            None => self.create().await?,
+        };
+        self.fits(&info)?;
+        for (field, kind) in [
+            (PROJECT, FieldType::Keyword),
+            (KIND, FieldType::Keyword),
+            (TASK, FieldType::Keyword),
+            (AGENT, FieldType::Keyword),
+            (CREATED_AT, FieldType::Integer),
+        ] {
+            if info.payload_schema.contains_key(field) {
+                continue;
+            }
+            let mut index = CreateFieldIndexCollectionBuilder::new(&*self.collection, field, kind).wait(true);
+            if field == PROJECT {
+                index = index.field_index_params(KeywordIndexParamsBuilder::default().is_tenant(true));
+            }
+            self.limited("create index", self.client.create_field_index(index)).await?;
+        }
+        self.is_ready.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    async fn info(&self) -> Result<Option<CollectionInfo>, Error> {
+        let exists = self.limited("look up collection", self.client.collection_exists(&*self.collection)).await?;
+        if !exists {
+            return Ok(None);
+        }
+        let answer = self.limited("read collection", self.client.collection_info(&*self.collection)).await?;
+        Ok(answer.result)
+    }
+
+    async fn create(&self) -> Result<CollectionInfo, Error> {
+        let mut dense = VectorsConfigBuilder::default();
+        dense.add_named_vector_params(DENSE, VectorParamsBuilder::new(self.dimensions as u64, Distance::Cosine));
+        let mut sparse = SparseVectorsConfigBuilder::default();
+        sparse.add_named_vector_params(WORDS, SparseVectorParamsBuilder::default().modifier(Modifier::Idf));
+        let request =
+            CreateCollectionBuilder::new(&*self.collection).vectors_config(dense).sparse_vectors_config(sparse);
+        let created = self.limited("create collection", self.client.create_collection(request)).await;
+        match (self.info().await?, created) {
+            // Somebody else may have created it between our question and our request.
+            (Some(info), created) => {
+                if created.is_ok() {
+                    self.is_new.store(true, Ordering::Release);
+                }
+                Ok(info)
+            }
+            (None, Err(error)) => Err(error),
+            (None, Ok(_)) => Err(self.rejected("create collection", "the collection is still missing")),
+        }
+    }
+
+    fn fits(&self, info: &CollectionInfo) -> Result<(), Error> {
+        let params = info.config.as_ref().and_then(|config| config.params.as_ref());
+        let Some(found) = self.misfit(params) else { return Ok(()) };
+        Err(Error::Mismatch {
+            collection: self.collection.to_string(),
+            found,
+            wanted: format!(
+                "cosine vectors of {} dimensions named `{DENSE}`, and sparse vectors with IDF named `{WORDS}`",
+                self.dimensions
+            ),
+        })
+    }
+
+    /// What is wrong with a collection; none when it fits.
+    fn misfit(&self, params: Option<&CollectionParams>) -> Option<String> {
+        let dense = match params.and_then(|params| params.vectors_config.as_ref()?.config.as_ref()) {
+            Some(Config::ParamsMap(named)) => named.map.get(DENSE),
+            Some(Config::Params(_)) | None => None,
+        };
+        let Some(dense) = dense else { return Some(format!("no vector named `{DENSE}`")) };
+        if dense.size != self.dimensions as u64 {
+            return Some(format!("vectors of {} dimensions", dense.size));
+        }
+        if dense.distance() != Distance::Cosine {
+            return Some(format!("distance `{}`", dense.distance().as_str_name()));
+        }
+        let Some(sparse) = params.and_then(|params| params.sparse_vectors_config.as_ref()?.map.get(WORDS)) else {
+            return Some(format!("no sparse vector named `{WORDS}`"));
+        };
+        (sparse.modifier() != Modifier::Idf).then(|| format!("sparse vectors named `{WORDS}` without IDF"))
+    }
+}
