@@ -191,7 +191,7 @@ mod tests {
             said("a", "The port of the harbour: it is closed.", 2),
             said("a", "a port for parcels on the way to the harbour", 3),
         ];
-        let found = order(Weights { repeats: -0.5, ..Weights::plain() }, &records, "port harbour closed");
+        let found = order(Weights { repeats: -2.0, ..Weights::plain() }, &records, "port harbour closed");
         assert_eq!(found[1], "a port for parcels on the way to the harbour");
         let found = order(Weights::plain(), &records, "port harbour closed");
         assert_eq!(found[2], "a port for parcels on the way to the harbour");

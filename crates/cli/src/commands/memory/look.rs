@@ -70,21 +70,43 @@ pub(crate) async fn search(args: SearchArgs, settings: &Settings, console: &Cons
         .map(|hit| Found { score: hit.score, why: hit.why, memory: (*hit.record).clone() })
         .collect();
     console.list(&found, |style| {
-        let columns = [("ID", Align::Left), ("SCORE", Align::Right), ("AGENT", Align::Left), ("TEXT", Align::Left)];
+        let columns = [
+            ("ID", Align::Left),
+            ("SCORE", Align::Right),
+            ("WHY", Align::Left),
+            ("AGENT", Align::Left),
+            ("TEXT", Align::Left),
+        ];
         let lines: Vec<Vec<String>> = found
             .iter()
             .map(|it| {
                 vec![
                     short(it.memory.id),
                     format!("{:.2}", it.score),
+                    reasons(&it.why),
                     clean(&it.memory.agent).into_owned(),
-                    fit(&clean(&it.memory.text), 90).into_owned(),
+                    fit(&clean(&it.memory.text), 70).into_owned(),
                 ]
             })
             .collect();
         table(style, &columns, &lines)
     })?;
     Ok(Exit::Ok)
+}
+
+/// The parts of a score, in words: similarities as they are, and what was added or taken off.
+fn reasons(why: &Why) -> String {
+    let mut parts = Vec::new();
+    parts.extend(why.dense.map(|value| format!("vector {value:.2}")));
+    parts.extend(why.sparse.map(|value| format!("words {value:.1}")));
+    for (name, value) in
+        [("agent", why.agent), ("context", why.context), ("marks", why.marks), ("repeats", why.repeats)]
+    {
+        if value != 0.0 {
+            parts.push(format!("{name} {value:+.2}"));
+        }
+    }
+    parts.join(", ")
 }
 
 /// What `crewline memory ls` takes.
@@ -288,4 +310,16 @@ pub(crate) async fn export(args: ExportArgs, settings: &Settings, console: &Cons
         None => console.raw(text.as_bytes())?,
     }
     Ok(Exit::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_score_says_what_it_is_made_of() {
+        let why = Why { dense: Some(0.62), sparse: Some(7.31), agent: 0.35, repeats: -0.1, ..Why::default() };
+        assert_eq!(reasons(&why), "vector 0.62, words 7.3, agent +0.35, repeats -0.10");
+        assert_eq!(reasons(&Why::default()), "");
+    }
 }
