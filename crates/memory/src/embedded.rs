@@ -70,9 +70,17 @@ impl Embedded {
         self.with(scope, |project| project.is_loaded).unwrap_or(false)
     }
 
-    /// Adds what the database holds of a project, beside what [`Self::insert`] added meanwhile. Takes some 10 µs a
-    /// record: call it from a thread that may block. A stored vector that does not fit is left out with a warning.
+    /// Adds the last of what the database holds of a project, beside what [`Self::insert`] added meanwhile. Takes some
+    /// 10 µs a record: call it from a thread that may block. A stored vector that does not fit is left out with a
+    /// warning.
     pub fn load(&self, scope: &ProjectScope, records: Vec<(MemoryRecord, Option<Vec<f32>>)>) -> Result<(), Error> {
+        self.load_some(scope, records)?;
+        self.with_mut(scope, |project| project.is_loaded = true);
+        Ok(())
+    }
+
+    /// The same for a part of a project, before its last.
+    pub fn load_some(&self, scope: &ProjectScope, records: Vec<(MemoryRecord, Option<Vec<f32>>)>) -> Result<(), Error> {
         records.iter().try_for_each(|(record, _)| belongs(scope, record))?;
         let mut unfit = 0_usize;
         self.with_mut(scope, |project| {
@@ -85,7 +93,6 @@ impl Embedded {
                     unfit += 1;
                 }
             }
-            project.is_loaded = true;
         });
         if unfit > 0 {
             tracing::warn!(project_id = scope.project(), unfit, "stored vectors are of another model");

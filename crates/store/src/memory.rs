@@ -121,14 +121,26 @@ impl Store {
         Ok(depth.unsigned_abs())
     }
 
-    /// The vectors of a project's memories by one embedding model.
-    pub async fn vectors(&self, scope: &ProjectScope, model: &str) -> Result<Vec<(MemoryId, Vec<f32>)>, Error> {
+    /// The vectors by one embedding model of a project's memories behind the row `after`, up to the row `through`.
+    pub async fn vectors(
+        &self,
+        scope: &ProjectScope,
+        model: &str,
+        after: u64,
+        through: u64,
+    ) -> Result<Vec<(MemoryId, Vec<f32>)>, Error> {
         let reader = self.reader().await?;
+        let values: [Value; 4] = [
+            clean(scope.project()).into_owned().into(),
+            clean(model).into_owned().into(),
+            clamp(after).into(),
+            clamp(through).into(),
+        ];
         let statement = Statement::from_sql_and_values(
             reader.get_database_backend(),
             "SELECT m.id, v.vector FROM memories AS m JOIN memory_vectors AS v ON v.memory = m.seq AND v.model = $2 \
-             WHERE m.project = $1 ORDER BY m.seq",
-            [clean(scope.project()).into_owned().into(), clean(model).into_owned().into()],
+             WHERE m.project = $1 AND m.seq > $3 AND m.seq <= $4 ORDER BY m.seq",
+            values,
         );
         reader.query_all_raw(statement).await?.iter().map(vector_of).collect()
     }

@@ -85,14 +85,17 @@ async fn vectors_round_trip(place: &Place) {
     let ids: Vec<MemoryId> = change.memories.iter().map(|it| it.id).collect();
     let vectors = vec![vec![0.0, -1.5, f32::MIN_POSITIVE], vec![f32::MAX], vec![], vec![3.0]];
     crew.store.memory_done("mini", &ids, Some(&vectors)).await.unwrap();
-    let found = crew.store.vectors(&ProjectScope::of("p"), "mini").await.unwrap();
+    let found = crew.store.vectors(&ProjectScope::of("p"), "mini", 0, u64::MAX).await.unwrap();
     assert_eq!(found, [0, 1, 2].map(|n| (ids[n], vectors[n].clone())));
-    assert_eq!(crew.store.vectors(&ProjectScope::of("p"), "other").await.unwrap(), []);
-    assert_eq!(crew.store.vectors(&ProjectScope::of("q"), "mini").await.unwrap(), [(ids[3], vec![3.0])]);
+    assert_eq!(crew.store.vectors(&ProjectScope::of("p"), "other", 0, u64::MAX).await.unwrap(), []);
+    assert_eq!(crew.store.vectors(&ProjectScope::of("q"), "mini", 0, u64::MAX).await.unwrap(), [(ids[3], vec![3.0])]);
+    let (scope, seqs) = (ProjectScope::of("p"), crew.store.memories(&ProjectScope::of("p"), 0, 10).await.unwrap());
+    let between = crew.store.vectors(&scope, "mini", seqs[0].0, seqs[1].0).await.unwrap();
+    assert_eq!(between, [(ids[1], vectors[1].clone())], "behind one row, up to another");
     // Replaced, also when an id is named twice or is not there.
     let new = [vec![1.0], vec![2.0], vec![2.0]];
     crew.store.memory_done("mini", &[ids[0], MemoryId(7), ids[0]], Some(&new)).await.unwrap();
-    assert_eq!(crew.store.vectors(&ProjectScope::of("p"), "mini").await.unwrap()[0], (ids[0], vec![2.0]));
+    assert_eq!(crew.store.vectors(&ProjectScope::of("p"), "mini", 0, u64::MAX).await.unwrap()[0], (ids[0], vec![2.0]));
     assert_eq!(crew.store.memory_outbox_depth().await.unwrap(), 0);
     let error = crew.store.memory_done("mini", &ids, Some(&new)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
@@ -153,7 +156,7 @@ async fn memories_are_added_marked_and_forgotten(place: &Place) {
     assert_eq!(crew.store.forget_memories(&scope, &[one.id, twin.id, one.id]).await.unwrap(), 1);
     assert_eq!(found(scope.clone()).await, [marked]);
     assert_eq!(found(ProjectScope::of("q")).await.len(), 1, "another project forgets nothing");
-    assert_eq!(crew.store.vectors(&scope, "m").await.unwrap(), [], "a vector goes with its memory");
+    assert_eq!(crew.store.vectors(&scope, "m", 0, u64::MAX).await.unwrap(), [], "a vector goes with its memory");
     let forgotten = crew.store.memory_forgotten(10).await.unwrap();
     assert!(forgotten.contains(&(scope.clone(), one.id)), "{forgotten:?}");
     crew.store.memory_forgotten_done(&forgotten).await.unwrap();
