@@ -130,10 +130,13 @@ impl Maker {
         Self { random: fastrand::Rng::with_seed(seed), ids: IdSource::seeded(seed), task: None, made: 0 }
     }
 
-    /// Frequent words are much more frequent than others (Zipf).
+    /// Some words are much more frequent than others.
     fn text(&mut self, words: usize) -> String {
-        let word = |random: &mut fastrand::Rng| format!("word{}", (20_000.0_f64.powf(random.f64())) as u32);
-        (0..words).map(|_| word(&mut self.random)).collect::<Vec<_>>().join(" ")
+        let mut word = || {
+            let most = self.random.u32(1..=20_000);
+            format!("word{}", self.random.u32(..most))
+        };
+        (0..words).map(|_| word()).collect::<Vec<_>>().join(" ")
     }
 
     fn vector(&mut self) -> Vec<f32> {

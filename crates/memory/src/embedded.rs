@@ -70,6 +70,11 @@ impl Embedded {
         self.with(scope, |project| project.is_loaded).unwrap_or(false)
     }
 
+    /// Whether anything of the project is here, or is on its way here: whoever makes vectors gives them to it.
+    pub fn is_begun(&self, scope: &ProjectScope) -> bool {
+        self.project(scope).is_some()
+    }
+
     /// Adds the last of what the database holds of a project, beside what [`Self::insert`] added meanwhile. Takes some
     /// 10 µs a record: call it from a thread that may block. A stored vector that does not fit is left out with a
     /// warning.

@@ -129,6 +129,8 @@ impl Library {
         if self.index.local().is_loaded(scope) {
             return Ok(());
         }
+        // From here on new vectors come here as well, so none is missed between its page and the last.
+        self.index.local().load_some(scope, Vec::new())?;
         let (mut after, mut indexing) = (0, None);
         loop {
             let page = self.store.memories(scope, after, LOAD_PAGE).await?;
@@ -350,7 +352,7 @@ impl Library {
             match self.index.remote() {
                 Some(remote) => remote.upsert(&scope, points).await?,
                 // A project nobody has asked for is loaded with its vectors when somebody does.
-                None if self.index.local().is_loaded(&scope) => self.index.local().upsert(&scope, points).await?,
+                None if self.index.local().is_begun(&scope) => self.index.local().upsert(&scope, points).await?,
                 None => {}
             }
         }

@@ -225,7 +225,9 @@ mod tests {
         ] {
             let part = part.build();
             assert_bound(&part.filter.unwrap());
-            part.prefetch.into_iter().for_each(|prefetch| assert_bound(&prefetch.filter.unwrap()));
+            for prefetch in part.prefetch {
+                assert_bound(&prefetch.filter.unwrap());
+            }
         }
     }
 }

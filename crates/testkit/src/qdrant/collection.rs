@@ -122,7 +122,7 @@ impl Collection {
                 Some(Vector::Sparse(sparse)) => words_of(&sparse.indices, &sparse.values)?,
                 Some(_) => return Err(wrong("the vector named `text` is not sparse")),
             };
-            self.points.insert(key(point.id.as_ref()), Stored { vector, words, point });
+            self.points.insert(key(point.id.as_ref()), Stored { point, vector, words });
         }
         Ok(())
     }
