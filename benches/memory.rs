@@ -219,7 +219,7 @@ async fn add(count: usize, folder: &str) {
     for record in records {
         library.add(vec![record]).await.expect("a memory");
     }
-    say("add", (cpu() - before).as_secs_f64() * 1e3 / count as f64);
+    say("add", cpu().saturating_sub(before).as_secs_f64() * 1e3 / count as f64);
 }
 
 async fn embed(folder: &str) {
@@ -230,14 +230,14 @@ async fn embed(folder: &str) {
     for n in 0..50 {
         of(format!("what did the crew decide about the shared memory {n}?"), Purpose::Query).await;
     }
-    say("query", (cpu() - begun).as_secs_f64() * 1e3 / 50.0);
+    say("query", cpu().saturating_sub(begun).as_secs_f64() * 1e3 / 50.0);
     let sentence = "the crew plans its tasks and writes what it decided into the shared memory of the project ";
     let text: Vec<&str> = sentence.split(' ').cycle().take(148).collect();
     let begun = cpu();
     for _ in 0..40 {
         of(text.join(" "), Purpose::Document).await;
     }
-    say("texts", 40.0 / (cpu() - begun).as_secs_f64());
+    say("texts", 40.0 / cpu().saturating_sub(begun).as_secs_f64());
     of("a long story ".repeat(500), Purpose::Document).await;
     say("held", status_kib("VmRSS:") / 1024.0);
     embedder.close(Duration::from_mins(1));
