@@ -175,6 +175,10 @@ impl Library {
         }
         let embedding = begun.elapsed();
         let (mut hits, strangers) = self.index.ask(scope, &query).await?;
+        if self.is_bereft() {
+            // The question made the collection anew. Whoever drains next must know, also when this process ends now.
+            self.store.redrain_all().await?;
+        }
         if !strangers.is_empty() && self.meet(scope, &strangers).await? {
             hits = self.index.search(scope, &query).await?;
         }

@@ -177,6 +177,26 @@ async fn a_lost_collection_is_filled_again() {
 }
 
 #[tokio::test]
+async fn a_loss_that_a_question_finds_is_known_to_the_next_process() {
+    let store = Store::open("sqlite::memory:").await.unwrap();
+    let server = QdrantServer::start().await.unwrap();
+    let (embedder, _) = embedder();
+    let scope = ProjectScope::of("p");
+    let first = library(&store, Some(&server), &embedder);
+    first.add(records(10)).await.unwrap();
+    drain_all(&first).await;
+    server.lose_collection();
+    // A process that asks one question and ends.
+    let asking = library(&store, Some(&server), &embedder);
+    asking.load(&scope).await.unwrap();
+    let query = Query { text: "memory number 4".to_owned(), limit: 3, ..Query::default() };
+    assert_eq!(asking.recall(&scope, query).await.unwrap().hits.len(), 3);
+    drop(asking);
+    assert_eq!(drain_all(&library(&store, Some(&server), &embedder)).await, 10);
+    assert_eq!(points(&server).len(), 10);
+}
+
+#[tokio::test]
 async fn what_is_forgotten_during_an_outage_is_forgotten_there_later() {
     let store = Store::open("sqlite::memory:").await.unwrap();
     let server = QdrantServer::start().await.unwrap();
