@@ -17,6 +17,8 @@ use crate::process::{Cargo, Failure};
 
 /// Crates whose literals may all be error codes.
 const NOTING: [&str; 2] = ["crates/runtime/src/", "crates/api/src/"];
+/// Attributes of spans, which look like codes.
+const ATTRIBUTES: [&str; 1] = ["error.type"];
 /// What follows the dot in the name of a file.
 const EXTENSIONS: [&str; 8] = ["db", "json", "log", "md", "py", "toml", "yaml", "yml"];
 /// What each section of an error says.
@@ -151,7 +153,10 @@ fn is_metric(word: &str) -> bool {
 
 fn is_code(word: &str) -> bool {
     let is_name = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_lowercase() || c == '_');
-    word.split_once('.').is_some_and(|(room, name)| is_name(room) && is_name(name) && !EXTENSIONS.contains(&name))
+    !ATTRIBUTES.contains(&word)
+        && word
+            .split_once('.')
+            .is_some_and(|(room, name)| is_name(room) && is_name(name) && !EXTENSIONS.contains(&name))
 }
 
 /// The metrics that the `metrics.rs` of the crates name.
