@@ -14,7 +14,7 @@ use crate::{
 
 const PAGE: &str = "docs/runtime-semantics.md";
 /// Macros that make tests of the functions they name, one for each backend or protocol.
-const MAKERS: [&str; 2] = ["on_both!", "conformance!"];
+const MAKERS: [&str; 3] = ["on_both!", "conformance!", "all! {"];
 /// The chapter whose sentences promise nothing.
 const NOT_PROMISED: &str = "Not promised";
 

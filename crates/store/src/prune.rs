@@ -232,6 +232,8 @@ mod tests {
             ("nodes", "registry"),
             ("tool_calls", "digest"),
             ("approvals", "digest"),
+            ("tool_pins", "origin"),
+            ("tool_pins", "hash"),
         ];
         let store = Store::open("sqlite::memory:").await.unwrap();
         let reader = store.reader().await.unwrap();

@@ -128,7 +128,9 @@ fn unknown_keys_are_named_with_the_nearest() {
     check(
         "version: 1\n",
         "version: 1\nextras: 1\n",
-        &["2:1: unknown key `extras` (allowed here: `version`, `providers`, `models`, `roles`, `policies`)"],
+        &[
+            "2:1: unknown key `extras` (allowed here: `version`, `providers`, `models`, `roles`, `mcp_servers`, `policies`)",
+        ],
     );
 }
 
