@@ -336,6 +336,7 @@ async fn a_real_qdrant_conforms() {
 async fn qdrant_conforms(url: String) {
     let options = QdrantOptions { url, api_key: None, model: "conformance".to_owned(), dimensions: DIMENSIONS };
     let qdrant = Qdrant::new(options).unwrap();
+    qdrant.prepare().await.unwrap();
     run(&qdrant).await;
     run(&Hybrid::new(Embedded::new(), Some(qdrant.clone()))).await;
 

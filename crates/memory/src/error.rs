@@ -18,6 +18,14 @@ pub enum Error {
         /// What its client said.
         reason: String,
     },
+    /// The vector store has no collection for the embedding model.
+    #[error("`{url}` has no collection `{collection}`")]
+    NoCollection {
+        /// The server.
+        url: String,
+        /// What is missing.
+        collection: String,
+    },
     /// The vector store was too slow.
     #[error("`{url}` did not answer `{operation}` within {limit:?}")]
     Timeout {
@@ -138,9 +146,11 @@ impl Error {
     /// What kind of failure it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Unavailable { .. } | Self::Library { .. } | Self::Model { .. } | Self::Stopped => {
-                ErrorKind::Unavailable
-            }
+            Self::Unavailable { .. }
+            | Self::NoCollection { .. }
+            | Self::Library { .. }
+            | Self::Model { .. }
+            | Self::Stopped => ErrorKind::Unavailable,
             Self::Timeout { .. } => ErrorKind::Timeout,
             Self::Refused { .. } => ErrorKind::Auth,
             Self::Address { .. }
@@ -158,6 +168,7 @@ impl Error {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Unavailable { .. } => "memory.unavailable",
+            Self::NoCollection { .. } => "memory.no_collection",
             Self::Timeout { .. } => "memory.timeout",
             Self::Refused { .. } => "memory.refused",
             Self::Rejected { .. } => "memory.rejected",
@@ -179,7 +190,11 @@ impl Error {
     /// Whether the same call may work later.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Unavailable { .. } | Self::Timeout { .. } | Self::Busy { .. } | Self::Stopped => true,
+            Self::Unavailable { .. }
+            | Self::NoCollection { .. }
+            | Self::Timeout { .. }
+            | Self::Busy { .. }
+            | Self::Stopped => true,
             Self::Refused { .. }
             | Self::Rejected { .. }
             | Self::Address { .. }
@@ -200,6 +215,9 @@ impl Error {
         match self {
             Self::Unavailable { .. } | Self::Timeout { .. } => {
                 Some("start Qdrant and check its gRPC address (port 6334); until then the crew recalls by words alone")
+            }
+            Self::NoCollection { .. } => {
+                Some("a run, `crewline serve` or `crewline memory reindex` makes it and fills it from the database")
             }
             Self::Refused { .. } => Some("set the key of the Qdrant server in the configuration"),
             Self::Address { .. } => Some("use the form `http://host:6334`"),

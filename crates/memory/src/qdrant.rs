@@ -70,8 +70,8 @@ pub struct Qdrant {
     dimensions: usize,
     limit: Duration,
     is_ready: Arc<AtomicBool>,
-    /// Whether the collection was created by us and nobody has filled it yet.
-    is_new: Arc<AtomicBool>,
+    /// Whether the collection was missing when it was last asked for.
+    is_lost: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Qdrant {
@@ -103,7 +103,7 @@ impl Qdrant {
             dimensions,
             limit: REQUEST_LIMIT,
             is_ready: Arc::default(),
-            is_new: Arc::default(),
+            is_lost: Arc::default(),
         })
     }
 
@@ -124,22 +124,6 @@ impl Qdrant {
         format!("{}/{}#{}", server.trim_end_matches('/'), self.collection, words::SCHEME)
     }
 
-    /// Makes sure that the collection is there and fits.
-    pub async fn prepare(&self) -> Result<(), Error> {
-        self.ensure().await
-    }
-
-    /// Whether the collection was missing and had to be created since the last [`Self::accept_new`], so that all
-    /// vectors must be carried to it again.
-    pub fn is_new(&self) -> bool {
-        self.is_new.load(Ordering::Acquire)
-    }
-
-    /// The outbox is full again.
-    pub fn accept_new(&self) {
-        self.is_new.store(false, Ordering::Release);
-    }
-
     /// Refuses vectors of another model.
     pub(crate) fn check_dimensions(&self, vector: &[f32]) -> Result<(), Error> {
         if vector.len() == self.dimensions {
@@ -153,7 +137,9 @@ impl Qdrant {
     }
 
     async fn delete(&self, conditions: Conditions) -> Result<(), Error> {
-        self.ensure().await?;
+        if self.is_missing().await? {
+            return Ok(());
+        }
         let request = DeletePointsBuilder::new(&*self.collection).points(conditions).wait(true);
         self.limited("delete", self.client.delete_points(request)).await.map(|_| ())
     }
@@ -196,9 +182,8 @@ impl Qdrant {
             Status::Down => Error::Unavailable { url, reason },
             Status::Auth => Error::Refused { url, reason },
             Status::Lost => {
-                // The collection is gone: the next call makes it again.
                 self.is_ready.store(false, Ordering::Release);
-                Error::Unavailable { url, reason }
+                self.missing()
             }
             Status::Wrong => Error::Rejected { url, operation, reason },
         }
@@ -250,7 +235,8 @@ impl VectorStore for Qdrant {
         async move {
             self.limited("health check", self.client.health_check()).await?;
             self.is_ready.store(false, Ordering::Release);
-            self.ensure().await
+            // One that is missing is made by whoever fills it.
+            self.is_missing().await.map(|_| ())
         }
         .boxed()
     }

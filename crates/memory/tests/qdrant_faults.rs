@@ -14,6 +14,12 @@ fn qdrant(server: &QdrantServer, dimensions: usize) -> Qdrant {
     Qdrant::new(options).unwrap().patient_for(PATIENCE)
 }
 
+async fn prepared(server: &QdrantServer, dimensions: usize) -> Qdrant {
+    let qdrant = qdrant(server, dimensions);
+    qdrant.prepare().await.unwrap();
+    qdrant
+}
+
 fn point(project: &str, text: &str, vector: Vec<f32>) -> Point {
     let kind = MemoryType::TaskSummary;
     let record = MemoryRecord {
@@ -38,7 +44,7 @@ fn question() -> Query {
 #[tokio::test]
 async fn every_illness_has_its_error_and_passes() {
     let server = QdrantServer::start().await.unwrap();
-    let (qdrant, scope) = (qdrant(&server, 2), ProjectScope::of("p"));
+    let (qdrant, scope) = (prepared(&server, 2).await, ProjectScope::of("p"));
     qdrant.upsert(&scope, vec![point("p", "red fox", vec![1.0, 0.0])]).await.unwrap();
     for (illness, code, retryable) in [
         (Illness::Down, "memory.unavailable", true),
@@ -65,7 +71,7 @@ async fn words_answer_through_every_illness() {
     let scope = ProjectScope::of("p");
     for illness in [Illness::Down, Illness::Slow, Illness::Failing] {
         server.set(Illness::None);
-        let hybrid = Hybrid::new(Embedded::new(), Some(qdrant(&server, 2)));
+        let hybrid = Hybrid::new(Embedded::new(), Some(prepared(&server, 2).await));
         let points = vec![point("p", "red fox", vec![1.0, 0.0]), point("p", "red dog", vec![0.9, 0.1])];
         hybrid.upsert(&scope, points).await.unwrap();
         assert_eq!(hybrid.search(&scope, &question()).await.unwrap().len(), 2);
@@ -115,7 +121,7 @@ async fn a_collection_without_words_is_refused_with_the_fix() {
 async fn a_question_is_one_round_trip() {
     let server = QdrantServer::start().await.unwrap();
     let scope = ProjectScope::of("p");
-    let (alone, hybrid) = (qdrant(&server, 2), Hybrid::new(Embedded::new(), Some(qdrant(&server, 2))));
+    let (alone, hybrid) = (qdrant(&server, 2), Hybrid::new(Embedded::new(), Some(prepared(&server, 2).await)));
     let points = vec![point("p", "red fox", vec![1.0, 0.0]), point("p", "blue whale", vec![0.0, 1.0])];
     hybrid.upsert(&scope, points).await.unwrap();
     assert_eq!(server.worded(), 2);
@@ -131,20 +137,28 @@ async fn a_question_is_one_round_trip() {
 }
 
 #[tokio::test]
-async fn a_lost_collection_is_made_again_and_says_that_it_is_empty() {
+async fn a_lost_collection_is_made_again_only_by_who_fills_it() {
     let server = QdrantServer::start().await.unwrap();
     let (qdrant, scope) = (qdrant(&server, 2), ProjectScope::of("p"));
+    let fox = || vec![point("p", "red fox", vec![1.0, 0.0])];
+    qdrant.check().await.unwrap();
+    assert!(qdrant.is_missing().await.unwrap(), "a look does not make it");
     qdrant.prepare().await.unwrap();
-    assert!(qdrant.is_new());
-    qdrant.accept_new();
-    qdrant.upsert(&scope, vec![point("p", "red fox", vec![1.0, 0.0])]).await.unwrap();
+    assert!(!qdrant.is_lost());
+    qdrant.upsert(&scope, fox()).await.unwrap();
     server.lose_collection();
-    assert_eq!(qdrant.search(&scope, &question()).await.unwrap_err().code(), "memory.unavailable");
-    assert!(qdrant.search(&scope, &question()).await.unwrap().is_empty());
-    assert!(qdrant.is_new(), "whoever fills it must know");
-    let again = self::qdrant(&server, 2);
-    again.prepare().await.unwrap();
-    assert!(!again.is_new(), "it was there");
+    for _ in 0..2 {
+        for error in
+            [qdrant.search(&scope, &question()).await.unwrap_err(), qdrant.upsert(&scope, fox()).await.unwrap_err()]
+        {
+            assert_eq!((error.code(), error.is_retryable()), ("memory.no_collection", true));
+            assert!(error.hint().unwrap().contains("crewline memory reindex"));
+        }
+        qdrant.forget(&scope, &[fox()[0].id]).await.unwrap();
+    }
+    assert!(qdrant.is_lost() && qdrant.is_missing().await.unwrap(), "whoever fills it must know");
+    qdrant.prepare().await.unwrap();
+    assert!(!qdrant.is_lost());
 }
 
 #[tokio::test]
@@ -167,7 +181,7 @@ async fn words_answer_beside_a_collection_of_another_model() {
 async fn ties_are_ranked_alike_in_both_stores() {
     let server = QdrantServer::start().await.unwrap();
     let scope = ProjectScope::of("p");
-    let there = Hybrid::new(Embedded::new(), Some(qdrant(&server, 3)));
+    let there = Hybrid::new(Embedded::new(), Some(prepared(&server, 3).await));
     let here = Hybrid::new(Embedded::new(), None);
     // The same angle to the question by other roads: sums of floats that differ in their last digits.
     let mut points = Vec::new();

@@ -2,6 +2,7 @@
 //! no run.
 //!
 //! **Invariant:** the database holds every memory; the index and the vectors are rebuilt from it.
+//! **Invariant:** a collection of vectors is made only by the drain, after the outbox is full again.
 //! **Invariant:** a memory leaves the outbox only after the vector store has it, so a crash in between writes it twice
 //! under one id, which is once.
 
@@ -176,7 +177,7 @@ impl Library {
         let embedding = begun.elapsed();
         let (mut hits, strangers) = self.index.ask(scope, &query).await?;
         if self.is_bereft() {
-            // The question made the collection anew. Whoever drains next must know, also when this process ends now.
+            // Whoever drains next must know, also when this process ends now.
             self.store.redrain_all().await?;
         }
         if !strangers.is_empty() && self.meet(scope, &strangers).await? {
@@ -322,7 +323,7 @@ impl Library {
 
     /// Whether the vector store has lost its vectors since the last drain.
     pub(crate) fn is_bereft(&self) -> bool {
-        self.index.remote().is_some_and(crewline_memory::Qdrant::is_new)
+        self.index.remote().is_some_and(crewline_memory::Qdrant::is_lost)
     }
 
     /// Carries the oldest memories of the outbox into the vector store, and takes out of it what was forgotten.
@@ -373,12 +374,13 @@ impl Library {
             }
             self.is_aimed.store(true, Ordering::Release);
         }
-        if let Some(remote) = self.index.remote() {
+        if let Some(remote) = self.index.remote()
+            && remote.is_missing().await?
+        {
+            // The outbox first: a crash in between fills it once more. The other way round it would leave an empty collection
+            // that nobody fills.
+            self.store.redrain_all().await?;
             remote.prepare().await?;
-            if remote.is_new() {
-                self.store.redrain_all().await?;
-                remote.accept_new();
-            }
         }
         Ok(())
     }

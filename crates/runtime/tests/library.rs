@@ -169,7 +169,7 @@ async fn a_lost_collection_is_filled_again() {
     library.add(records(10)).await.unwrap();
     drain_all(&library).await;
     server.lose_collection();
-    // The first call meets the loss; whoever calls next makes the collection again.
+    // A call meets the loss; the drain makes the collection again.
     let query = Query { vector: Some(vec![1.0; DIMENSIONS]), limit: 1, ..Query::default() };
     library.index().remote().unwrap().search(&ProjectScope::of("p"), &query).await.unwrap_err();
     assert_eq!(drain_all(&library).await, 10);
@@ -191,6 +191,7 @@ async fn a_loss_that_a_question_finds_is_known_to_the_next_process() {
     asking.load(&scope).await.unwrap();
     let query = Query { text: "memory number 4".to_owned(), limit: 3, ..Query::default() };
     assert_eq!(asking.recall(&scope, query).await.unwrap().hits.len(), 3);
+    assert!(server.points().is_empty() && asking.index().remote().unwrap().is_missing().await.unwrap());
     drop(asking);
     assert_eq!(drain_all(&library(&store, Some(&server), &embedder)).await, 10);
     assert_eq!(points(&server).len(), 10);

@@ -1,4 +1,4 @@
-//! The collection: made with its indexes when it is missing, refused when it does not fit.
+//! The collection: made with its indexes by whoever fills it, refused when it does not fit.
 
 use std::sync::atomic::Ordering;
 
@@ -15,8 +15,29 @@ use super::{
 use crate::Error;
 
 impl Qdrant {
-    /// Creates the collection and its indexes when they are missing, and refuses one that does not fit.
+    /// Makes sure that the collection is there, fits and has its indexes. Whoever finds it missing does not make it: an empty
+    /// one would look like one that nothing was ever put in.
     pub(super) async fn ensure(&self) -> Result<(), Error> {
+        if self.is_ready.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        match self.info().await? {
+            Some(info) => self.complete(&info).await,
+            None => Err(self.missing()),
+        }
+    }
+
+    /// Whether there is no collection: it was never made, or it was lost. One that is there has to fit.
+    pub async fn is_missing(&self) -> Result<bool, Error> {
+        match self.ensure().await {
+            Ok(()) => Ok(false),
+            Err(Error::NoCollection { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes the collection, and its indexes, when they are missing. Whoever makes it sees to it first that it will be filled.
+    pub async fn prepare(&self) -> Result<(), Error> {
         if self.is_ready.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -24,7 +45,22 @@ impl Qdrant {
             Some(info) => info,
             None => self.create().await?,
         };
-        self.fits(&info)?;
+        self.complete(&info).await
+    }
+
+    /// Whether the collection was missing when it was last asked for, and nobody has made it since.
+    pub fn is_lost(&self) -> bool {
+        self.is_lost.load(Ordering::Acquire)
+    }
+
+    pub(super) fn missing(&self) -> Error {
+        self.is_lost.store(true, Ordering::Release);
+        Error::NoCollection { url: self.url.to_string(), collection: self.collection.to_string() }
+    }
+
+    /// Makes the indexes that are missing, unless the collection does not fit.
+    async fn complete(&self, info: &CollectionInfo) -> Result<(), Error> {
+        self.fits(info)?;
         for (field, kind) in [
             (PROJECT, FieldType::Keyword),
             (KIND, FieldType::Keyword),
@@ -41,6 +77,7 @@ impl Qdrant {
             }
             self.limited("create index", self.client.create_field_index(index)).await?;
         }
+        self.is_lost.store(false, Ordering::Release);
         self.is_ready.store(true, Ordering::Release);
         Ok(())
     }
@@ -63,15 +100,10 @@ impl Qdrant {
             CreateCollectionBuilder::new(&*self.collection).vectors_config(dense).sparse_vectors_config(sparse);
         let created = self.limited("create collection", self.client.create_collection(request)).await;
         match (self.info().await?, created) {
-            // Somebody else may have created it between our question and our request.
-            (Some(info), created) => {
-                if created.is_ok() {
-                    self.is_new.store(true, Ordering::Release);
-                }
-                Ok(info)
-            }
+            // Somebody else may have made it between our question and our request.
+            (Some(info), _) => Ok(info),
             (None, Err(error)) => Err(error),
-            (None, Ok(_)) => Err(self.rejected("create collection", "the collection is still missing")),
+            (None, Ok(_)) => Err(self.missing()),
         }
     }
 
