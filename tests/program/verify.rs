@@ -1,9 +1,15 @@
 //! Success criteria that a program or a judge checks: a bad answer leads to the next model, with the evidence.
 
-use crewline_testkit::{Script, StubReply, StubRequest, StubServer, TestApp};
+use std::time::Duration;
+
+use crewline_testkit::{Script, StubReply, StubRequest, StubServer, TestApp, app::finish};
 use serde_json::{Value, json};
 
-use crate::{app, run_args};
+use crate::{
+    app,
+    resume::{only_run, wait_for_calls},
+    run_args, signal,
+};
 
 fn plan(criteria: &Value) -> String {
     json!({"goal": "g", "tasks": [{
@@ -193,4 +199,34 @@ fn an_answer_without_a_judge_is_rejected_unless_the_policy_accepts_it() {
         let evidence = written[0]["checks"][0]["evidence"].as_str().unwrap();
         assert!(evidence.starts_with(part), "{policy}: {evidence}");
     }
+}
+
+#[test]
+fn a_kill_while_a_judge_is_asked_buys_neither_the_answer_nor_an_earlier_verdict_again() {
+    let server = StubServer::start(Script::new(|request: &StubRequest| {
+        if !request.contains("You judge whether") {
+            return StubReply::text("Kafka, because it is durable.");
+        }
+        let verdict = StubReply::json(&json!({"reason": "it does", "pass": true}));
+        if request.contains("it is short") { verdict.after(Duration::from_secs(2)) } else { verdict }
+    }));
+    let app = app();
+    with_judge(&app, &server, "strong", "");
+    let judge = |rubric| json!({"check": {"type": "judge", "rubric": rubric}});
+    app.write("plan.json", &plan(&json!([judge(RUBRIC), judge("it is short")])));
+    let child = app.spawn(run_args(&["--plan", "plan.json", "--max-cost", "1"]));
+    wait_for_calls(&server, 3);
+    signal(child.id(), "KILL");
+    finish(child, TestApp::LIMIT);
+    let id = only_run(&app);
+    app.run(["resume", &id, "-o", "jsonl", "--out", "out"]).expect_code(0);
+    let asked = server.requests();
+    let with = |part: &str| asked.iter().filter(|it| it.contains("You judge whether") && it.contains(part)).count();
+    assert_eq!((asked.len(), with(RUBRIC), with("it is short")), (4, 1, 2), "only what was under way is asked again");
+    let calls = app.run(["logs", &id, "-o", "jsonl"]).expect_code(0).events_of("model_call");
+    let seen: Vec<(&str, &str)> =
+        calls.iter().map(|it| (it["role"].as_str().unwrap(), it["outcome"].as_str().unwrap())).collect();
+    assert_eq!(seen, [("judge", "ok"), ("coder", "ok"), ("judge", "lost"), ("judge", "ok")]);
+    let usage = &calls[1]["usage"];
+    assert_ne!(usage["estimated"], true, "the answer costs what it cost: {usage}");
 }

@@ -155,6 +155,8 @@ pub enum Work {
 pub struct OpenCall {
     /// Names the call.
     pub id: CallId,
+    /// Who asks, when it is not the task's role.
+    pub by: Option<Role>,
     /// The model that was asked.
     pub model: ModelAlias,
     /// The provider that was asked.
@@ -196,7 +198,7 @@ impl Progress {
     /// What the attempt consumed, and what of it is not recorded as ended; a call that is still open is cancelled.
     pub fn close(self) -> (Spent, Ended) {
         let Self { open, mut ended, mut spent, is_started: _ } = self;
-        if let Some(OpenCall { id, model, provider, worst, input_tokens, is_sent }) = open {
+        if let Some(OpenCall { id, by, model, provider, worst, input_tokens, is_sent }) = open {
             let (input_tokens, cost) = if is_sent {
                 // What the provider bills for an aborted call is unknown: the worst case is never too little.
                 (input_tokens, worst)
@@ -215,7 +217,7 @@ impl Progress {
             spent.add(&end);
             ended.calls.push(EndedCall {
                 end,
-                by: None,
+                by,
                 model,
                 provider,
                 reply: None,

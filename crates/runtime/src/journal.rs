@@ -176,7 +176,8 @@ impl State {
                 self.args.hub.publish(events);
             }
             Outcome::Done(Err(error)) => {
-                tracing::error!(error.code = error.code(), %error, changes = acks.len(), "commit failed");
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::error!(error.code = error.code(), %error, cause, changes = acks.len(), "commit failed");
                 for ack in acks {
                     ack.answer(Err(Refusal::Failed {
                         code: error.code(),

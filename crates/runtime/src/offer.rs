@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Error,
     assignment::{Ended, EndedCall, Failure, Output, Progress, Report, Spent},
-    attempt::end_calls,
+    attempt::{JUDGE, end_calls},
     outage::Outage,
     purse::Cap,
 };
@@ -215,19 +215,22 @@ fn lost_report(attempt: AttemptId, known: Option<&OpenAttempt>) -> Read {
     }
 }
 
-/// How far an attempt came that was lost: ended calls count as they are recorded, open ones at their worst case.
+/// How far an attempt came that was lost: ended calls count as they are recorded, open ones that were answered, too. Others
+/// count at their worst case.
 pub fn progress_of_lost(is_started: bool, calls: &[CallRow]) -> Progress {
     let mut progress = Progress { is_started, ..Progress::default() };
     for call in calls {
         let is_open = call.outcome.is_none();
+        let is_lost = is_open && call.reply.is_none();
+        let otherwise = if is_lost { CallOutcome::Lost } else { CallOutcome::Ok };
         let end = CallEnd {
             id: call.id,
-            outcome: call.outcome.unwrap_or(CallOutcome::Lost),
-            usage: if is_open { Usage { estimated: true, ..Usage::default() } } else { call.usage },
-            cost: if is_open { call.reserved } else { call.cost },
+            outcome: call.outcome.unwrap_or(otherwise),
+            usage: if is_lost { Usage { estimated: true, ..Usage::default() } } else { call.usage },
+            cost: if is_lost { call.reserved } else { call.cost },
             elapsed: call.elapsed,
-            reply: None,
-            error: is_open.then(|| ErrorNote {
+            reply: call.reply,
+            error: is_lost.then(|| ErrorNote {
                 code: "model.lost".into(),
                 kind: ErrorKind::Unavailable,
                 message: "the answer was lost with the process that waited for it".into(),
@@ -237,7 +240,7 @@ pub fn progress_of_lost(is_started: bool, calls: &[CallRow]) -> Progress {
         if is_open {
             progress.ended.calls.push(EndedCall {
                 end,
-                by: None,
+                by: (call.purpose == JUDGE).then(Role::judge),
                 model: ModelAlias::from(call.model.as_str()),
                 provider: call.provider.as_str().into(),
                 reply: None,

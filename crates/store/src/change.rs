@@ -61,6 +61,8 @@ pub struct Change {
     pub attempts_ended: Vec<AttemptEnd>,
     /// Calls that are about to be sent.
     pub calls: Vec<NewCall>,
+    /// Answers of calls that are judged still: kept with the call, which stays open.
+    pub calls_answered: Vec<CallAnswer>,
     /// Calls that returned; one that has returned already stays as it is.
     pub calls_ended: Vec<CallEnd>,
     /// Calls of tools that a model asked for.
@@ -135,6 +137,7 @@ impl Change {
             attempts: Vec::new(),
             attempts_ended: Vec::new(),
             calls: Vec::new(),
+            calls_answered: Vec::new(),
             calls_ended: Vec::new(),
             tool_calls: Vec::new(),
             tool_calls_begun: Vec::new(),
@@ -192,6 +195,7 @@ impl Change {
                     && self.attempts.iter().all(|it| it.id == *attempt)
                     && self.attempts_ended.iter().all(|it| it.id == *attempt)
                     && self.calls.iter().all(|it| it.id.attempt == *attempt)
+                    && self.calls_answered.iter().all(|it| it.id.attempt == *attempt)
                     && self.calls_ended.iter().all(|it| it.id.attempt == *attempt)
                     && self.tool_calls.iter().all(|it| it.id.call.attempt == *attempt)
                     // An attempt goes on with what earlier ones of its task began.
@@ -346,6 +350,19 @@ pub struct NewCall {
     pub input_hash: TextHash,
     /// The worst case that is reserved for it; `None` when the model has no price.
     pub reserved: Option<MicroUsd>,
+}
+
+/// The answer of a call that is judged still: whoever takes over need not buy it again.
+#[derive(Debug, Clone)]
+pub struct CallAnswer {
+    /// The call.
+    pub id: CallId,
+    /// Tokens.
+    pub usage: Usage,
+    /// Cost; `None` when the model has no price.
+    pub cost: Option<MicroUsd>,
+    /// The answer; the change has the text.
+    pub reply: TextHash,
 }
 
 /// A call that returned.

@@ -63,8 +63,8 @@ use sea_orm::{DatabaseConnection, sqlx::postgres::PgConnectOptions};
 
 pub use acts::{ApprovalFilter, ApprovalRow, NewDecision, ToolCallRow};
 pub use change::{
-    AttemptEnd, CallEnd, Change, Committed, Fence, NewApproval, NewAttempt, NewCall, NewContext, NewOffer, NewToolCall,
-    ProjectMax, RunEnd, RunMove, ToolCallEnd, Transition,
+    AttemptEnd, CallAnswer, CallEnd, Change, Committed, Fence, NewApproval, NewAttempt, NewCall, NewContext, NewOffer,
+    NewToolCall, ProjectMax, RunEnd, RunMove, ToolCallEnd, Transition,
 };
 pub use choice::{BUNDLE, Choice, ContextChoice};
 pub use error::Error;

@@ -108,7 +108,9 @@ impl Store {
         let texts = self.texts(&hashes).await?;
         let mut answers = Vec::with_capacity(calls.len());
         for call in calls {
-            if let (Some(hash), Some(outcome)) = (call.reply, call.outcome) {
+            if let Some(hash) = call.reply {
+                // One that was judged still when its attempt was lost is judged again.
+                let outcome = call.outcome.unwrap_or(CallOutcome::Ok);
                 let reply = texts.get(&hash).ok_or_else(|| Error::corrupt("calls.reply", &call.id.to_string()))?;
                 let (input_hash, reply) = (call.input_hash, Arc::clone(reply));
                 let error = call.error.map(|it| it.code);

@@ -9,8 +9,8 @@ use crewline_types::{
 
 use crate::{
     change::{
-        AttemptEnd, CallEnd, Change, NewApproval, NewAttempt, NewCall, NewContext, NewOffer, NewToolCall, ToolCallEnd,
-        Transition,
+        AttemptEnd, CallAnswer, CallEnd, Change, NewApproval, NewAttempt, NewCall, NewContext, NewOffer, NewToolCall,
+        ToolCallEnd, Transition,
     },
     sql::{Args, clamp},
 };
@@ -151,6 +151,15 @@ pub(super) fn add_call(args: &mut Args, (number, call, at): &(i64, &NewCall, Tim
     args.bytes(&call.input_hash.0);
     args.int(at.0);
     args.int_or_null(call.reserved.map(|cost| clamp(cost.0)));
+}
+
+pub(super) fn add_call_answer(args: &mut Args, (number, answer): &(i64, &CallAnswer)) {
+    args.int(*number);
+    args.int(answer.id.attempt.number.into());
+    args.int(answer.id.number.into());
+    add_usage(args, &answer.usage);
+    args.int_or_null(answer.cost.map(|cost| clamp(cost.0)));
+    args.bytes(&answer.reply.0);
 }
 
 pub(super) fn add_call_end(args: &mut Args, (number, end): &(i64, &CallEnd)) {

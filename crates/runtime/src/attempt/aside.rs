@@ -15,11 +15,11 @@ use serde_json::Value;
 
 use super::{
     accept::without_thinking,
-    call::{Held, charged, hash_of, note_failure},
+    call::{Held, charged, end_calls, hash_of, note_failure},
     climb::Climb,
 };
 use crate::{
-    assignment::{EndedCall, Failure, OpenCall},
+    assignment::{Ended, EndedCall, Failure, OpenCall},
     journal, metrics,
 };
 
@@ -49,7 +49,8 @@ pub(super) async fn ask(climb: &Climb<'_>, aside: &Aside<'_>) -> Result<Result<V
     let held = Held::reserve(run, assignment.task.id, worst)?;
     let id = CallId { attempt: assignment.attempt, number };
     let provider = Arc::clone(&model.provider);
-    let open = OpenCall { id, model: model.alias.clone(), provider, worst, input_tokens, is_sent: false };
+    let by = Some(role.clone());
+    let open = OpenCall { id, by, model: model.alias.clone(), provider, worst, input_tokens, is_sent: false };
     let mut change = run.change(assignment.attempt, deps.clock.now());
     change.calls.push(NewCall {
         id,
@@ -59,9 +60,14 @@ pub(super) async fn ask(climb: &Climb<'_>, aside: &Aside<'_>) -> Result<Result<V
         input_hash,
         reserved: worst,
     });
+    // What earlier judges said is not bought again either; the call that they judge is not over yet.
     let ended = assignment.obligation.note(|progress| {
         progress.open = Some(open.clone());
-        progress.ended.clone()
+        let ended = progress.ended.clone();
+        let (asides, rest) = std::mem::take(&mut progress.ended.calls).into_iter().partition(|it| it.by.is_some());
+        progress.ended.calls = rest;
+        end_calls(&mut change, assignment.attempt, role, Ended { calls: asides, tools: Vec::new() });
+        ended
     });
     if let Err(refusal) = journal::record(&deps.rooms.journal, change).await {
         held.refund();

@@ -188,6 +188,7 @@ pub(super) async fn ask_model(
     let held = Held::reserve(run, task.id, worst)?;
     let open = OpenCall {
         id: call,
+        by: None,
         model: model.alias.clone(),
         provider: Arc::clone(&model.provider),
         worst,

@@ -20,6 +20,8 @@ use super::{
 };
 use crate::assignment::Failure;
 
+/// The purpose of a judge's calls, in the database.
+pub const JUDGE: &str = "judge";
 /// Characters of a judge's reason that are kept.
 const REASON_CHARS_MAX: usize = 600;
 
@@ -81,7 +83,7 @@ async fn ask(
             continue;
         }
         climb.number += 1;
-        let aside = Aside { purpose: "judge", role: &role, model, request: &request };
+        let aside = Aside { purpose: JUDGE, role: &role, model, request: &request };
         match aside::ask(climb, &aside).await? {
             Ok(value) => return Ok(Ok(verdict(&value, registry, model, writer))),
             Err(why) => last = why,

@@ -45,6 +45,7 @@ pub use self::{
     accept::{REFUSED, without_thinking},
     act::asked_event,
     call::{end_calls, hash_of},
+    judge::JUDGE,
     review::COMMAND,
 };
 

@@ -2,7 +2,9 @@
 //!
 //! **Invariant:** a command is run only where the role's `commands` allow it without asking, and confined as its policy says.
 //! **Invariant:** an answer that is not accepted merges nothing; what was found is recorded with its call.
+//! **Invariant:** an answer that a command or a judge is about to look at is recorded before that.
 
+use crewline_store::{CallAnswer, CallEnd};
 use crewline_tools::{Approval, Observation, Outcome, Review, ToolCall};
 use crewline_types::{
     Check, ErrorKind, Text,
@@ -16,7 +18,8 @@ use super::{
     note_of,
 };
 use crate::{
-    assignment::{Assignment, Failure},
+    assignment::{Assignment, EndedCall, Failure},
+    journal,
     tools::Toolbox,
     verify,
     workshop::Place,
@@ -72,6 +75,7 @@ pub(super) async fn review(
     let mut by_command = false;
     // What costs nothing comes first: a command may take minutes, and a judge is paid.
     if checks.iter().all(|it| it.passed) {
+        keep(climb, said).await?;
         let criteria = assignment.task.success_criteria.iter();
         for (place, criterion) in criteria.enumerate() {
             let Some(check @ Check::Command { .. }) = &criterion.check else { continue };
@@ -106,6 +110,26 @@ pub(super) async fn review(
     let words = climb.deps.prompts.rejected(&told.join("\n\n"));
     let words = words.map_err(|error| Failure::Models { error: note_of(&error), may_retry: false })?;
     Ok(Some(Rejected { note, told: Text::from(words), by_command }))
+}
+
+/// Records the answer before it is judged: whoever takes over after a crash has it, and does not buy it again.
+async fn keep(climb: &Climb<'_>, said: &Said) -> Result<(), Failure> {
+    let Climb { assignment, deps, .. } = climb;
+    if said.is_recorded || !must_review(assignment) {
+        return Ok(());
+    }
+    let mut change = assignment.run.change(assignment.attempt, deps.clock.now());
+    assignment.obligation.note(|progress| {
+        let ended = progress.ended.calls.iter().find(|it| Some(it.end.id) == said.call);
+        let Some(EndedCall { end, .. }) = ended else { return };
+        let CallEnd { id, usage, cost, .. } = *end;
+        change.calls_answered.push(CallAnswer { id, usage, cost, reply: said.text.hash });
+        change.texts.push(said.text.clone());
+    });
+    if change.calls_answered.is_empty() {
+        return Ok(());
+    }
+    journal::record(&deps.rooms.journal, change).await.map_err(Failure::of)
 }
 
 /// Keeps the verdicts with the call that gave the answer. One that an earlier attempt recorded has its verdicts already.

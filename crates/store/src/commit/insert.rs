@@ -12,8 +12,8 @@ use crate::{
     graph,
     memory_edit::{MARK_MEMORIES, SUPERSEDE_MEMORIES, add_marks, add_superseded},
     rows::{
-        EventOf, add_approval, add_attempt, add_attempt_end, add_call, add_call_end, add_context, add_memory,
-        add_offer, add_text, add_tool_call, add_tool_call_begun, add_tool_call_end, same_text,
+        EventOf, add_approval, add_attempt, add_attempt_end, add_call, add_call_answer, add_call_end, add_context,
+        add_memory, add_offer, add_text, add_tool_call, add_tool_call_begun, add_tool_call_end, same_text,
     },
     sql::{Args, Part},
     statements as sql,
@@ -26,7 +26,7 @@ impl<'a> Batch<'a> {
         let number = |task: &TaskId| numbers.get(task).copied();
         let mut links = Vec::new();
         let (mut attempts, mut attempts_ended) = (Vec::new(), Vec::new());
-        let (mut calls, mut calls_ended) = (Vec::new(), Vec::new());
+        let (mut calls, mut calls_answered, mut calls_ended) = (Vec::new(), Vec::new(), Vec::new());
         let mut contexts = Vec::new();
         let mut texts = BTreeMap::<TextHash, (&Text, Timestamp)>::new();
         let mut memories = Vec::new();
@@ -41,6 +41,8 @@ impl<'a> Batch<'a> {
             attempts.extend(change.attempts.iter().filter_map(|it| Some((number(&it.id.task)?, it, at))));
             attempts_ended.extend(change.attempts_ended.iter().filter_map(|it| Some((number(&it.id.task)?, it, at))));
             calls.extend(change.calls.iter().filter_map(|it| Some((number(&it.id.attempt.task)?, it, at))));
+            calls_answered
+                .extend(change.calls_answered.iter().filter_map(|it| Some((number(&it.id.attempt.task)?, it))));
             calls_ended.extend(change.calls_ended.iter().filter_map(|it| Some((number(&it.id.attempt.task)?, it))));
             contexts.extend(change.contexts.iter().filter_map(|it| Some((number(&it.id.task)?, it, at))));
             copied.extend(change.copied.iter().filter_map(|(task, from)| Some((number(task)?, *from))));
@@ -73,6 +75,7 @@ impl<'a> Batch<'a> {
             },
         ];
         tx.write_group(&sql::BEGINNINGS, &beginnings).await?;
+        tx.write(&sql::ANSWER_CALLS, &calls_answered, add_call_answer).await?;
         // In the order of their hashes, so that two transactions never wait for each other.
         let texts: Vec<(&Text, Timestamp)> = texts.into_values().collect();
         let ends = [

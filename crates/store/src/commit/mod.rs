@@ -207,6 +207,7 @@ fn tasks_of(change: &Change) -> impl Iterator<Item = TaskId> {
         .chain(change.attempts.iter().map(|it| it.id.task))
         .chain(change.attempts_ended.iter().map(|it| it.id.task))
         .chain(change.calls.iter().map(|it| it.id.attempt.task))
+        .chain(change.calls_answered.iter().map(|it| it.id.attempt.task))
         .chain(change.calls_ended.iter().map(|it| it.id.attempt.task))
         .chain(change.tool_calls.iter().map(|it| it.id.call.attempt.task))
         .chain(change.tool_calls_begun.iter().map(|(id, _)| id.call.attempt.task))

@@ -242,6 +242,14 @@ pub(crate) static INSERT_CALLS: Bulk = Bulk::new(
     " WHERE column1 IS NOT NULL",
 );
 
+/// Keeps answers of calls that are open still.
+pub(crate) static ANSWER_CALLS: Bulk = Bulk::new(
+    "UPDATE calls AS c SET input_tokens = v.column4, output_tokens = v.column5, cached_tokens = v.column6, \
+     reasoning_tokens = v.column7, estimated = v.column8, cost_micro_usd = v.column9, reply = v.column10 FROM ",
+    &[Int, Int, Int, Int, Int, Int, Int, Bool, Int, Bytes],
+    " WHERE c.task = v.column1 AND c.attempt = v.column2 AND c.number = v.column3 AND c.outcome IS NULL",
+);
+
 /// Ends calls.
 pub(crate) static END_CALLS: Bulk = Bulk::new(
     "UPDATE calls AS c SET outcome = v.column4, input_tokens = v.column5, output_tokens = v.column6, \
@@ -344,6 +352,7 @@ mod tests {
             &INSERT_ATTEMPTS,
             &END_ATTEMPTS,
             &INSERT_CALLS,
+            &ANSWER_CALLS,
             &END_CALLS,
             &INSERT_CONTEXTS,
             &INSERT_TEXTS,

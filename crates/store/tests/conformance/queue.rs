@@ -7,8 +7,8 @@ use std::{
 };
 
 use crewline_store::{
-    AttemptEnd, CallEnd, Claim, Committed, Error, Hint, NewOffer, NodeKind, NodeRow, Offer, OfferState, OpenOffer,
-    RunEnd, Store, Wish, Withdraw,
+    AttemptEnd, CallAnswer, CallEnd, Claim, Committed, Error, Hint, NewOffer, NodeKind, NodeRow, Offer, OfferState,
+    OpenOffer, RunEnd, Store, Wish, Withdraw,
 };
 use crewline_types::{
     AttemptId, CallId, ErrorKind, MicroUsd, Role, RunStatus, TaskStatus, Text, TextHash, Usage,
@@ -362,6 +362,19 @@ async fn recovery_reads_what_is_recorded(place: &Place) {
     assert_eq!(open, [3]);
     let second = AttemptId { number: 2, ..attempt };
     assert_eq!(crew.store.answers_before(second, &["lost"]).await.unwrap().len(), 1, "its end is not recorded");
+    let judged_still = Text::from("an answer that a judge looks at");
+    let mut answer = crew.report("w", attempt, "{}");
+    answer.report = None;
+    answer.calls_answered.push(CallAnswer {
+        id: CallId { attempt, number: 3 },
+        usage: Usage { input_tokens: 5, ..Usage::default() },
+        cost: Some(MicroUsd(2)),
+        reply: judged_still.hash,
+    });
+    answer.texts.push(judged_still);
+    assert!(is_done(&crew.commit(answer).await));
+    let answered = &crew.store.open_attempts(&asked).await.unwrap()[1].calls[2];
+    assert_eq!((answered.outcome, answered.cost, answered.usage.input_tokens), (None, Some(MicroUsd(2)), 5));
     let mut end = crew.change();
     end.attempts_ended.push(AttemptEnd {
         id: attempt,
@@ -374,7 +387,8 @@ async fn recovery_reads_what_is_recorded(place: &Place) {
     assert!(is_done(&crew.commit(end).await));
     assert_eq!(crew.store.answers_before(second, &["other"]).await.unwrap(), [], "it failed, and was not lost");
     let answers = crew.store.answers_before(second, &["lost"]).await.unwrap();
-    assert_eq!(answers.len(), 1);
+    assert_eq!(answers.len(), 2);
+    assert_eq!((answers[1].call.number, answers[1].outcome), (3, CallOutcome::Ok));
     assert_eq!((answers[0].call.number, &*answers[0].reply, answers[0].model.as_str()), (1, "the answer", "m"));
     assert_eq!((answers[0].outcome, answers[0].input_hash), (CallOutcome::Invalid, TextHash::of("call")));
     assert_eq!(crew.store.answers_before(attempt, &["lost"]).await.unwrap(), []);
