@@ -1,4 +1,4 @@
-//! What stands before every route: a limit on time, and the refusal of requests that come from a foreign page.
+//! Limits on time and size before every route, and what tells a request of this machine from that of a foreign page.
 //!
 //! **Invariant:** without keys, a request is served only when its `Host`, and its `Origin` if any, name this machine.
 //! This is what keeps a web page (or a name rebound to 127.0.0.1) from driving a crew through the visitor's browser.
@@ -30,15 +30,8 @@ pub(crate) async fn size_limit(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// Refuses what a foreign page or a rebound name asks for.
-pub(crate) async fn local_only(request: Request, next: Next) -> Response {
-    match check(request.headers(), request.uri()) {
-        Ok(()) => next.run(request).await,
-        Err(detail) => Problem::foreign(detail).into_response(),
-    }
-}
-
-fn check(headers: &HeaderMap, uri: &Uri) -> Result<(), &'static str> {
+/// Whether a request comes from this machine and for it; why not, otherwise.
+pub(crate) fn is_local_request(headers: &HeaderMap, uri: &Uri) -> Result<(), &'static str> {
     // HTTP/2 carries the name in the URI, HTTP/1.1 in the header.
     let host = uri.authority().map(axum::http::uri::Authority::as_str).or_else(|| text(headers, &header::HOST));
     if !host.is_some_and(is_local) {
@@ -88,7 +81,7 @@ mod tests {
             ("[::1]:7420", None),
             ("LOCALHOST:7420", Some("http://localhost:7420")),
         ] {
-            assert_eq!(check(&headers(host, origin), &uri), Ok(()), "{host} {origin:?}");
+            assert_eq!(is_local_request(&headers(host, origin), &uri), Ok(()), "{host} {origin:?}");
         }
         for (host, origin) in [
             ("evil.example:7420", None),
@@ -96,8 +89,8 @@ mod tests {
             ("127.0.0.1:7420", Some("https://evil.example")),
             ("127.0.0.1:7420", Some("null")),
         ] {
-            assert!(check(&headers(host, origin), &uri).is_err(), "{host} {origin:?}");
+            assert!(is_local_request(&headers(host, origin), &uri).is_err(), "{host} {origin:?}");
         }
-        assert!(check(&HeaderMap::new(), &uri).is_err());
+        assert!(is_local_request(&HeaderMap::new(), &uri).is_err());
     }
 }

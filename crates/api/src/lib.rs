@@ -2,12 +2,15 @@
 //!
 //! **Invariant:** this crate sees the runtime through `Handle` only: no store, no models, no actor.
 //! **Invariant:** domain types never reach the wire by accident: every body is a type of [`dto`], made by an explicit `From`.
+//! **Invariant:** what is served is behind the [`door`], but for what `--metrics-addr` serves.
 //! **Invariant:** every request has a limit on time and size, every error body is an RFC 9457 problem with our code.
 
+mod door;
 pub mod dto;
 mod error;
 mod guard;
 pub mod mcp;
+pub mod metrics;
 mod problem;
 mod routes;
 
@@ -22,6 +25,7 @@ use axum::{
 use crewline_runtime::Handle;
 use tokio::{net::TcpListener, sync::oneshot};
 
+pub use door::Reach;
 pub use error::Error;
 pub use problem::Problem;
 
@@ -42,9 +46,9 @@ pub(crate) struct App {
     pub(crate) metrics: Option<MetricsText>,
 }
 
-/// The whole API: health, metrics, `/api/v1`, and the tools of `mcp` below `/mcp`. For loopback only: there are no keys yet, so requests that a browser
-/// makes for a foreign page are refused.
-pub fn router(handle: Handle, metrics: Option<MetricsText>, mcp: mcp::Mcp) -> Router {
+/// The whole API: health, metrics, `/api/v1`, and the tools of `mcp` below `/mcp`, behind the door.
+pub fn router(handle: Handle, metrics: Option<MetricsText>, mcp: mcp::Mcp, reach: Reach) -> Router {
+    let door = door::Door { handle: handle.clone(), reach };
     let api = Router::new()
         .route("/api/v1/runs", post(routes::runs::launch).get(routes::runs::list))
         .route("/api/v1/runs/{id}", get(routes::runs::show))
@@ -59,7 +63,7 @@ pub fn router(handle: Handle, metrics: Option<MetricsText>, mcp: mcp::Mcp) -> Ro
         .merge(ops_routes())
         .with_state(App { handle, metrics })
         .route_service("/mcp", mcp::http_service(mcp));
-    finish(api).layer(middleware::from_fn(guard::local_only))
+    finish(api).layer(middleware::from_fn_with_state(door, door::check))
 }
 
 /// Health and metrics only, for `--metrics-addr`: nothing here shows or changes a run.
@@ -125,7 +129,7 @@ mod tests {
 
     /// Sends one request to a router that is made like ours, and returns status, content type and body.
     async fn ask(request: &str) -> (u16, String, serde_json::Value) {
-        let router = finish(Router::new().route("/echo", post(echo))).layer(middleware::from_fn(guard::local_only));
+        let router = finish(Router::new().route("/echo", post(echo)));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -161,7 +165,6 @@ mod tests {
             ("GET /nowhere", "localhost", "", 404, "api.no_route"),
             ("DELETE /echo", "localhost", "", 405, "api.method"),
             ("POST /echo", "localhost", "{", 400, "api.invalid_body"),
-            ("POST /echo", "evil.example", "{}", 403, "api.foreign_origin"),
         ] {
             let (got, kind, problem) = ask(&request(line, host, body)).await;
             assert_eq!((got, kind.as_str()), (status, "application/problem+json"), "{line}");

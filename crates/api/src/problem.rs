@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderValue, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use crewline_types::ErrorKind;
+use crewline_types::{ErrorKind, KeyScope};
 use serde::Serialize;
 
 /// An error as a response shows it.
@@ -31,6 +31,30 @@ pub struct Problem {
     /// Each thing that is wrong with the input, when there are several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<serde_json::Value>,
+    /// What to show at the door, as `WWW-Authenticate`.
+    #[serde(skip)]
+    challenge: Option<Challenge>,
+}
+
+/// What is missing at the door.
+#[derive(Debug, Clone, Copy)]
+enum Challenge {
+    Key,
+    ValidKey,
+    Scope(KeyScope),
+}
+
+impl Challenge {
+    /// As RFC 6750 writes it.
+    fn header(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Self::Key => r#"Bearer realm="crewline""#,
+            Self::ValidKey => r#"Bearer realm="crewline", error="invalid_token""#,
+            Self::Scope(KeyScope::Read) => r#"Bearer realm="crewline", error="insufficient_scope", scope="read""#,
+            Self::Scope(KeyScope::Run) => r#"Bearer realm="crewline", error="insufficient_scope", scope="run""#,
+            Self::Scope(KeyScope::Approve) => r#"Bearer realm="crewline", error="insufficient_scope", scope="approve""#,
+        })
+    }
 }
 
 impl Problem {
@@ -48,6 +72,7 @@ impl Problem {
             code: code.into(),
             hint: None,
             errors: Vec::new(),
+            challenge: None,
         }
     }
 
@@ -62,6 +87,35 @@ impl Problem {
     pub(crate) fn too_large() -> Self {
         let detail = format!("the body has more than {} MiB", crate::BODY_BYTES_MAX >> 20);
         Self::with_status(StatusCode::PAYLOAD_TOO_LARGE, "invalid request", "api.body_too_large", detail)
+    }
+
+    /// A key is needed, and none came with the request.
+    pub(crate) fn key_missing() -> Self {
+        let problem =
+            Self::with_status(StatusCode::UNAUTHORIZED, "no key", "api.key_missing", "this server needs a key");
+        let hint = "send `Authorization: Bearer KEY`; `crewline keys create NAME` makes one";
+        problem.hint(Some(hint.to_owned())).challenge(Challenge::Key)
+    }
+
+    /// What came with the request is no key. It says no more: whether it ever was one is nobody's business.
+    pub(crate) fn key_refused() -> Self {
+        let problem = Self::with_status(StatusCode::UNAUTHORIZED, "no key", "api.key_refused", "the key is not valid");
+        let hint = "`crewline keys ls --all` shows which keys have expired or were revoked";
+        problem.hint(Some(hint.to_owned())).challenge(Challenge::ValidKey)
+    }
+
+    /// The key does not allow what was asked for.
+    pub(crate) fn no_scope(name: &str, scope: KeyScope) -> Self {
+        let word = scope.as_str();
+        let detail = format!("the key `{name}` does not have the scope `{word}`");
+        Self::with_status(StatusCode::FORBIDDEN, "forbidden", "api.scope", detail)
+            .hint(Some(format!("`crewline keys create NAME --scope {word}` makes one that has")))
+            .challenge(Challenge::Scope(scope))
+    }
+
+    fn challenge(mut self, challenge: Challenge) -> Self {
+        self.challenge = Some(challenge);
+        self
     }
 
     /// A foreign page or name tried to use a server that has no keys.
@@ -121,11 +175,15 @@ impl From<PathRejection> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
+        let challenge = self.challenge;
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(self)).into_response();
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if let Some(challenge) = challenge {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge.header());
         }
         response
     }
@@ -190,6 +248,24 @@ mod tests {
         let response = problem.into_response();
         assert_eq!(response.status(), StatusCode::NOT_FOUND);
         assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
+    }
+
+    #[test]
+    fn who_has_no_key_is_told_what_to_show() {
+        for (problem, status, challenge) in [
+            (Problem::key_missing(), 401, r#"Bearer realm="crewline""#),
+            (Problem::key_refused(), 401, r#"Bearer realm="crewline", error="invalid_token""#),
+            (
+                Problem::no_scope("ci", KeyScope::Approve),
+                403,
+                r#"Bearer realm="crewline", error="insufficient_scope", scope="approve""#,
+            ),
+        ] {
+            assert!(serde_json::to_value(&problem).unwrap().get("challenge").is_none());
+            let response = problem.into_response();
+            assert_eq!(response.status(), status);
+            assert_eq!(response.headers()[header::WWW_AUTHENTICATE], challenge);
+        }
     }
 
     #[test]

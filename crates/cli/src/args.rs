@@ -182,6 +182,8 @@ pub(crate) enum Command {
     Template(commands::template::TemplateArgs),
     /// Serve the HTTP API
     Serve(commands::serve::ServeArgs),
+    /// Make, list and take back keys of the HTTP API
+    Keys(commands::keys::KeysArgs),
     /// Offer the crew to other agents as MCP tools, on stdin and stdout
     Mcp(commands::mcp::McpArgs),
     /// Work on the runs that servers manage

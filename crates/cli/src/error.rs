@@ -186,7 +186,7 @@ pub(crate) enum Error {
         source: io::Error,
     },
     /// The API would be open to everyone.
-    #[error("{addr} is not a loopback address, and the API has no keys yet")]
+    #[error("{addr} is not a loopback address, and there is no key")]
     PublicBind {
         /// The address.
         addr: SocketAddr,
@@ -387,7 +387,7 @@ impl Error {
             Self::NeedsYes { .. } => "add `--yes`".into(),
             Self::Bind { .. } => "another process may use it; `--addr` and `--metrics-addr` name another".into(),
             Self::PublicBind { addr } => {
-                format!("listen on 127.0.0.1:{} and put a proxy that checks access in front", addr.port())
+                format!("make one with `crewline keys create NAME --scope run`, or listen on 127.0.0.1:{}", addr.port())
             }
             Self::NotShared { .. } => "name a PostgreSQL database with `--database URL`".into(),
             Self::Lost { run } => format!("`crewline show {run}` shows what is recorded"),

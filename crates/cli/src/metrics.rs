@@ -32,6 +32,7 @@ impl Recorder {
         crewline_runtime::metrics::describe();
         crewline_store::metrics::describe();
         crewline_memory::describe();
+        crewline_api::metrics::describe();
         describe_gauge!("crewline_build_info", Unit::Count, "Always 1; the version is a label.");
         gauge!("crewline_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         Ok(Self { handle })

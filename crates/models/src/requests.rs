@@ -29,7 +29,8 @@ const QUEUE: usize = 1_024;
 const REDACTED: &str = "[redacted]";
 
 /// Secrets that look like secrets: keys of providers and forges, tokens, private keys, and what is assigned to such a name.
-const BUILT_IN: [&str; 10] = [
+const BUILT_IN: [&str; 11] = [
+    r"\bcrewline_[a-z0-9]{8}_[0-9a-f]{16,}",
     r"\bsk-(?:ant-|proj-|or-)?[A-Za-z0-9_-]{16,}",
     r"\b(?:ghp|gho|ghu|ghs|ghr)_[A-Za-z0-9]{20,}|\bgithub_pat_[A-Za-z0-9_]{20,}|\bglpat-[A-Za-z0-9_-]{16,}",
     r"\bxox[abposr]-[A-Za-z0-9-]{10,}",

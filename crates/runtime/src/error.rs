@@ -34,6 +34,26 @@ pub enum Error {
         /// What it may mean.
         candidates: Vec<String>,
     },
+    /// A key can not be called that.
+    #[error("`{name}` is no name of a key: it needs 1 to {chars_max} characters that can be printed")]
+    KeyName {
+        /// What was given.
+        name: String,
+        /// Characters at most.
+        chars_max: usize,
+    },
+    /// Another key has the name.
+    #[error("there is a key `{name}`")]
+    KeyNameTaken {
+        /// The name.
+        name: String,
+    },
+    /// The system has no random numbers.
+    #[error("the system gives no random numbers: {message}")]
+    Random {
+        /// Why.
+        message: String,
+    },
     /// Another process works on the run.
     #[error("run `{run}` is being worked on by {owner}")]
     Held {
@@ -308,6 +328,7 @@ impl Error {
             | Self::ContextItem { .. }
             | Self::NotAsked { .. }
             | Self::NotReplayable { .. }
+            | Self::KeyName { .. }
             | Self::MemorySize { .. } => ErrorKind::Invalid,
             Self::NotFound { .. } | Self::NothingChanged { .. } => ErrorKind::NotFound,
             Self::Tools(error) => error.kind(),
@@ -318,6 +339,7 @@ impl Error {
             | Self::NoPlan { .. }
             | Self::TaskState { .. }
             | Self::KeyTaken { .. }
+            | Self::KeyNameTaken { .. }
             | Self::NotReady { .. }
             | Self::ContextLocked { .. }
             | Self::ContextIncomplete { .. }
@@ -325,9 +347,12 @@ impl Error {
             | Self::Decided { .. }
             | Self::Mismatch { .. } => ErrorKind::Conflict,
             Self::Busy { .. } => ErrorKind::Busy,
-            Self::Actor(_) | Self::Spawn(_) | Self::Io { .. } | Self::Settings { .. } | Self::Approved { .. } => {
-                ErrorKind::Internal
-            }
+            Self::Actor(_)
+            | Self::Spawn(_)
+            | Self::Random { .. }
+            | Self::Io { .. }
+            | Self::Settings { .. }
+            | Self::Approved { .. } => ErrorKind::Internal,
             Self::GaveUp { note, .. } => note.kind,
             Self::Store(error) => error.kind(),
             Self::Models(error) => error.kind(),
@@ -346,6 +371,10 @@ impl Error {
             Self::NotFound { what: "attempt", .. } => "context.no_attempt",
             Self::NotFound { what: "memory" | "task or memory", .. } => "context.no_item",
             Self::NotFound { what: "approval", .. } => "approval.not_found",
+            Self::NotFound { what: "key", .. } => "key.not_found",
+            Self::KeyName { .. } => "key.name",
+            Self::KeyNameTaken { .. } => "key.name_taken",
+            Self::Random { .. } => "key.random",
             Self::NotAsked { .. } => "approval.kind",
             Self::Decided { .. } => "approval.decided",
             Self::NotFound { .. } => "run.not_found",
@@ -390,6 +419,9 @@ impl Error {
         match self {
             Self::Busy { .. } | Self::Actor(_) => true,
             Self::Plan { .. }
+            | Self::KeyName { .. }
+            | Self::KeyNameTaken { .. }
+            | Self::Random { .. }
             | Self::NotFound { .. }
             | Self::Ambiguous { .. }
             | Self::Held { .. }
@@ -442,6 +474,10 @@ impl Error {
     /// The next step for a person, where there is one.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::NotFound { what: "key", .. } => Some("`crewline keys ls` lists the keys".into()),
+            Self::KeyNameTaken { .. } => {
+                Some("choose another name, or take it back with `crewline keys revoke`".into())
+            }
             Self::NotFound { what: "model", .. } => Some("`crewline registry show` lists the models".into()),
             Self::NotFound { what: "approval", .. } | Self::Decided { .. } => {
                 Some("`crewline approvals` lists what waits for a decision, `--all` what was decided".into())
@@ -516,6 +552,8 @@ impl Error {
             | Self::Approved { .. }
             | Self::Prompt { .. }
             | Self::Store(_)
+            | Self::KeyName { .. }
+            | Self::Random { .. }
             | Self::Memory(_) => None,
         }
     }

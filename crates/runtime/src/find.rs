@@ -101,11 +101,11 @@ pub fn pick(tasks: &[Task], text: &str) -> Result<TaskId, Error> {
     }
 }
 
-fn not_found(what: &'static str, text: &str) -> Error {
+pub(crate) fn not_found(what: &'static str, text: &str) -> Error {
     Error::NotFound { what, id: text.chars().take(SHOWN_MAX).collect() }
 }
 
-fn ambiguous(text: &str, candidates: impl Iterator<Item = String>) -> Error {
+pub(crate) fn ambiguous(text: &str, candidates: impl Iterator<Item = String>) -> Error {
     Error::Ambiguous { prefix: text.chars().take(SHOWN_MAX).collect(), candidates: candidates.collect() }
 }
 

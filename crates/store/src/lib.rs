@@ -4,7 +4,7 @@
 //! Where things are: `open` (URL, pragmas, pools, migrations), `change` (what a caller hands over), `commit` (how it
 //! is written), `run` (runs and their leases), `queue` (offers and claims), `node` (processes and wishes), `hints`
 //! (what others tell), `query` and `packed`, `recover`, `find` and `lineage` (reads), `choice` (what a person decided on
-//! contexts), `acts` (calls of tools, what a person is asked), `memory` (memories, vectors, the outbox),
+//! contexts), `acts` (calls of tools, what a person is asked), `api_keys`, `memory` (memories, vectors, the outbox),
 //! `memory_edit` (adding, marking, forgetting), `backup`, `integrity` and `prune` (for operators), `entity` (rows,
 //! private), `migration` (the schema), `sql`, `statements`, `rows`, `tx` and `retry` (texts, arguments and the one writing
 //! connection).
@@ -16,6 +16,7 @@
 //! hashes and ids are those of the text as it was given.
 
 mod acts;
+mod api_keys;
 mod backup;
 mod change;
 mod choice;
@@ -62,6 +63,7 @@ use crewline_types::TaskId;
 use sea_orm::{DatabaseConnection, sqlx::postgres::PgConnectOptions};
 
 pub use acts::{ApprovalFilter, ApprovalRow, NewDecision, ToolCallRow};
+pub use api_keys::ApiKey;
 pub use change::{
     AttemptEnd, CallAnswer, CallEnd, Change, Committed, Fence, NewApproval, NewAttempt, NewCall, NewContext, NewOffer,
     NewToolCall, ProjectMax, RunEnd, RunMove, ToolCallEnd, Transition,

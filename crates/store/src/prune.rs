@@ -232,6 +232,7 @@ mod tests {
             ("nodes", "registry"),
             ("tool_calls", "digest"),
             ("approvals", "digest"),
+            ("api_keys", "hash"),
             ("tool_pins", "origin"),
             ("tool_pins", "hash"),
         ];

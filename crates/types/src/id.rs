@@ -95,6 +95,10 @@ short_id!(
     /// Names what a person is asked; unique in a database.
     ApprovalId, "an approval id"
 );
+short_id!(
+    /// Names an API key; unique in a database, and no secret.
+    KeyId, "the id of a key"
+);
 
 impl ApprovalId {
     /// The id of what is asked about `subject` of a run: asked again, it is the same.

@@ -3,11 +3,15 @@
 //! **Invariant:** nothing here reads a file, a socket or the environment; the one clock is [`time::SystemClock`].
 //! **Invariant:** ids and scope are types: a task id can not be passed where a run id is wanted.
 
+#[macro_use]
+mod words;
+
 pub mod act;
 pub mod check;
 pub mod error;
 pub mod event;
 pub mod id;
+pub mod key;
 pub mod memory;
 pub mod model;
 pub mod money;
@@ -21,7 +25,8 @@ pub use act::{ApprovalKind, ApprovalState, Effect, ToolOutcome};
 pub use check::Check;
 pub use error::ErrorKind;
 pub use event::{Event, EventBody};
-pub use id::{ApprovalId, AttemptId, CallId, IdSource, MemoryId, RunId, TaskId, ToolCallId};
+pub use id::{ApprovalId, AttemptId, CallId, IdSource, KeyId, MemoryId, RunId, TaskId, ToolCallId};
+pub use key::{KeyScope, KeyScopes};
 pub use memory::{MemoryMarks, MemoryRecord, MemoryType, ProjectScope};
 pub use model::{ModelAlias, ModelSpec, Price, Role};
 pub use money::{MicroUsd, Usage};

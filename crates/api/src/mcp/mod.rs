@@ -3,6 +3,7 @@
 //!
 //! **Invariant:** a tool sees what the project it names holds, and an agent without a project sees the server's own.
 //! **Invariant:** nothing an agent sends chooses a file, a host, a key or a permission of this machine.
+//! **Invariant:** over HTTP a tool needs the scope of a key that it would need as a route.
 //! **Invariant:** an answer has a limit; what is longer is read page by page.
 
 mod view;
@@ -10,15 +11,21 @@ mod work;
 
 use std::sync::Arc;
 
+use axum::http::request::Parts;
 use crewline_runtime::{Handle, RECALL_MAX, Report, TaskReport, Wish};
-use crewline_types::{MemoryType, RunId};
+use crewline_types::{KeyScope, MemoryType, RunId};
 use rmcp::{
-    ServerHandler, ServiceExt,
+    ErrorData, RoleServer, ServerHandler, ServiceExt,
     handler::server::{
         router::tool::ToolRouter,
+        tool::ToolCallContext,
         wrapper::{Json, Parameters},
     },
-    model::{CallToolResult, Implementation, ServerCapabilities, ServerConfig},
+    model::{
+        CallToolRequestParams, CallToolResponse, CallToolResult, Extensions, Implementation, ServerCapabilities,
+        ServerConfig,
+    },
+    service::RequestContext,
     tool, tool_handler, tool_router,
     transport::streamable_http_server::{
         StreamableHttpServerConfig, StreamableHttpService, session::never::NeverSessionManager,
@@ -29,7 +36,7 @@ use self::view::{
     Found, LaunchArgs, Launched, Memories, Page, RunArgs, RunLine, RunList, RunListArgs, SearchArgs, State, StoreArgs,
     Stored, TaskArgs, TaskLine, TaskList, Text, TextArgs,
 };
-use crate::{Error, Problem};
+use crate::{Error, Problem, door::Caller};
 
 /// Characters of a text in one answer, when the agent does not say, and at most.
 const PAGE: usize = 20_000;
@@ -93,12 +100,25 @@ pub(crate) fn http_service(mcp: Mcp) -> StreamableHttpService<Mcp, NeverSessionM
     let config = StreamableHttpServerConfig::default()
         .with_legacy_session_mode(false)
         .with_json_response(true)
+        // The door has looked at them.
+        .disable_allowed_hosts()
         .with_max_request_body_bytes(crate::BODY_BYTES_MAX);
     StreamableHttpService::new(move || Ok(mcp.clone()), Arc::new(NeverSessionManager::default()), config)
 }
 
 #[tool_handler(router = self.tool_router)]
 impl ServerHandler for Mcp {
+    async fn call_tool(
+        &self,
+        request: CallToolRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<CallToolResponse, ErrorData> {
+        if let Err(problem) = self.check(&request.name, &context.extensions) {
+            return Ok(refusal(&problem).into());
+        }
+        self.tool_router.call(ToolCallContext::new(self, request, context)).await
+    }
+
     fn get_info(&self) -> ServerConfig {
         ServerConfig::new(ServerCapabilities::builder().enable_tools().build())
             .with_server_info(Implementation::new("crewline", env!("CARGO_PKG_VERSION")))
@@ -230,6 +250,19 @@ impl Mcp {
         Ok(Json(Stored { id: id.to_string(), is_new }))
     }
 
+    /// Whether whoever sent the request may use the tool: one that looks needs `read`, one that decides `approve`, every
+    /// other `run`.
+    fn check(&self, tool: &str, extensions: &Extensions) -> Result<(), Problem> {
+        let Some(found) = self.tool_router.get(tool) else { return Ok(()) };
+        let is_look = found.annotations.as_ref().is_some_and(|it| it.read_only_hint == Some(true));
+        let scope = match tool {
+            work::APPROVE => KeyScope::Approve,
+            _ if is_look => KeyScope::Read,
+            _ => KeyScope::Run,
+        };
+        caller_of(extensions)?.check(scope)
+    }
+
     async fn find(&self, run: &str) -> Result<RunId, Refusal> {
         self.handle.find_run(run).await.map_err(refused)
     }
@@ -237,6 +270,14 @@ impl Mcp {
     async fn report(&self, run: &str) -> Result<Report, Refusal> {
         let run = self.find(run).await?;
         self.handle.report(run).await.map_err(refused)
+    }
+}
+
+/// Who sent a request: whoever the door let in, or this process's own client on its standard streams.
+fn caller_of(extensions: &Extensions) -> Result<Caller, Problem> {
+    match extensions.get::<Parts>() {
+        None => Ok(Caller::Anyone),
+        Some(parts) => parts.extensions.get().cloned().ok_or_else(Problem::key_missing),
     }
 }
 

@@ -9,13 +9,17 @@ use crewline_runtime::{Changed, Decided, Decision, Next, TaskCommand, TaskView};
 use crewline_types::{ErrorKind, LinkKind, TaskStatus};
 use rmcp::{
     handler::server::wrapper::{Json, Parameters},
+    model::Extensions,
     schemars::{self, JsonSchema},
     tool, tool_router,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Mcp, Refusal, refusal, refused};
+use super::{Mcp, Refusal, caller_of, refusal, refused};
 use crate::Problem;
+
+/// The tool that decides in a person's place.
+pub(super) const APPROVE: &str = "approve";
 
 /// Who asks for a task.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -345,7 +349,11 @@ impl Mcp {
                        here is recorded as their word, once, and holds for exactly what was asked.",
         annotations(title = "Decide", read_only_hint = false, destructive_hint = true, idempotent_hint = false)
     )]
-    async fn approve(&self, Parameters(args): Parameters<ApproveArgs>) -> Result<Json<Settled>, Refusal> {
+    async fn approve(
+        &self,
+        Parameters(args): Parameters<ApproveArgs>,
+        extensions: Extensions,
+    ) -> Result<Json<Settled>, Refusal> {
         let decision = match args.decision {
             Word::Approve => Decision::Approve,
             Word::Reject => Decision::Reject,
@@ -356,7 +364,9 @@ impl Mcp {
             Word::Answer => Decision::Answer,
         };
         let asked = self.handle.find_approval(&args.approval).await.map_err(refused)?;
-        let by = args.by.map_or_else(|| super::AGENT.to_owned(), |name| format!("{}:{name}", super::AGENT));
+        let said = args.by.map_or_else(|| super::AGENT.to_owned(), |name| format!("{}:{name}", super::AGENT));
+        let caller = caller_of(&extensions).map_err(|problem| refusal(&problem))?;
+        let by = caller.who(Some(&said), &said);
         let decided = self.handle.settle(asked.id, &decision, &by, args.message).await.map_err(refused)?;
         Ok(Json(decided.into()))
     }

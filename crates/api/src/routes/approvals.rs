@@ -1,7 +1,7 @@
 //! `/api/v1/approvals`: what people are asked, and what they say.
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{
         Path, Query, State,
         rejection::{JsonRejection, PathRejection, QueryRejection},
@@ -11,7 +11,7 @@ use crewline_runtime::{Asked, Decided, Decision};
 use crewline_types::ErrorKind;
 use serde::{Deserialize, Serialize};
 
-use crate::{App, Problem};
+use crate::{App, Problem, door::Caller};
 
 /// What a list may be narrowed by.
 #[derive(Debug, Deserialize)]
@@ -68,6 +68,7 @@ pub(crate) async fn list(
 /// `POST /api/v1/approvals/{id}`: decides, and lets the run go on.
 pub(crate) async fn decide(
     State(app): State<App>,
+    Extension(caller): Extension<Caller>,
     id: Result<Path<String>, PathRejection>,
     body: Result<Json<NewDecision>, JsonRejection>,
 ) -> Result<Json<Decided>, Problem> {
@@ -81,6 +82,6 @@ pub(crate) async fn decide(
         Word::Answer => Decision::Answer,
     };
     let asked = app.handle.find_approval(&id).await?;
-    let by = body.by.as_deref().unwrap_or("http");
-    Ok(Json(app.handle.settle(asked.id, &decision, by, body.message).await?))
+    let by = caller.who(body.by.as_deref(), "http");
+    Ok(Json(app.handle.settle(asked.id, &decision, &by, body.message).await?))
 }

@@ -149,8 +149,8 @@ pub(crate) async fn decide(
     Ok(Exit::Ok)
 }
 
-/// Who decides, as far as the machine knows.
-fn who() -> String {
+/// Who is at the keyboard, as far as the machine knows.
+pub(crate) fn who() -> String {
     process_env("USER").or_else(|| process_env("USERNAME")).unwrap_or_else(|| "a person".to_owned())
 }
 

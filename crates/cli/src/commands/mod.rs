@@ -19,6 +19,7 @@ pub(crate) mod graph;
 pub(crate) mod guard;
 pub(crate) mod index;
 pub(crate) mod init;
+pub(crate) mod keys;
 pub(crate) mod link;
 pub(crate) mod logs;
 pub(crate) mod mcp;
@@ -168,6 +169,10 @@ fn dispatch(command: Command, settings: &Settings, console: &Console) -> Result<
         Command::Mcp(args) => {
             let _log = log(LogFile::Wanted);
             wait_for(mcp::run(args, settings, console))
+        }
+        Command::Keys(args) => {
+            let _log = log(LogFile::None);
+            wait_for(keys::run(args, settings, console))
         }
         Command::Worker(args) => {
             let _log = log(LogFile::Wanted);

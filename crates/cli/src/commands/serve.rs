@@ -1,11 +1,11 @@
-//! `crewline serve`: the HTTP API on this machine.
+//! `crewline serve`: the HTTP API.
 //!
-//! **Invariant:** there are no keys yet, so the API listens on loopback addresses only.
+//! **Invariant:** without a key the API listens on loopback addresses only.
 
 use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
 use clap::Args;
-use crewline_api::mcp::Mcp;
+use crewline_api::{Reach, mcp::Mcp};
 use crewline_models::Mode;
 use crewline_runtime::Post;
 
@@ -27,9 +27,11 @@ pub(crate) const DRAIN_TIME_MAX: Duration = Duration::from_secs(25);
   crewline serve
   curl -s localhost:7420/api/v1/runs -H 'content-type: application/json' -d '{\"goal\": \"Write a haiku\"}'
   curl -N localhost:7420/api/v1/runs/RUN/events
+  crewline keys create ci --scope run && crewline serve --addr 0.0.0.0:7420
 
-Also served: /healthz, /readyz, /metrics, and /mcp (the tools of `crewline mcp` over streamable HTTP). The API has no keys yet, so it listens on loopback addresses only;
-`--metrics-addr` serves health and metrics (nothing of a run) on any address.")]
+Also served: /healthz, /readyz, /metrics, and /mcp (the tools of `crewline mcp` over streamable HTTP). On loopback
+nobody needs a key until `crewline keys create` makes one; other addresses need one from the beginning, and a proxy that speaks TLS.
+`--metrics-addr` serves health and metrics (nothing of a run) on any address, to everyone.")]
 pub(crate) struct ServeArgs {
     /// Where to listen
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7420")]
@@ -50,9 +52,6 @@ pub(crate) struct ServeArgs {
 
 /// Runs the command.
 pub(crate) async fn run(args: ServeArgs, settings: &Settings, console: &Console) -> Result<Exit, Error> {
-    if !args.addr.ip().is_loopback() {
-        return Err(Error::PublicBind { addr: args.addr });
-    }
     let settings = settings.with_lease(args.lease);
     let registry = app::load_registry(&settings, console)?;
     let listener = app::bind(args.addr).await?;
@@ -60,6 +59,11 @@ pub(crate) async fn run(args: ServeArgs, settings: &Settings, console: &Console)
     let offline = args.offline || RunDefaults::load(&process_env)?.offline;
     let mode = if offline { Mode::Offline } else { Mode::Online };
     let app = App::start_as(&settings, registry, mode, Part::Server).await?;
+    let reach = if args.addr.ip().is_loopback() { Reach::Loopback } else { Reach::Public };
+    if let Err(error) = may_listen(&app, reach, args.addr).await {
+        app.stop().await;
+        return Err(error);
+    }
     let mut signals = Signals::listen()?;
     ops.start(&app.handle);
     ops.keep_registry(&app.handle)?;
@@ -70,7 +74,7 @@ pub(crate) async fn run(args: ServeArgs, settings: &Settings, console: &Console)
     }
     let router = {
         let mcp = Mcp::new(app.handle.clone(), settings.project());
-        crewline_api::router(app.handle.clone(), ops.metrics(), mcp)
+        crewline_api::router(app.handle.clone(), ops.metrics(), mcp, reach)
     };
     console.note(&format!("listening on http://{}", listener.local_addr().unwrap_or(args.addr)));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -100,6 +104,14 @@ pub(crate) async fn run(args: ServeArgs, settings: &Settings, console: &Console)
     }
     app.stop().await;
     Ok(Exit::Ok)
+}
+
+/// Whether anybody could be told from everybody at this address.
+async fn may_listen(app: &App, reach: Reach, addr: SocketAddr) -> Result<(), Error> {
+    match reach {
+        Reach::Public if app.handle.is_open().await? => Err(Error::PublicBind { addr }),
+        Reach::Public | Reach::Loopback => Ok(()),
+    }
 }
 
 /// Joins the others on a shared database, and continues runs that lost their process.

@@ -7,6 +7,7 @@
 
 #![allow(unreachable_pub, clippy::struct_field_names, reason = "the derives write `pub`, and call every row `Model`")]
 
+pub(crate) mod api_key;
 pub(crate) mod approval;
 pub(crate) mod attempt;
 pub(crate) mod call;

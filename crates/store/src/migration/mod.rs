@@ -15,6 +15,7 @@ mod m009_graph;
 mod m010_acts;
 mod m011_tool_pins;
 mod m012_offer_told;
+mod m013_api_keys;
 
 use sea_orm_migration::{MigrationTrait, MigratorTrait, SchemaManager, async_trait};
 
@@ -40,6 +41,7 @@ impl MigratorTrait for Migrator {
             Box::new(m010_acts::Migration),
             Box::new(m011_tool_pins::Migration),
             Box::new(m012_offer_told::Migration),
+            Box::new(m013_api_keys::Migration),
         ]
     }
 }

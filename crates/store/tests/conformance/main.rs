@@ -8,6 +8,7 @@
 mod common;
 
 mod acts;
+mod api_keys;
 mod budget;
 mod choices;
 mod graph;
