@@ -36,6 +36,7 @@ Usage: cargo xtask <command>
   ci               the same as `test`
   demo [\"goal\"]    build, fetch small local models and run a real crew without any key
   arch             fail on a dependency that must not be
+  pages            fail on reference pages that differ from the sources, and on promises without their tests
   gen [--check]    write the generated files, or fail when they are out of date
   tune-memory MEMORIES QUERIES [SEED]
                    fit the weights of memory's ranking to a data set
@@ -83,6 +84,11 @@ fn run(words: &[&str]) -> Result<(), Failure> {
         ["demo"] => demo::run(&Cargo::find()?, demo::GOAL),
         ["demo", goal] if !goal.starts_with('-') => demo::run(&Cargo::find()?, goal),
         ["arch"] => arch::run(&Cargo::find()?),
+        ["pages"] => {
+            let cargo = Cargo::find()?;
+            documented::run(&cargo)?;
+            promises::run(&cargo)
+        }
         ["gen"] => generated::run(&Cargo::find()?, generated::Mode::Write),
         ["gen", "--check"] => generated::run(&Cargo::find()?, generated::Mode::Check),
         ["tune-memory", memories, queries] => tune::run(&Cargo::find()?, memories, queries, "1"),
