@@ -170,6 +170,7 @@ fn outside_agents_take_tasks_and_complete_them() {
     let shown = client.get("task_show", &json!({"run": run, "task": "one"}));
     assert_eq!(shown["page"]["text"], "It is one.");
     let next = client.get("task_next", &json!({"run": run}));
+    assert_eq!((&next["planned"], &next["planned_for"]), (&json!(0), &Value::Null), "{next}");
     assert_eq!((&next["task"]["key"], &next["task"]["depends_on"]), (&json!("two"), &json!(["one"])));
     let (refused, is_error) = client.call("task_mark", &json!({"run": run, "task": "none", "status": "failed"}));
     assert!(is_error && refused["code"] == "task.not_found", "{refused}");

@@ -306,6 +306,8 @@ fn what_a_task_changed_is_shown_and_taken_back() {
     let files = json(&["artifacts", "RUN", "-o", "json"], 0);
     assert_eq!(files["files"][0]["tasks"], json!(["one", "two"]));
 
+    over_http(&app, &id);
+    assert_eq!(answer(&dir), "answer=43\n", "a conflict changes nothing");
     let refused = json(&["revert", "RUN/one", "-o", "json"], 9);
     assert_eq!((&refused["files"], &refused["conflicts"][0]["path"]), (&json!([]), &json!("src/answer.txt")));
     assert_eq!(
@@ -333,6 +335,24 @@ fn what_a_task_changed_is_shown_and_taken_back() {
     held.try_lock().unwrap();
     let refused = app.run(["revert", &format!("{id}/one")]).expect_code(6);
     assert!(refused.stderr.contains("workspace.busy"), "{}", refused.stderr);
+}
+
+/// The same that the command line shows.
+fn over_http(app: &TestApp, run: &str) {
+    let port = crate::serve::free_port();
+    let child = app.spawn(["serve", "--addr", &format!("127.0.0.1:{port}")]);
+    crate::serve::wait_until_ready(port);
+    let run = format!("/runs/{run}");
+    let (status, diff) = crate::serve::ask(port, "GET", &format!("{run}/tasks/one/diff"), &Value::Null);
+    assert_eq!((status, &diff[0]["files"]), (200, &json!(["src/answer.txt"])));
+    let (status, files) = crate::serve::ask(port, "GET", &format!("{run}/artifacts"), &Value::Null);
+    assert_eq!((status, &files["files"][0]["tasks"]), (200, &json!(["one", "two"])));
+    let (status, refused) = crate::serve::ask(port, "POST", &format!("{run}/tasks/one/revert"), &json!({"by": "ann"}));
+    assert_eq!((status, &refused["code"]), (409, &json!("task.revert_conflict")));
+    assert_eq!(refused["errors"][0]["path"], "src/answer.txt", "{refused}");
+    assert_eq!(crate::serve::ask(port, "GET", &format!("{run}/tasks/none/diff"), &Value::Null).0, 404);
+    signal(child.id(), "TERM");
+    finish(child, TestApp::LIMIT).expect_code(0);
 }
 
 #[test]

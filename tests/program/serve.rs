@@ -143,7 +143,7 @@ fn runs_are_stopped_over_http() {
 }
 
 /// Asks the server and reads the answer as JSON.
-fn ask(port: u16, method: &str, path: &str, body: &Value) -> (u16, Value) {
+pub(crate) fn ask(port: u16, method: &str, path: &str, body: &Value) -> (u16, Value) {
     let body = if body.is_null() { String::new() } else { body.to_string() };
     let head = format!("{method} /api/v1{path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
     let length = body.len();

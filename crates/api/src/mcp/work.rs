@@ -135,6 +135,10 @@ pub struct NextTask {
     task: Option<WorkTask>,
     /// Tasks that are ready.
     ready: usize,
+    /// Tasks that would be, but are planned for later.
+    planned: usize,
+    /// When the first of them may be begun, in RFC 3339; null when none is planned.
+    planned_for: Option<String>,
     /// Tasks that somebody works on.
     in_progress: usize,
     /// Tasks that wait for others.
@@ -188,6 +192,8 @@ impl From<Next> for NextTask {
         Self {
             task: next.task.map(WorkTask::from),
             ready: next.ready,
+            planned: next.planned,
+            planned_for: next.planned_for.map(|at| at.to_string()),
             in_progress: next.in_progress,
             waiting: next.waiting,
             blocked: next.blocked,

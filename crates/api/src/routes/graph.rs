@@ -1,11 +1,11 @@
-//! The routes of a run's tasks, of what they are told, and of INDEX.md.
+//! The routes of a run's tasks, of what they are told and what they changed, and of INDEX.md.
 
 use axum::{
     Router,
     routing::{get, post},
 };
 
-use super::{context, index, tasks};
+use super::{changes, context, index, tasks};
 use crate::App;
 
 /// All of them.
@@ -18,6 +18,7 @@ pub(crate) fn routes() -> Router<App> {
         .route("/api/v1/next", get(tasks::next))
         .route(&run("/tasks"), get(tasks::list).post(tasks::add))
         .route(&run("/links"), get(tasks::links).post(tasks::link).delete(tasks::unlink))
+        .route(&run("/artifacts"), get(changes::artifacts))
         .route(&run("/index"), get(index::show).put(index::edit))
         .route(&run("/index/versions"), get(index::versions))
         .route(TASK, get(tasks::show).patch(tasks::update).delete(tasks::delete))
@@ -27,6 +28,8 @@ pub(crate) fn routes() -> Router<App> {
         .route(&task("/notes"), post(tasks::note))
         .route(&task("/progress"), post(tasks::progress))
         .route(&task("/feedback"), post(tasks::feedback))
+        .route(&task("/diff"), get(changes::diff))
+        .route(&task("/revert"), post(changes::revert))
         .route(&task("/prompt"), get(context::prompt))
         .route(&task("/context"), get(context::snapshots))
         .route(&task("/context/{attempt}"), get(context::snapshot))

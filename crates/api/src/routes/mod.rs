@@ -1,6 +1,7 @@
 //! The routes, one file a subject.
 
 pub(crate) mod approvals;
+pub(crate) mod changes;
 pub(crate) mod context;
 pub(crate) mod events;
 pub(crate) mod graph;

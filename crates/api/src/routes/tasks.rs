@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::{App, Problem};
 
 /// Who changes something, when the client does not say.
-const AGENT: &str = "http";
+pub(crate) const AGENT: &str = "http";
 
 /// Fields of a task.
 #[derive(Debug, Default, Deserialize)]
