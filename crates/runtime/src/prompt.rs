@@ -13,7 +13,7 @@ use crate::{
     assignment::{RunBrief, TaskBrief, Work},
 };
 
-const SHIPPED: [(&str, &str); 8] = [
+const SHIPPED: [(&str, &str); 9] = [
     ("system.j2", include_str!("../../../config/prompts/system.j2")),
     ("task.j2", include_str!("../../../config/prompts/task.j2")),
     ("synthesis.j2", include_str!("../../../config/prompts/synthesis.j2")),
@@ -22,6 +22,7 @@ const SHIPPED: [(&str, &str); 8] = [
     ("tools.j2", include_str!("../../../config/prompts/tools.j2")),
     ("judge.j2", include_str!("../../../config/prompts/judge.j2")),
     ("rejected.j2", include_str!("../../../config/prompts/rejected.j2")),
+    ("conflict.j2", include_str!("../../../config/prompts/conflict.j2")),
 ];
 
 /// Tokens a chat format adds to each message.
@@ -126,6 +127,12 @@ impl Prompts {
     pub fn rejected(&self, found: &str) -> Result<String, Error> {
         let found = crewline_engine::context::fenced(found);
         self.fill("rejected.j2", &context! { found })
+    }
+
+    /// What a model is told of a try whose changes did not fit those of others; `found` is what it had changed.
+    pub fn conflict(&self, found: &str) -> Result<String, Error> {
+        let found = crewline_engine::context::fenced(found);
+        self.fill("conflict.j2", &context! { found })
     }
 
     /// The messages that ask a judge whether `answer` meets `rubric`.

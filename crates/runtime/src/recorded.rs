@@ -9,8 +9,11 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crewline_models::{ChatReply, Finish, ToolCall};
-use crewline_store::{Answer, ApprovalFilter, ApprovalRow, ContextRow, Store, ToolCallRow};
-use crewline_types::{ApprovalId, CallId, ModelAlias, Text, TextHash, ToolCallId, Usage, event::CallOutcome};
+use crewline_store::{Answer, ApprovalFilter, ApprovalRow, Before, ContextRow, Store, ToolCallRow};
+use crewline_types::{
+    ApprovalId, CallId, ModelAlias, Text, TextHash, ToolCallId, Usage,
+    event::{CallOutcome, ErrorNote},
+};
 
 use crate::{
     assignment::{Assignment, Failure, UNFINISHED},
@@ -25,6 +28,7 @@ pub struct Recorded {
     approvals: HashMap<ApprovalId, ApprovalRow>,
     begun_with: Option<(ContextRow, Text)>,
     unfinished: Vec<u32>,
+    failed: Option<ErrorNote>,
 }
 
 /// A call of a tool that was asked for.
@@ -55,9 +59,9 @@ impl Recorded {
 
     async fn read(store: &Store, assignment: &Assignment) -> Result<Self, crewline_store::Error> {
         let attempt = assignment.attempt;
-        let numbers = store.unfinished_before(attempt, &UNFINISHED).await?;
+        let Before { unfinished: numbers, failed } = store.unfinished_before(attempt, &UNFINISHED).await?;
         if numbers.is_empty() {
-            return Ok(Self::default());
+            return Ok(Self { failed, ..Self::default() });
         }
         let answers = store.answers_before(attempt, &UNFINISHED).await?;
         let mut rows = store.tool_calls_of(attempt.task).await?;
@@ -82,14 +86,19 @@ impl Recorded {
         let filter = ApprovalFilter { run: Some(assignment.run.run), is_pending: false };
         let asked = store.approvals(filter).await?;
         let approvals = asked.into_iter().filter(|it| it.task == Some(attempt.task)).map(|it| (it.id, it)).collect();
-        let mut unfinished: Vec<u32> = numbers.into_iter().collect();
+        let mut unfinished = numbers;
         unfinished.sort_unstable();
-        Ok(Self { answers, tools, approvals, begun_with, unfinished })
+        Ok(Self { answers, tools, approvals, begun_with, unfinished, failed })
     }
 
     /// The numbers of these attempts, the first one first.
     pub fn unfinished(&self) -> &[u32] {
         &self.unfinished
+    }
+
+    /// Why the attempt before these failed.
+    pub fn failed(&self) -> Option<&ErrorNote> {
+        self.failed.as_ref()
     }
 
     /// The question that the first of these attempts began with, and its snapshot.

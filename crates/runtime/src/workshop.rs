@@ -36,6 +36,8 @@ use crate::{
 const OPEN_MAX: usize = 256;
 /// Characters of a diff that a failure shows.
 const DIFF_CHARS_MAX: usize = 8_000;
+/// The code of an attempt whose changes do not fit what others did meanwhile; the next one is told what it had changed.
+pub const CONFLICT: &str = "attempt.conflict";
 
 /// The workspaces of a process.
 pub struct Workshop {
@@ -349,7 +351,7 @@ async fn merge(workspace: &Workspace, view: &View) -> Result<(), Failure> {
                 "others changed the same in {} meanwhile, so nothing was merged. What was changed:\n{diff}",
                 files.join(", ")
             );
-            Err(failed("attempt.conflict", ErrorKind::Conflict, message, true))
+            Err(failed(CONFLICT, ErrorKind::Conflict, message, true))
         }
     }
 }

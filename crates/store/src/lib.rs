@@ -78,7 +78,7 @@ pub use node::{NodeKind, NodeRow, Wish};
 pub use prune::Deleted;
 pub use query::{AttemptRow, AttemptStatus, CallRow, ContextRow};
 pub use queue::{Offer, OfferState, OpenOffer, Withdraw};
-pub use recover::{Answer, OpenAttempt};
+pub use recover::{Answer, Before, OpenAttempt};
 pub use run::{Claim, NewRun, RunRow};
 pub use stats::{AnswerRow, CostBy, CostRow, HistoryRow};
 pub use summaries::{Said, Superseded};

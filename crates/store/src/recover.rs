@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use crewline_types::{AttemptId, CallId, RunId, TaskId, TextHash, event::CallOutcome};
+use crewline_types::{
+    AttemptId, CallId, RunId, TaskId, TextHash,
+    event::{CallOutcome, ErrorNote},
+};
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait as _, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Statement,
 };
@@ -38,6 +41,15 @@ pub struct Answer {
     pub error: Option<Arc<str>>,
     /// The answer.
     pub reply: Arc<str>,
+}
+
+/// The attempts before one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Before {
+    /// Those right before it that were not finished, the latest first.
+    pub unfinished: Vec<u32>,
+    /// Why the one before them failed.
+    pub failed: Option<ErrorNote>,
 }
 
 impl Store {
@@ -86,7 +98,8 @@ impl Store {
     pub async fn answers_before(&self, attempt: AttemptId, unfinished: &[&str]) -> Result<Vec<Answer>, Error> {
         let tasks = self.numbers_of_tasks(&[attempt.task]).await?;
         let Some(number) = tasks.keys().next() else { return Ok(Vec::new()) };
-        let numbers: Vec<i64> = self.unfinished_before(attempt, unfinished).await?.into_iter().map(i64::from).collect();
+        let numbers: Vec<i64> =
+            self.unfinished_before(attempt, unfinished).await?.unfinished.into_iter().map(i64::from).collect();
         if numbers.is_empty() {
             return Ok(Vec::new());
         }
@@ -121,26 +134,28 @@ impl Store {
     }
 
     /// The attempts right before `attempt`, as far back as they ended with one of the error codes `unfinished` or not at
-    /// all; the latest first.
-    pub async fn unfinished_before(&self, attempt: AttemptId, unfinished: &[&str]) -> Result<Vec<u32>, Error> {
+    /// all, and why the one before these failed.
+    pub async fn unfinished_before(&self, attempt: AttemptId, unfinished: &[&str]) -> Result<Before, Error> {
         let tasks = self.numbers_of_tasks(&[attempt.task]).await?;
-        let Some(number) = tasks.keys().next() else { return Ok(Vec::new()) };
+        let mut before = Before::default();
+        let Some(number) = tasks.keys().next() else { return Ok(before) };
         let attempts = entity::attempt::Entity::find()
             .filter(entity::attempt::Column::Task.eq(*number))
             .filter(entity::attempt::Column::Number.lt(attempt.number))
             .order_by_desc(entity::attempt::Column::Number)
             .all(self.reader().await?)
             .await?;
-        let mut numbers = Vec::new();
         for row in attempts {
             let row = row.into_domain(attempt.task)?;
             // One whose end is not recorded, although there is a later one, was lost too.
-            if row.finished_at.is_some() && row.error.is_none_or(|error| !unfinished.contains(&&*error.code)) {
+            let is_unfinished = |note: &ErrorNote| unfinished.contains(&&*note.code);
+            if row.finished_at.is_some() && !row.error.as_ref().is_some_and(is_unfinished) {
+                before.failed = row.error;
                 break;
             }
-            numbers.push(row.id.number);
+            before.unfinished.push(row.id.number);
         }
-        Ok(numbers)
+        Ok(before)
     }
 
     /// The runs that are running and that nobody holds, by id.

@@ -5,7 +5,10 @@
 
 use std::sync::Arc;
 
-use crewline_engine::act::{self, Call, History, Limits, Look, Policy, Protocol, Rules, Spent, Step, StopCode};
+use crewline_engine::{
+    act::{self, Call, History, Limits, Look, Policy, Protocol, Rules, Spent, Step, StopCode},
+    context::estimate_tokens,
+};
 use crewline_store::NewApproval;
 use crewline_types::{
     ApprovalId, ApprovalKind, ApprovalState, ErrorKind, Text, Timestamp,
@@ -25,7 +28,11 @@ use crate::{
     curated::Curated,
     journal,
     tools::{self, Toolbox},
+    workshop::CONFLICT,
 };
+
+/// The part of a model's window that what an earlier attempt left may take: one of so many.
+const TOLD_SHARE: u32 = 4;
 
 /// Whether the attempt needs the loop: its role has tools, or a person wants to see what it is told.
 pub(super) fn must_act(assignment: &Assignment) -> bool {
@@ -65,6 +72,7 @@ async fn work(
     let (assignment, deps) = (climb.assignment, climb.deps);
     let specs: Vec<_> = toolbox.specs().map(Arc::clone).collect();
     let offer = Offer::of(&specs, &deps.prompts).map_err(|error| failed(&note_of(&error)))?;
+    climb.problem = told_before(climb)?;
     let told = question(climb, curated, offer.tokens())?;
     let not_readable = || failed(&note("attempt.prompt", ErrorKind::Internal, "the recorded question is not readable"));
     let mut talk = Talk::new(offer, told).ok_or_else(not_readable)?;
@@ -131,6 +139,19 @@ fn step(
         let problems = toolbox.problems(tool, arguments);
         if problems.is_empty() { toolbox.look(tool, arguments) } else { Look::Invalid(problems.join("\n- ")) }
     })
+}
+
+/// What the attempt before left to this one: what it changed, when others had changed the same. It takes a quarter of the
+/// smallest window at most.
+fn told_before(climb: &Climb<'_>) -> Result<Option<String>, Failure> {
+    let Some(note) = climb.recorded.failed().filter(|it| &*it.code == CONFLICT) else { return Ok(None) };
+    let room = climb.rungs.iter().map(|model| model.input_tokens_max()).min().unwrap_or_default() / TOLD_SHARE;
+    let mut text = note.message.to_string();
+    while estimate_tokens(&text) > room {
+        text = text.chars().take(text.chars().count() / 2).collect();
+    }
+    let words = climb.deps.prompts.conflict(&text);
+    words.map(Some).map_err(|error| failed(&note_of(&error)))
 }
 
 /// The question: the one an unfinished attempt began with, else packed for the first model that takes it.
