@@ -174,14 +174,33 @@ fn is_heading(line: &str) -> bool {
     line.starts_with('#') || is_bold && line.len() <= 80 || is_label
 }
 
+/// The first letters of the words above, by their lengths, a bit for each: most words are none of them.
+const FIRST_LETTERS: [u32; 12] = {
+    let mut letters = [0; 12];
+    let mut index = 0;
+    while index < DECISIONS.len() + HINTS.len() {
+        let word = if index < DECISIONS.len() { DECISIONS[index] } else { HINTS[index - DECISIONS.len()] };
+        letters[word.len()] |= 1 << (word.as_bytes()[0] & 0x1F);
+        index += 1;
+    }
+    letters
+};
+
+fn may_signal(word: &str) -> bool {
+    let letters = FIRST_LETTERS.get(word.len()).copied().unwrap_or_default();
+    word.bytes().next().is_some_and(|it| letters >> (it & 0x1F) & 1 == 1)
+}
+
 /// How much a piece tells: decisions, figures, names.
 fn signals(text: &str) -> u32 {
     let (mut decisions, mut hints, mut figures, mut names) = (0_u32, 0_u32, 0_u32, 0_u32);
     for word in text.split_ascii_whitespace().take(200) {
         let core = word.trim_matches(|it: char| !it.is_alphanumeric());
-        let is = |it: &&str| it.eq_ignore_ascii_case(core);
-        decisions += u32::from(DECISIONS.iter().any(&is));
-        hints += u32::from(HINTS.iter().any(is));
+        if may_signal(core) {
+            let is = |it: &&str| it.eq_ignore_ascii_case(core);
+            decisions += u32::from(DECISIONS.iter().any(&is));
+            hints += u32::from(HINTS.iter().any(is));
+        }
         if core.bytes().any(|it| it.is_ascii_digit()) {
             figures += 1;
         }
