@@ -6,7 +6,7 @@ use crewline_testkit::{Finished, Script, StubReply, StubServer, TestApp, app::fi
 use crewline_types::{Clock as _, SystemClock};
 use serde_json::{Value, json};
 
-use crate::app;
+use crate::{app, run_args};
 
 struct Project {
     app: TestApp,
@@ -165,6 +165,42 @@ fn a_task_is_not_begun_before_its_time_and_then_begins_by_itself() {
 }
 
 #[test]
+fn a_plan_file_tells_when_tasks_begin_and_are_due() {
+    let server = StubServer::start(Script::text("# made\n\nwords\n"));
+    let app = app();
+    app.registry(&server);
+    let soon = SystemClock.now().after(std::time::Duration::from_secs(2)).to_string();
+    let plan = json!({"goal": "g", "tasks": [
+        {"id": "a", "title": "A", "planned_for": soon, "deadline": "2030-01-01T00:00:00Z"},
+        {"id": "b", "title": "B", "deadline": "2020-01-01T00:00:00Z"}
+    ]});
+    app.write("plan.json", &plan.to_string());
+    let run = app.run(run_args(&["--plan", "plan.json"])).expect_code(0);
+    let begun = run.events_of("task_started").into_iter().find(|it| it["key"] == "a").unwrap();
+    let until = run.events_of("task_planned")[0]["until"].as_str().unwrap().to_owned();
+    assert!(begun["at"].as_str().unwrap() >= until.as_str(), "{begun} is before {until}");
+    assert_eq!(run.events_of("task_overdue")[0]["key"], "b");
+    let id = run.events()[0]["run"].as_str().unwrap().to_owned();
+    let shown = app.run(["plan", "export", &id, "-o", "json"]).expect_code(0).stdout;
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown["tasks"][0]["deadline"], "2030-01-01T00:00:00.000Z", "{shown:#}");
+    assert_eq!(shown["tasks"][1].get("planned_for"), None);
+    for (time, part) in [
+        (
+            json!("tomorrow"),
+            "`tasks[0].planned_for`: `\"tomorrow\"` is not allowed: a time such as `2026-12-24T18:00:00Z`",
+        ),
+        (json!("2031-01-01T00:00:00Z"), "is before its `planned_for`"),
+    ] {
+        let mut wrong = plan.clone();
+        wrong["tasks"][0]["planned_for"] = time;
+        app.write("wrong.json", &wrong.to_string());
+        let refused = app.run(run_args(&["--plan", "wrong.json"])).expect_code(3);
+        assert!(refused.stderr.contains(part), "{}", refused.stderr);
+    }
+}
+
+#[test]
 fn consequences_are_in_the_same_transaction() {
     let project = planned(Script::default());
     let of = |project: &Project| ["a", "b", "c"].map(|key| project.statuses()[key].clone());
@@ -243,6 +279,8 @@ fn a_task_with_others_below_it_is_done_when_they_are() {
     let both = project.json(&["mark", "RUN/y", "completed"]);
     let keys: Vec<&str> = both["tasks"].as_array().unwrap().iter().map(|it| it["key"].as_str().unwrap()).collect();
     assert_eq!(keys, ["b", "y"], "the one above is done in the same transaction");
+    let index = project.run(&["index", "show", "RUN"]).expect_code(0).stdout;
+    assert!(index.contains("] Task b: Part x: done. Part y: done."), "and INDEX.md tells of it: {index}");
     project.run(&["task", "add", "RUN", "Late", "--parent", "b"]).expect_code(0);
     assert_eq!(project.statuses()["b"], "pending");
 }

@@ -238,6 +238,7 @@ impl Handle {
             change.texts.push(rows.index);
             change.events.push(NewEvent::of_run(at, EventBody::PlanReady { tasks: rows.entries, repairs: Vec::new() }));
             change.tasks = rows.tasks;
+            change.details = rows.details;
             change.links = rows.links;
         }
         if begin == Begin::AtRest {

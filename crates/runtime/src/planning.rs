@@ -7,18 +7,20 @@ use std::{fmt::Write, sync::Arc, time::Duration};
 
 use crewline_engine::{
     context::{estimate_tokens, trim_to},
-    plan::{self, Plan, Preface, Rules},
+    plan::{self, Plan, Preface, Rules, Times},
 };
 use crewline_models::Registry;
 use crewline_types::{
-    IdSource, LinkKind, MicroUsd, Priority, Role, RunId, Task, TaskId, TaskKind, TaskStatus, Text, Timestamp, Usage,
-    event::PlanEntry,
+    IdSource, LinkKind, MicroUsd, Priority, Role, RunId, Task, TaskDetails, TaskId, TaskKind, TaskStatus, Text,
+    Timestamp, Usage, event::PlanEntry,
 };
 
 /// The rows of a plan.
 pub struct Rows {
     /// The tasks, by position from 1.
     pub tasks: Vec<Task>,
+    /// When some of them may begin, and should be done.
+    pub details: Vec<(TaskId, TaskDetails)>,
     /// Their links.
     pub links: Vec<(TaskId, TaskId, LinkKind)>,
     /// The plan as its event shows it.
@@ -101,6 +103,12 @@ pub fn rows(below: Below<'_>, plan: &Plan, author: Author, ids: &mut IdSource, i
             links.push((task.id, tasks[*need as usize].id, LinkKind::Requires));
         }
     }
+    let timed = tasks.iter().zip(&plan.tasks).filter(|(_, planned)| planned.times != Times::default());
+    let details = timed.map(|(task, planned)| {
+        let Times { planned_for, deadline } = planned.times;
+        (task.id, TaskDetails { planned_for, deadline, ..TaskDetails::default() })
+    });
+    let details = details.collect();
     let sinks = plan::sinks(plan);
     let needs_synthesis = match author {
         Author::Person => sinks.len() > 1,
@@ -123,7 +131,7 @@ pub fn rows(below: Below<'_>, plan: &Plan, author: Author, ids: &mut IdSource, i
     }
     let entries = entries(&tasks, &links);
     let index = Text::from(index(goal, &plan.preface, &entries, index_tokens));
-    Rows { tasks, links, entries, index }
+    Rows { tasks, details, links, entries, index }
 }
 
 /// The plan as its event shows it.

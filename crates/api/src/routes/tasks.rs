@@ -55,8 +55,8 @@ impl Fields {
             duration,
             criteria: self.success_criteria,
             assignee: self.assignee,
-            planned_for: self.planned_for,
-            deadline: self.deadline,
+            planned_for: self.planned_for.map(Some),
+            deadline: self.deadline.map(Some),
             estimated_hours: self.estimated_hours,
             actual_hours: self.actual_hours,
         }))

@@ -269,8 +269,8 @@ impl FieldArgs {
             duration: self.duration,
             criteria: (!criteria.is_empty()).then_some(criteria),
             assignee: self.assignee,
-            planned_for: self.planned_for,
-            deadline: self.deadline,
+            planned_for: self.planned_for.map(Some),
+            deadline: self.deadline.map(Some),
             estimated_hours: self.estimate,
             actual_hours: actual,
         }

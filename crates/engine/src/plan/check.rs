@@ -10,7 +10,7 @@ use std::{
 use crewline_types::Role;
 
 use super::{
-    Document, DocumentTask, Plan, Planned, Problem, Rules,
+    Document, DocumentTask, Plan, Planned, Problem, Rules, Times,
     cycle::{self, Closing},
     document::Bad,
     words,
@@ -61,6 +61,7 @@ pub(super) fn planned(task: &DocumentTask, depends_on: Vec<u32>, role: Role) -> 
         success_criteria: task.success_criteria.clone(),
         priority: task.priority.unwrap_or_default(),
         duration: task.duration,
+        times: task.times,
     }
 }
 
@@ -139,6 +140,12 @@ pub(super) fn structure(document: &Document, bad: &Bad, problems: &mut Vec<Probl
                 if duration > SECONDS_MAX && duration.is_finite() { "invalid_field" } else { "negative_duration" };
             let message = format!("`{at}.duration`: {duration} is not allowed: seconds, 0 to 10¹²");
             problems.push(Problem::new(code, Some(id), message));
+        }
+        if let Times { planned_for: Some(begin), deadline: Some(end) } = task.times
+            && end < begin
+        {
+            let message = format!("`{at}.deadline`: {end} is before its `planned_for`, {begin}");
+            problems.push(Problem::new("invalid_field", Some(id), message));
         }
     }
     let needs = edges(tasks, &first, bad, problems);
@@ -223,6 +230,8 @@ pub(super) fn arrows<'a>(closing: &Closing, id: impl Fn(u32) -> &'a str) -> Stri
 
 #[cfg(test)]
 mod tests {
+    use crewline_types::Timestamp;
+
     use super::*;
 
     fn rules() -> Rules {
@@ -279,6 +288,10 @@ mod tests {
             assert_eq!(codes(vec![DocumentTask { duration: Some(duration), ..task("a", &[]) }]), ["negative_duration"]);
         }
         assert_eq!(codes(vec![DocumentTask { duration: Some(1e13), ..task("a", &[]) }]), ["invalid_field"]);
+        let times = |begin, end| Times { planned_for: Some(Timestamp(begin)), deadline: Some(Timestamp(end)) };
+        assert_eq!(codes(vec![DocumentTask { times: times(2, 1), ..task("a", &[]) }]), ["invalid_field"]);
+        let fine = document(vec![DocumentTask { times: times(1, 1), ..task("a", &[]) }]);
+        assert_eq!(check(&fine, &rules()).unwrap().tasks[0].times, times(1, 1));
         assert_eq!(codes((0..6).map(|it| task(&it.to_string(), &[])).collect()), ["too_many_tasks"]);
         assert_eq!(codes(vec![DocumentTask { role: Some("codr".into()), ..task("a", &[]) }]), ["unknown_role"]);
         assert_eq!(codes(vec![task(&"x".repeat(65), &[])]), ["invalid_field"]);

@@ -5,11 +5,11 @@
 
 use std::{borrow::Cow, collections::BTreeMap, fmt::Write as _, sync::Arc};
 
-use crewline_types::{Criterion, Priority};
+use crewline_types::{Criterion, Priority, Timestamp};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::{Map, Value};
 
-use super::{Preface, Problem, Sources, check, compose, preface, words};
+use super::{Preface, Problem, Sources, Times, check, compose, preface, words};
 
 /// A plan as somebody wrote it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
@@ -47,6 +47,9 @@ pub struct DocumentTask {
     /// How long it takes, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duration: Option<f64>,
+    /// When it may begin, and when it should be done.
+    #[serde(flatten)]
+    pub times: Times,
     /// Where it stands, as people see it, when that is not `tasks[…]` of its index.
     #[serde(skip)]
     pub place: Option<Arc<str>>,
@@ -72,11 +75,24 @@ impl<'de> Deserialize<'de> for Document {
 }
 
 const KEYS: [&str; 5] = ["goal", "rules", "glossary", "decisions", "tasks"];
-const TASK_KEYS: [&str; 8] =
-    ["id", "title", "description", "role", "depends_on", "success_criteria", "priority", "duration"];
+const TASK_KEYS: [&str; 10] = [
+    "id",
+    "title",
+    "description",
+    "role",
+    "depends_on",
+    "success_criteria",
+    "priority",
+    "duration",
+    "planned_for",
+    "deadline",
+];
 
 /// What people write instead.
-const SYNONYMS: [(&str, &str); 16] = [
+const SYNONYMS: [(&str, &str); 19] = [
+    ("notbefore", "planned_for"),
+    ("due", "deadline"),
+    ("duedate", "deadline"),
     ("steps", "tasks"),
     ("plan", "tasks"),
     ("objective", "goal"),
@@ -252,7 +268,20 @@ impl Walk<'_> {
             }
             number
         });
-        DocumentTask { id, title, description, role, depends_on, success_criteria, priority, duration, place }
+        let times = Times {
+            planned_for: self.time(map, "planned_for", &path, task),
+            deadline: self.time(map, "deadline", &path, task),
+        };
+        DocumentTask { id, title, description, role, depends_on, success_criteria, priority, duration, times, place }
+    }
+
+    fn time(&mut self, map: &Map<String, Value>, key: &str, path: &str, task: Option<&str>) -> Option<Timestamp> {
+        let value = map.get(key).filter(|it| !it.is_null())?;
+        let time = value.as_str().and_then(|it| it.trim().parse().ok());
+        if time.is_none() {
+            self.invalid(task, &format!("{path}.{key}"), value, "a time such as `2026-12-24T18:00:00Z` (RFC 3339)");
+        }
+        time
     }
 
     fn text(&mut self, map: &Map<String, Value>, key: &str, path: &str, task: Option<&str>) -> Option<String> {

@@ -21,7 +21,7 @@ mod words;
 
 use std::{fmt, sync::Arc};
 
-use crewline_types::{Criterion, Priority, Role};
+use crewline_types::{Criterion, Priority, Role, Timestamp};
 use serde::Serialize;
 
 use crate::schedule::{Cycle, Graph, Job};
@@ -93,6 +93,19 @@ pub struct Planned {
     pub priority: Priority,
     /// How long it takes, in seconds: 0 to 10¹².
     pub duration: Option<f64>,
+    /// When it may begin, and when it should be done.
+    pub times: Times,
+}
+
+/// When a task may begin, and when it should be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Times {
+    /// Not before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub planned_for: Option<Timestamp>,
+    /// Not after; a warning when it passes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
 }
 
 /// Something that is wrong with a document. The message names the place, the value and what is allowed.
@@ -147,6 +160,7 @@ pub fn single_task(goal: &str, rules: &Rules) -> Plan {
             success_criteria: Vec::new(),
             priority: Priority::default(),
             duration: None,
+            times: Times::default(),
         }],
         preface: Preface::default(),
     }

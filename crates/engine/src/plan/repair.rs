@@ -513,6 +513,7 @@ mod tests {
                         success_criteria: it.success_criteria.clone(),
                         priority: Some(it.priority),
                         duration: it.duration,
+                        times: it.times,
                         place: None,
                     })
                     .collect(),

@@ -13,7 +13,7 @@ use crewline_types::{Criterion, Priority};
 use serde::Deserialize as _;
 use serde_json::{Map, Value};
 
-use super::{Document, DocumentTask, Preface, Problem, document::name_of, lenient, preface, words};
+use super::{Document, DocumentTask, Preface, Problem, Times, document::name_of, lenient, preface, words};
 
 /// Places in a text where a block may begin: a bound on the work that a hostile answer can cause.
 const STARTS_MAX: usize = 256;
@@ -380,6 +380,8 @@ fn draft(key: Option<&str>, value: &Value) -> Draft {
         success_criteria: find(&keys, &CRITERIA).map(criteria_of).unwrap_or_default(),
         priority: find(&keys, &["priority"]).and_then(|it| Priority::deserialize(it).ok()),
         duration: find(&keys, &DURATION).and_then(|it| it.as_f64().or_else(|| it.as_str()?.trim().parse().ok())),
+        // No model decides when a person's machine begins to work.
+        times: Times::default(),
         place: None,
     };
     let mut needs = Vec::new();

@@ -230,8 +230,8 @@ impl Draft {
         if fields.assignee.is_some() {
             details.assignee = fields.assignee.clone().filter(|it| !it.trim().is_empty());
         }
-        details.planned_for = fields.planned_for.or(details.planned_for);
-        details.deadline = fields.deadline.or(details.deadline);
+        details.planned_for = fields.planned_for.unwrap_or(details.planned_for);
+        details.deadline = fields.deadline.unwrap_or(details.deadline);
         details.estimated_hours = fields.estimated_hours.or(details.estimated_hours);
         details.actual_hours = fields.actual_hours.or(details.actual_hours);
         Ok(())

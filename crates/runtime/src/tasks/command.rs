@@ -136,10 +136,10 @@ pub struct TaskFields {
     pub criteria: Option<Vec<Criterion>>,
     /// Who works on it, or shall.
     pub assignee: Option<String>,
-    /// Not before.
-    pub planned_for: Option<Timestamp>,
-    /// Not after.
-    pub deadline: Option<Timestamp>,
+    /// Not before; the inner nothing takes it away.
+    pub planned_for: Option<Option<Timestamp>>,
+    /// Not after; the inner nothing takes it away.
+    pub deadline: Option<Option<Timestamp>>,
     /// What it should take.
     pub estimated_hours: Option<f64>,
     /// What it took.

@@ -5,11 +5,11 @@ use std::{collections::BTreeSet, sync::Arc};
 use crewline_engine::graph::settle;
 use crewline_store::{Change, RunMove, Transition};
 use crewline_types::{
-    EventBody, MicroUsd, RunStatus, TaskCounts, TaskId, TaskKind, TaskStatus, Text, Usage,
+    EventBody, MicroUsd, RunStatus, Task, TaskCounts, TaskId, TaskKind, TaskStatus, Text, Usage,
     event::{NewEvent, TaskAction},
 };
 
-use crate::planning;
+use crate::{chapters, planning};
 
 use super::{Changed, ChangedTask, draft::Draft};
 
@@ -211,19 +211,28 @@ impl Draft {
         NewEvent::of_run(self.at, body)
     }
 
-    /// The list of tasks in INDEX.md follows the graph; what a person wrote around it stays.
+    /// The list of tasks in INDEX.md follows the graph, and it tells what came of tasks with others below them; what a person
+    /// wrote around it stays.
     fn write_index(&self, change: &mut Change, tokens: u32) {
-        let is_same = change.tasks.is_empty()
+        let is_same_graph = change.tasks.is_empty()
             && change.edits.is_empty()
             && change.links.is_empty()
             && change.links_removed.is_empty()
             && change.transitions.iter().all(|it| it.to != TaskStatus::Cancelled);
-        if is_same {
-            return;
+        let done: Vec<&Task> = self.tasks.iter().filter(|task| self.is_done_now(task)).collect();
+        let old = self.index.as_deref();
+        let mut text = match old {
+            _ if is_same_graph && done.is_empty() => return,
+            Some(old) if is_same_graph => old.to_owned(),
+            Some(_) | None => {
+                let is_there = |task: &&Task| task.status != TaskStatus::Cancelled;
+                let there: Vec<Task> = self.tasks.iter().filter(is_there).cloned().collect();
+                planning::index_with(old, &self.row.goal, &planning::entries(&there, &self.links), tokens)
+            }
+        };
+        for task in done {
+            text = chapters::with(&text, task.id, &task.title, &self.came_of(task));
         }
-        let there: Vec<_> = self.tasks.iter().filter(|task| task.status != TaskStatus::Cancelled).cloned().collect();
-        let entries = planning::entries(&there, &self.links);
-        let text = planning::index_with(self.index.as_deref(), &self.row.goal, &entries, tokens);
         let text = Text::from(text);
         if self.row.index != Some(text.hash) {
             change.index = Some(text.hash);
@@ -233,7 +242,27 @@ impl Draft {
     }
 }
 
-fn is_edited(before: &crewline_types::Task, task: &crewline_types::Task) -> bool {
+impl Draft {
+    /// Whether a task with others below it is done by this change.
+    fn is_done_now(&self, task: &Task) -> bool {
+        let was = self.before.get(&task.id).map(|before| before.status);
+        task.kind == TaskKind::Composite
+            && task.status == TaskStatus::Completed
+            && was.is_some_and(|status| status != TaskStatus::Completed)
+    }
+
+    /// What people said of the tasks below one that is done.
+    fn came_of(&self, task: &Task) -> String {
+        let below = self.tasks.iter().filter(|it| it.parent == Some(task.id) && it.status == TaskStatus::Completed);
+        let said = below.map(|it| {
+            let summary = self.details.get(&it.id).and_then(|it| it.completion_summary.as_deref());
+            format!("{}: {}.", it.title, summary.unwrap_or("done").trim_end_matches('.'))
+        });
+        said.collect::<Vec<_>>().join("\n")
+    }
+}
+
+fn is_edited(before: &Task, task: &Task) -> bool {
     before.parent != task.parent
         || before.position != task.position
         || before.kind != task.kind
@@ -245,6 +274,6 @@ fn is_edited(before: &crewline_types::Task, task: &crewline_types::Task) -> bool
         || before.duration != task.duration
 }
 
-fn shown(task: &crewline_types::Task) -> ChangedTask {
+fn shown(task: &Task) -> ChangedTask {
     ChangedTask { id: task.id, key: Arc::clone(&task.key), status: task.status, reason: task.reason.clone() }
 }

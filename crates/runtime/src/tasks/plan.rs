@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use crewline_engine::plan::{Document, DocumentTask};
+use crewline_engine::plan::{Document, DocumentTask, Times};
 use crewline_types::{LinkKind, RunId, TaskKind, TaskStatus};
 
 use crate::{Error, Handle, verify};
@@ -40,6 +40,7 @@ pub fn document_of(goal: &str, views: &[TaskView]) -> Document {
         success_criteria: view.success_criteria.clone(),
         priority: Some(view.priority),
         duration: view.duration,
+        times: times_of(view),
         place: None,
     });
     Document { goal: Some(goal.to_owned()), tasks: tasks.collect(), ..Document::default() }
@@ -71,7 +72,7 @@ fn changes(views: &[TaskView], document: &Document) -> Vec<TaskCommand> {
                     unlinks.push(TaskCommand::Unlink { from: view.key.to_string(), to: need, kind });
                 }
                 let fields = differing(view, task);
-                if fields.has_work() {
+                if fields != TaskFields::default() {
                     updates.push(TaskCommand::Update { task: view.key.to_string(), fields: Box::new(fields) });
                 }
             }
@@ -105,6 +106,8 @@ fn fields_of(task: &DocumentTask) -> TaskFields {
         priority: task.priority,
         duration: Some(task.duration.and_then(|it| Duration::try_from_secs_f64(it).ok()).unwrap_or_default()),
         criteria: Some(task.success_criteria.clone()),
+        planned_for: Some(task.times.planned_for),
+        deadline: Some(task.times.deadline),
         ..TaskFields::default()
     }
 }
@@ -123,8 +126,14 @@ fn differing(view: &TaskView, task: &DocumentTask) -> TaskFields {
         priority: Some(new.priority.unwrap_or_default()).filter(|it| *it != view.priority),
         duration: new.duration.filter(|it| *it != duration_of(view)),
         criteria: new.criteria.filter(|it| *it != view.success_criteria),
+        planned_for: new.planned_for.filter(|it| *it != view.details.planned_for),
+        deadline: new.deadline.filter(|it| *it != view.details.deadline),
         ..TaskFields::default()
     }
+}
+
+fn times_of(view: &TaskView) -> Times {
+    Times { planned_for: view.details.planned_for, deadline: view.details.deadline }
 }
 
 fn duration_of(view: &TaskView) -> Duration {
