@@ -31,6 +31,7 @@ mod run;
 mod schedule;
 mod secrets;
 mod serve;
+mod shadow;
 mod shared;
 mod tasks;
 mod templates;

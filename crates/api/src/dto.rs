@@ -5,7 +5,8 @@
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use crewline_runtime::{
-    Approve, Difference, Document, Mode, ModelReport, Reloaded, Report, RunRequest, RunSummary, Strategy, TaskReport,
+    Approve, Difference, Document, Mode, ModelReport, Reloaded, Report, RunRequest, RunSummary, ShadowReport, Strategy,
+    TaskReport,
 };
 use crewline_types::{
     ErrorKind, MicroUsd, Role, RunId, RunLimits, RunStatus, TaskCounts, TaskId, TaskKind, TaskStatus, Timestamp, Usage,
@@ -218,6 +219,9 @@ pub struct RunDetail {
     pub unpriced_calls: u64,
     /// Calls.
     pub calls: u64,
+    /// Copies of questions for candidates, which are in no other figure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<ShadowItem>,
     /// Tokens.
     #[serde(flatten)]
     pub usage: Usage,
@@ -270,6 +274,26 @@ pub struct TaskItem {
     pub reason: Option<String>,
 }
 
+/// What candidates were asked beside a run.
+#[derive(Debug, Serialize)]
+pub struct ShadowItem {
+    /// Copies that were sent.
+    pub calls: u64,
+    /// Those whose end is not known.
+    pub open: u64,
+    /// Those whose answer was accepted.
+    pub accepted: u64,
+    /// What they cost; one whose end is not known counts with its worst case.
+    pub cost_usd: MicroUsd,
+}
+
+impl From<ShadowReport> for ShadowItem {
+    fn from(shadow: ShadowReport) -> Self {
+        let ShadowReport { calls, open, accepted, cost_usd } = shadow;
+        Self { calls, open, accepted, cost_usd }
+    }
+}
+
 /// What one model did in a run.
 #[derive(Debug, Serialize)]
 pub struct ModelItem {
@@ -303,6 +327,7 @@ impl From<Report> for RunDetail {
             cost_usd: report.cost_usd,
             unpriced_calls: report.unpriced_calls,
             calls: report.calls,
+            shadow: report.shadow.map(ShadowItem::from),
             usage: report.usage,
             counts: report.counts,
             tasks: report.tasks.into_iter().map(TaskItem::from).collect(),

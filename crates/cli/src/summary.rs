@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, path::Path, time::Duration};
 
-use crewline_runtime::{Report, TaskReport};
+use crewline_runtime::{Report, ShadowReport, TaskReport};
 use crewline_types::{Clock as _, RunStatus, SystemClock, TaskCounts, TaskKind, TaskStatus, Timestamp, task::PARKED};
 
 use crate::view::{Align, Style, clean, cost, count, duration, fit, table, tokens};
@@ -182,7 +182,16 @@ fn totals(report: &Report) -> String {
         tokens(&report.usage),
         cost(report.cost_usd, report.unpriced_calls),
         duration(Duration::from_millis(report.elapsed_ms)),
-    )
+    ) + &report.shadow.map(copies).unwrap_or_default()
+}
+
+/// What candidates were asked beside the run: its own figures do not have it.
+fn copies(shadow: ShadowReport) -> String {
+    format!(" · {} {} for candidates, {}", count(shadow.calls), plural(shadow.calls), cost(shadow.cost_usd, 0))
+}
+
+fn plural(copies: u64) -> &'static str {
+    if copies == 1 { "copy" } else { "copies" }
 }
 
 /// `4 of 5 tasks completed, 1 failed`.

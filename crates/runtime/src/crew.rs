@@ -15,7 +15,7 @@ use crate::{
     Error, Handle, Overrides,
     actor::{ask, tell},
     handle::Wanted,
-    manager, root,
+    manager, root, shadow,
     warden::{self, TakeOver},
     worker,
 };
@@ -24,6 +24,8 @@ use crate::{
 const RUNS_LOOKED_AT: u32 = 10_000;
 /// Wait for an answer of the root.
 const ROOT_LIMIT: Duration = Duration::from_secs(10);
+/// Wait for the copies that candidates were asked.
+const COPIES_LIMIT: Duration = Duration::from_secs(5);
 
 /// What a process does for the others on its database.
 #[derive(Debug, Clone)]
@@ -159,6 +161,16 @@ impl Handle {
             if ask(&worker, left, worker::Message::Drain).await.is_err() {
                 tracing::warn!("claimed attempts did not end in time; others make them again when their leases end");
             }
+        }
+    }
+
+    /// Lets copies for candidates that are under way come to their end. What does not within the limit counts with its worst case.
+    pub(crate) async fn close_shadow(&self, until: Instant) {
+        let left = until.saturating_duration_since(Instant::now()).min(COPIES_LIMIT);
+        if let Some(shadow) = self.deps().rooms.shadow.current()
+            && ask(&shadow, left, shadow::Message::Close).await.is_err()
+        {
+            tracing::debug!("copies for candidates are given up");
         }
     }
 

@@ -363,6 +363,7 @@ impl Handle {
             }
         }
         self.retire().await;
+        self.close_shadow(until).await;
         if let Some(memory) = self.deps.rooms.memory.current() {
             let left = until.saturating_duration_since(tokio::time::Instant::now());
             if ask(&memory, left, memory::Message::Flush).await.is_err() {

@@ -16,6 +16,8 @@ pub fn describe() {
     describe_gauge!("crewline_llm_cost_usd_total", "Cost of answered calls whose model has a price.");
     describe_counter!("crewline_checks_total", "Verdicts of criteria on answers, by kind of check.");
     describe_counter!("crewline_llm_fallbacks_total", "Steps from one model of a chain to the next.");
+    describe_counter!("crewline_shadow_calls_total", "Copies of questions for candidates, by what came of them.");
+    describe_gauge!("crewline_shadow_cost_usd_total", "Cost of copies of questions for candidates.");
     describe_gauge!("crewline_llm_breaker_state", "Breakers of models that failed: 0 closed, 1 half open, 2 open.");
     describe_counter!("crewline_llm_answers_reused_total", "Recorded answers of lost attempts that were used again.");
     describe_counter!(
@@ -65,6 +67,42 @@ pub fn checked(checks: &[CheckResult]) {
 pub fn cost(model: &ModelAlias, cost: MicroUsd) {
     // A counter of this exporter is an integer, and a call costs less than a dollar.
     gauge!("crewline_llm_cost_usd_total", "model" => model.as_str().to_owned()).increment(cost.as_usd());
+}
+
+/// What came of a copy of a question for a candidate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copied {
+    /// The checks accept the answer.
+    Accepted,
+    /// They do not.
+    Rejected,
+    /// No answer came.
+    Failed,
+    /// It was not sent: the candidate is busy, down or too small, or the money is spent.
+    Dropped,
+}
+
+impl Copied {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Rejected => "rejected",
+            Self::Failed => "failed",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
+/// A copy of a question for a candidate ended, or was not sent.
+pub fn copied(model: &ModelAlias, what: Copied) {
+    let (model, outcome) = (model.as_str().to_owned(), what.as_str());
+    counter!("crewline_shadow_calls_total", "model" => model, "outcome" => outcome).increment(1);
+}
+
+/// What a copy cost.
+pub fn copied_cost(model: &ModelAlias, cost: MicroUsd) {
+    // A counter of this exporter is an integer, and a call costs less than a dollar.
+    gauge!("crewline_shadow_cost_usd_total", "model" => model.as_str().to_owned()).increment(cost.as_usd());
 }
 
 /// A model's breaker is closed (0), half open (1) or open (2).

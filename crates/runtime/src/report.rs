@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use crewline_store::{AttemptStatus, CallRow, Origin, RunRow, Store};
+use crewline_store::{AttemptStatus, CallRow, Origin, RunRow, ShadowSum, Store};
 use crewline_types::{
     EventBody, LinkKind, MicroUsd, Role, RunId, RunStatus, Task, TaskCounts, TaskId, TaskKind, TaskStatus, Timestamp,
     Usage,
@@ -100,6 +100,9 @@ pub struct Report {
     pub unpriced_calls: u64,
     /// Model calls.
     pub calls: u64,
+    /// Copies of questions for candidates, which are in no other figure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<ShadowReport>,
     /// Tokens.
     #[serde(flatten)]
     pub usage: Usage,
@@ -128,6 +131,25 @@ impl Report {
                 && !required.contains(&task.id)
                 && !task.parent.is_some_and(|parent| above.contains(&parent))
         })
+    }
+}
+
+/// What candidates were asked beside a run, and what that cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ShadowReport {
+    /// Copies that were sent.
+    pub calls: u64,
+    /// Those whose end is not known.
+    pub open: u64,
+    /// Those whose answer was accepted.
+    pub accepted: u64,
+    /// What they cost; one whose end is not known counts with its worst case.
+    pub cost_usd: MicroUsd,
+}
+
+impl From<ShadowSum> for ShadowReport {
+    fn from(sum: ShadowSum) -> Self {
+        Self { calls: sum.calls, open: sum.open, accepted: sum.accepted, cost_usd: sum.cost }
     }
 }
 
@@ -277,6 +299,7 @@ pub async fn report(store: &Store, run: RunId) -> Result<Report, Error> {
     let links = store.links(run).await?;
     let attempts = store.attempts(run).await?;
     let calls = store.calls(run).await?;
+    let asked_beside = store.shadow_sum(run).await?;
     let repairs = match store.first_event(run, PLAN_EVENT).await?.map(|event| event.body) {
         Some(EventBody::PlanReady { repairs, .. }) => repairs,
         Some(_) | None => Vec::new(),
@@ -358,6 +381,7 @@ pub async fn report(store: &Store, run: RunId) -> Result<Report, Error> {
         cost_usd,
         unpriced_calls: models.values().map(|model| model.unpriced_calls).sum(),
         calls: call_count,
+        shadow: (asked_beside.calls > 0).then(|| asked_beside.into()),
         usage,
         counts,
         tasks,

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use ractor::{ActorRef, Message};
 
-use crate::{actor::tell, journal, memory, router, scribe, warden, worker};
+use crate::{actor::tell, journal, memory, router, scribe, shadow, warden, worker};
 
 /// The address of an actor that may be restarted.
 #[derive(Debug)]
@@ -52,6 +52,8 @@ pub struct Rooms {
     pub memory: Room<memory::Message>,
     /// Sums up what tasks make.
     pub scribe: Room<scribe::Message>,
+    /// Asks candidates copies of questions.
+    pub shadow: Room<shadow::Message>,
     /// Picks models and hands work to specialists.
     pub router: Room<router::Message>,
     /// Claims what managers elsewhere offer; only in a process that works for others.

@@ -24,6 +24,7 @@ use crate::{
     metrics,
     router::Router,
     scribe::{self, Scribe},
+    shadow::Shadow,
     warden::{self, Warden},
     worker::{self, Worker},
 };
@@ -75,6 +76,8 @@ pub enum Child {
     Memory,
     /// The scribe.
     Scribe,
+    /// Who asks candidates.
+    Shadow,
     /// The router.
     Router,
     /// The worker, where there is one.
@@ -91,6 +94,7 @@ impl Child {
             Self::Journal => "journal",
             Self::Memory => "memory",
             Self::Scribe => "scribe",
+            Self::Shadow => "shadow",
             Self::Router => "router",
             Self::Worker => "worker",
             Self::Warden => "warden",
@@ -139,7 +143,7 @@ impl Actor for Root {
             pauses: HashMap::new(),
             wishes: None,
         };
-        for child in [Child::Scribe, Child::Journal, Child::Memory, Child::Router] {
+        for child in [Child::Scribe, Child::Journal, Child::Memory, Child::Shadow, Child::Router] {
             state.start(&myself, child).await?;
         }
         Ok(state)
@@ -219,6 +223,11 @@ impl State {
                 let (scribe, _) = Actor::spawn_linked(None, Scribe, args, root).await?;
                 rooms.scribe.enter(scribe.clone());
                 scribe.get_id()
+            }
+            Child::Shadow => {
+                let (shadow, _) = Actor::spawn_linked(None, Shadow, Arc::clone(&self.args.deps), root).await?;
+                rooms.shadow.enter(shadow.clone());
+                shadow.get_id()
             }
             Child::Router => {
                 let (router, _) = Actor::spawn_linked(None, Router, Arc::clone(&self.args.deps), root).await?;
@@ -311,6 +320,7 @@ impl State {
                 Child::Journal
                 | Child::Memory
                 | Child::Scribe
+                | Child::Shadow
                 | Child::Router
                 | Child::Warden
                 | Child::Manager(_)

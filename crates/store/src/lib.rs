@@ -4,7 +4,8 @@
 //! Where things are: `open` (URL, pragmas, pools, migrations), `change` (what a caller hands over), `commit` (how it
 //! is written), `run` (runs and their leases), `queue` (offers and claims), `node` (processes and wishes), `hints`
 //! (what others tell), `query` and `packed`, `recover`, `find` and `lineage` (reads), `choice` (what a person decided on
-//! contexts), `acts` (calls of tools, what a person is asked), `api_keys`, `memory` (memories, vectors, the outbox),
+//! contexts), `acts` (calls of tools, what a person is asked), `api_keys`, `shadows` (copies of questions for
+//! candidates), `memory` (memories, vectors, the outbox),
 //! `memory_edit` (adding, marking, forgetting), `backup`, `integrity` and `prune` (for operators), `entity` (rows,
 //! private), `migration` (the schema), `sql`, `statements`, `rows`, `tx` and `retry` (texts, arguments and the one writing
 //! connection).
@@ -43,6 +44,7 @@ mod recover;
 mod retry;
 mod rows;
 mod run;
+mod shadows;
 mod sql;
 mod statements;
 mod stats;
@@ -80,6 +82,7 @@ pub use query::{AttemptRow, AttemptStatus, CallRow, ContextRow};
 pub use queue::{Offer, OfferState, OpenOffer, Withdraw};
 pub use recover::{Answer, Before, OpenAttempt};
 pub use run::{Claim, NewRun, RunRow};
+pub use shadows::{NewShadow, ShadowRow, ShadowSum};
 pub use stats::{AnswerRow, CostBy, CostRow, HistoryRow};
 pub use summaries::{Said, Superseded};
 pub use tool_pins::{Pin, ToolPin};

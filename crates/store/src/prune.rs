@@ -178,13 +178,14 @@ async fn delete_batch(tx: &mut Tx, run: RunId) -> Result<Option<u64>, Error> {
         tx.write(&sql::DELETE_RUNS, &[run], id).await?;
         return Ok(Some(0));
     }
-    let below: [&'static Bulk; 8] = [
+    let below: [&'static Bulk; 9] = [
         &sql::DELETE_TOOL_CALLS_OF_TASKS,
         &sql::DELETE_LINKS_OF_TASKS,
         &sql::DELETE_OFFERS_OF_TASKS,
         &sql::DELETE_CONTEXTS_OF_TASKS,
         &sql::DELETE_CHOICES_OF_TASKS,
         &sql::DELETE_CALLS_OF_TASKS,
+        &sql::DELETE_SHADOWS_OF_TASKS,
         &sql::DELETE_ATTEMPTS_OF_TASKS,
         &sql::DELETE_TASKS,
     ];

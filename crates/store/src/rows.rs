@@ -47,7 +47,7 @@ fn payload(event: &NewEvent) -> String {
     json
 }
 
-fn add_usage(args: &mut Args, usage: &Usage) {
+pub(super) fn add_usage(args: &mut Args, usage: &Usage) {
     args.count(usage.input_tokens);
     args.count(usage.output_tokens);
     args.count(usage.cached_tokens);
@@ -174,7 +174,7 @@ pub(super) fn add_call_end(args: &mut Args, (number, end): &(i64, &CallEnd)) {
     add_note(args, end.error.as_ref());
 }
 
-fn add_note(args: &mut Args, note: Option<&ErrorNote>) {
+pub(super) fn add_note(args: &mut Args, note: Option<&ErrorNote>) {
     match note {
         Some(note) => args.owned(serde_json::to_string(note).unwrap_or_default()),
         None => args.no_text(),

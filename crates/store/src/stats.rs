@@ -26,6 +26,13 @@ pub struct AnswerRow {
     pub rejected: u64,
 }
 
+/// What is paid for: the calls of runs, and the copies of their questions.
+const CALLS_AND_SHADOWS: &str = "\
+    SELECT task, model, started_at, cost_micro_usd, input_tokens, output_tokens, cached_tokens, reasoning_tokens, estimated, \
+    0 AS shadow FROM calls UNION ALL \
+    SELECT task, model, started_at, COALESCE(cost_micro_usd, reserved_micro_usd), input_tokens, output_tokens, cached_tokens, \
+    reasoning_tokens, estimated, 1 FROM shadows";
+
 /// What calls are added up by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CostBy {
@@ -81,6 +88,10 @@ pub struct CostRow {
     pub usage: Usage,
     /// Cost of the priced calls.
     pub cost: MicroUsd,
+    /// Copies of questions for candidates, in none of the numbers above.
+    pub shadow_calls: u64,
+    /// What they cost; one whose end is not recorded counts with its worst case.
+    pub shadow_cost: MicroUsd,
 }
 
 /// What the calls of one earlier task to one model consumed.
@@ -139,15 +150,18 @@ impl Store {
         Ok(found)
     }
 
-    /// What came of the last `limit` answers, by role, kind of task and model.
+    /// What came of the last `limit` answers, by role, kind of task and model; with those of copies that were checked like them.
     pub async fn answers(&self, limit: u32) -> Result<Vec<AnswerRow>, Error> {
         let reader = self.reader().await?;
         let statement = Statement::from_sql_and_values(
             reader.get_database_backend(),
             "SELECT t.role, t.kind, c.model, SUM(CASE WHEN c.outcome = 'ok' THEN 1 ELSE 0 END), \
              SUM(CASE WHEN c.outcome = 'ok' THEN 0 ELSE 1 END) \
-             FROM (SELECT task, model, outcome FROM calls WHERE (outcome = 'ok' OR outcome = 'invalid') AND purpose <> 'judge' \
-                   ORDER BY started_at DESC LIMIT $1) AS c JOIN tasks AS t ON t.number = c.task \
+             FROM (SELECT task, model, outcome, started_at FROM calls \
+                   WHERE (outcome = 'ok' OR outcome = 'invalid') AND purpose <> 'judge' \
+                   UNION ALL SELECT task, model, outcome, started_at FROM shadows \
+                   WHERE (outcome = 'ok' OR outcome = 'invalid') AND is_judged \
+                   ORDER BY 4 DESC LIMIT $1) AS c JOIN tasks AS t ON t.number = c.task \
              GROUP BY t.role, t.kind, c.model ORDER BY t.role, t.kind, c.model",
             [i64::from(limit).into()],
         );
@@ -175,17 +189,23 @@ impl Store {
             CostBy::Model | CostBy::Role | CostBy::Run | CostBy::Task => "4 DESC, 2 DESC, 1",
         };
         // Sums of a BIGINT are NUMERIC on PostgreSQL.
-        let sum = |column: &str| format!("CAST(COALESCE(SUM({column}), 0) AS BIGINT)");
+        let sum_where =
+            |which: &str, what: &str| format!("CAST(SUM(CASE WHEN {which} THEN {what} ELSE 0 END) AS BIGINT)");
+        let sum = |column: &str| sum_where("c.shadow = 0", &format!("COALESCE({column}, 0)"));
         let text = format!(
-            "SELECT {key}, COUNT(*), CAST(SUM(CASE WHEN c.cost_micro_usd IS NULL THEN 1 ELSE 0 END) AS BIGINT), {}, \
-             {}, {}, {}, {}, CAST(MAX(CASE WHEN c.estimated THEN 1 ELSE 0 END) AS BIGINT) FROM calls AS c \
+            "SELECT {key}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {} FROM ({CALLS_AND_SHADOWS}) AS c \
              JOIN tasks AS t ON t.number = c.task JOIN runs AS r ON r.id = t.run_id WHERE $1 = '' OR r.project = $1 \
              GROUP BY 1 ORDER BY {order} LIMIT $2",
+            sum("1"),
+            sum_where("c.shadow = 0 AND c.cost_micro_usd IS NULL", "1"),
             sum("c.cost_micro_usd"),
             sum("c.input_tokens"),
             sum("c.output_tokens"),
             sum("c.cached_tokens"),
             sum("c.reasoning_tokens"),
+            sum_where("c.shadow = 0 AND c.estimated", "1"),
+            sum_where("c.shadow = 1", "1"),
+            sum_where("c.shadow = 1", "c.cost_micro_usd"),
         );
         let project = project.map(|it| clean(it).into_owned()).unwrap_or_default();
         let values = [project.into(), i64::from(limit).into()];
@@ -205,6 +225,8 @@ impl Store {
                     reasoning_tokens: number(7)?,
                     estimated: number(8)? > 0,
                 },
+                shadow_calls: number(9)?,
+                shadow_cost: MicroUsd(number(10)?),
             });
         }
         Ok(found)

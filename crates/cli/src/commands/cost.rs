@@ -61,6 +61,9 @@ struct Row {
     unpriced_calls: u64,
     usage: Usage,
     cost_usd: MicroUsd,
+    /// Copies of questions for candidates, which are in none of the figures above.
+    shadow_calls: u64,
+    shadow_cost_usd: MicroUsd,
 }
 
 /// Runs the command.
@@ -76,6 +79,8 @@ pub(crate) async fn run(args: CostArgs, settings: &Settings, console: &Console) 
         unpriced_calls: row.unpriced,
         usage: row.usage,
         cost_usd: row.cost,
+        shadow_calls: row.shadow_calls,
+        shadow_cost_usd: row.shadow_cost,
     };
     let rows: Vec<Row> = rows?.into_iter().map(to_row).collect();
     if rows.is_empty() && console.output == Output::Table {
@@ -88,11 +93,20 @@ pub(crate) async fn run(args: CostArgs, settings: &Settings, console: &Console) 
 
 fn lines(by: CostBy, rows: &[Row], style: Style) -> String {
     let key = by.to_string().to_uppercase();
-    let columns =
-        [(key.as_str(), Align::Left), ("CALLS", Align::Right), ("TOKENS", Align::Right), ("COST", Align::Right)];
+    let mut columns =
+        vec![(key.as_str(), Align::Left), ("CALLS", Align::Right), ("TOKENS", Align::Right), ("COST", Align::Right)];
+    // Most have no candidates.
+    let has_copies = rows.iter().any(|row| row.shadow_calls > 0);
+    if has_copies {
+        columns.extend([("COPIES", Align::Right), ("THEIR COST", Align::Right)]);
+    }
     let cells = rows.iter().map(|row| {
         let name = clean(&row.key).into_owned();
-        vec![name, count(row.calls), tokens(&row.usage), cost(row.cost_usd, row.unpriced_calls)]
+        let mut cells = vec![name, count(row.calls), tokens(&row.usage), cost(row.cost_usd, row.unpriced_calls)];
+        if has_copies {
+            cells.extend([count(row.shadow_calls), cost(row.shadow_cost_usd, 0)]);
+        }
+        cells
     });
     table(style, &columns, &cells.collect::<Vec<_>>())
 }

@@ -9,6 +9,7 @@ pub mod breaker;
 pub mod learn;
 pub mod outage;
 mod rule;
+pub mod shadow;
 mod start;
 
 use std::{fmt, sync::Arc};

@@ -367,6 +367,7 @@ impl<'a> Check<'a> {
             }
             let config = RoleConfig {
                 routes: self.routes(name, &entry.routes, &chain),
+                shadow: self.shadow(name, entry.shadow.as_ref(), &chain, models, places),
                 chain,
                 instructions: self.instructions(name, entry),
                 slots: entry.slots,
@@ -455,9 +456,9 @@ impl<'a> Check<'a> {
     }
 }
 
-/// The providers whose models stand in a chain.
+/// The providers whose models are asked.
 fn chained(file: &File) -> BTreeSet<&str> {
-    let aliases = file.roles.values().filter_map(|role| role.chain.as_ref()).flatten();
+    let aliases = file.roles.values().flat_map(file::RoleEntry::asked);
     aliases.filter_map(|alias| file.models.get(alias)).map(|model| model.provider.as_str()).collect()
 }
 

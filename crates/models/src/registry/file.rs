@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use super::{
     mcp::McpEntry,
     routes::RouteEntry,
+    shadow::ShadowEntry,
     tools::{RoleCommands, Rules, StepsEntry},
 };
 
@@ -253,6 +254,9 @@ pub(crate) struct RoleEntry {
     /// Where the chain begins for tasks of some kind, size or tag; the first rule that holds decides.
     #[serde(default)]
     pub(crate) routes: Vec<RouteEntry>,
+    /// A model that gets copies of the role's questions, to compare it with those of the chain. Its answers are never used.
+    #[serde(default)]
+    pub(crate) shadow: Option<ShadowEntry>,
     /// The tools of the role and what it may do with them. A tool that is not named may only look inside the workspace. Without
     /// `tools` the role has none; `default` can not have any.
     #[serde(default)]
@@ -267,6 +271,13 @@ pub(crate) struct RoleEntry {
     /// `example.com:8080`; without it, or offline, there is no such tool.
     #[serde(default)]
     pub(crate) hosts: Vec<String>,
+}
+
+impl RoleEntry {
+    /// The models that are asked: those of its chain, and its candidate.
+    pub(crate) fn asked(&self) -> impl Iterator<Item = &String> {
+        self.chain.iter().flatten().chain(self.shadow.iter().map(|it| &it.model))
+    }
 }
 
 /// What holds for all runs.

@@ -13,6 +13,7 @@ mod diff;
 mod file;
 mod mcp;
 mod routes;
+mod shadow;
 mod shape;
 mod spans;
 mod tools;
@@ -32,6 +33,7 @@ pub use self::{
     diff::Difference,
     file::OnJudgeError,
     mcp::{McpReach, McpServerConfig},
+    shadow::Shadow,
     tools::{
         CommandNetwork, CommandUnconfined, RoleCommands, RoleTools, StepLimits, ToolEntry, ToolRule, ToolTest,
         ToolVerdict,
@@ -264,6 +266,7 @@ pub struct RetryPolicy {
 struct RoleConfig {
     chain: Arc<[Arc<ModelSpec>]>,
     routes: Arc<[RouteRule]>,
+    shadow: Option<Shadow>,
     instructions: Option<Arc<str>>,
     slots: Option<u32>,
     temperature: Option<f32>,
@@ -344,6 +347,11 @@ impl Registry {
     /// The rules of a role on where its chain begins, in their order.
     pub fn routes(&self, role: &Role) -> &[RouteRule] {
         &self.role(role).routes
+    }
+
+    /// The candidate that gets copies of a role's questions.
+    pub fn shadow(&self, role: &Role) -> Option<&Shadow> {
+        self.role(role).shadow.as_ref()
     }
 
     /// What a role is told: from the file, else the shipped text, else nothing.

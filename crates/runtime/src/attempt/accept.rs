@@ -8,13 +8,13 @@ use crewline_engine::plan;
 use crewline_models::{ChatReply, Finish, Registry};
 use crewline_store::CallEnd;
 use crewline_types::{
-    CallId, ErrorKind, MicroUsd, ModelSpec, Text,
+    CallId, Criterion, ErrorKind, MicroUsd, ModelSpec, Text,
     event::{CallOutcome, CheckResult, ErrorNote},
 };
 
 use super::climb::Miss;
 use crate::{
-    assignment::{Assignment, PlanOutput, Work},
+    assignment::{PlanOutput, Work},
     verify,
 };
 
@@ -55,7 +55,7 @@ pub(super) fn doubt(registry: &Registry, model: &ModelSpec, reply: &ChatReply, h
 
 /// Checks what the model said.
 pub(super) fn accept(
-    assignment: &Assignment,
+    criteria: &[Criterion],
     wanted: Wanted<'_>,
     doubt: Option<String>,
     reply: &ChatReply,
@@ -82,7 +82,7 @@ pub(super) fn accept(
         }
         (Wanted::Step, _) => Ok(None),
         (Wanted::Result(Work::Text), _) => {
-            checks = verify::verdicts(&assignment.task.success_criteria, &text.body);
+            checks = verify::verdicts(criteria, &text.body);
             verify::rejection(&checks).map_or(Ok(None), |message| Err((verify::REJECTED, message)))
         }
         (Wanted::Result(Work::Plan { rules, is_strict, .. }), _) => check_plan(&text.body, rules, *is_strict).map(Some),

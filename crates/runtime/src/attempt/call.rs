@@ -16,7 +16,7 @@ use super::{
     Deps,
     accept::{Verdict, Wanted, accept, doubt},
     climb::{Climb, Miss, OVERFLOW, Question, Said},
-    note_of,
+    copy, note_of,
 };
 use crate::{
     assignment::{Assignment, Ended, EndedCall, EndedTool, Failure, OpenCall, RunBrief, Work},
@@ -170,7 +170,7 @@ pub(super) async fn ask_model(
         metrics::answer_reused(&model.alias);
         begin(assignment, deps, model, &prepared.told).await?;
         let doubt = doubt(&assignment.models.registry(), model, &reply, !climb.rungs.is_empty());
-        let verdict = accept(assignment, wanted, doubt, &reply, call, None, Duration::ZERO);
+        let verdict = accept(&task.success_criteria, wanted, doubt, &reply, call, None, Duration::ZERO);
         return Ok(verdict.result.map(|it| Said {
             model: Arc::clone(model),
             text: it.text,
@@ -226,7 +226,8 @@ pub(super) async fn ask_model(
                 metrics::cost(&model.alias, cost);
             }
             let doubt = doubt(&registry, model, &reply, !climb.rungs.is_empty());
-            let Verdict { end, kept, checks, result } = accept(assignment, wanted, doubt, &reply, call, cost, elapsed);
+            let Verdict { end, kept, checks, result } =
+                accept(&task.success_criteria, wanted, doubt, &reply, call, cost, elapsed);
             deps.experience.answered(&task.role, task.kind, &model.alias, result.is_ok());
             let said = result.map(|it| Said {
                 model: Arc::clone(model),
@@ -250,6 +251,9 @@ pub(super) async fn ask_model(
             (end, None, Vec::new(), Err(miss))
         }
     };
+    if let Some(shadow) = copy::drawn(climb, question) {
+        copy::send(climb, shadow, request, &model.alias, &ended);
+    }
     assignment.obligation.note(|progress| {
         progress.open = None;
         progress.spent.add(&ended);

@@ -3,7 +3,7 @@
 //!
 //! `climb` goes through the chain, `call` makes one call, `accept` checks an answer, `act` is the loop of a role with tools,
 //! `talk` what was said in it, `perform` makes calls of tools, `review` checks an answer with commands and
-//! judges, too; `judge` asks a judge, by a call of `aside`.
+//! judges, too; `judge` asks a judge, by a call of `aside`; `copy` asks a candidate the same question, and keeps the comparison.
 //!
 //! **Invariant:** a call is recorded before it is sent; its end is recorded with the next change of the attempt.
 //! **Invariant:** the worst case of a call is reserved before it is sent; a call whose answer is lost is charged in full.
@@ -15,6 +15,7 @@ mod act;
 mod aside;
 mod call;
 mod climb;
+mod copy;
 mod judge;
 mod perform;
 mod review;
@@ -45,6 +46,7 @@ pub use self::{
     accept::{REFUSED, without_thinking},
     act::asked_event,
     call::{end_calls, hash_of},
+    copy::{Copy, ask as ask_copy},
     judge::JUDGE,
     review::COMMAND,
 };

@@ -75,6 +75,8 @@ impl State {
                 self.give_up(myself, run, note);
                 Ok(())
             }
+            // The crew does without.
+            Child::Shadow => Ok(()),
             Child::Journal | Child::Memory | Child::Scribe | Child::Router | Child::Worker | Child::Warden => {
                 for run in self.managers.keys() {
                     self.args.journal.hub.give_up(*run, note.clone());

@@ -16,6 +16,7 @@ mod m010_acts;
 mod m011_tool_pins;
 mod m012_offer_told;
 mod m013_api_keys;
+mod m014_shadows;
 
 use sea_orm_migration::{MigrationTrait, MigratorTrait, SchemaManager, async_trait};
 
@@ -42,6 +43,7 @@ impl MigratorTrait for Migrator {
             Box::new(m011_tool_pins::Migration),
             Box::new(m012_offer_told::Migration),
             Box::new(m013_api_keys::Migration),
+            Box::new(m014_shadows::Migration),
         ]
     }
 }

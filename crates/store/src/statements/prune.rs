@@ -37,6 +37,7 @@ delete_by_task!(DELETE_OFFERS_OF_TASKS, "offers", "task");
 delete_by_task!(DELETE_CONTEXTS_OF_TASKS, "task_contexts", "task");
 delete_by_task!(DELETE_CHOICES_OF_TASKS, "context_choices", "task");
 delete_by_task!(DELETE_CALLS_OF_TASKS, "calls", "task");
+delete_by_task!(DELETE_SHADOWS_OF_TASKS, "shadows", "task");
 delete_by_task!(DELETE_TOOL_CALLS_OF_TASKS, "tool_calls", "task");
 delete_by_task!(DELETE_ATTEMPTS_OF_TASKS, "attempts", "task");
 delete_by_task!(DELETE_TASKS, "tasks", "number");

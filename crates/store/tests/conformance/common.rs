@@ -79,6 +79,7 @@ impl Place {
             "nodes",
             "tool_calls",
             "approvals",
+            "shadows",
         ] {
             counts.insert(table, self.count(table).await);
         }

@@ -21,4 +21,5 @@ mod queue;
 mod reference;
 mod runs;
 mod server;
+mod shadows;
 mod values;

@@ -2,6 +2,7 @@
 
 mod eval;
 mod explain;
+mod shadows;
 mod verifiers;
 
 use clap::{Args, Subcommand};
@@ -13,6 +14,7 @@ use crate::{commands::wait_for, console::Console, error::Error, exit::Exit, sett
 #[command(after_help = "Examples:
   crewline route explain --role writer --text \"Summarise the findings\"
   crewline route verifiers
+  crewline route shadows
   crewline route eval --outcomes outcomes.jsonl.gz --verifier 0.9,0.9")]
 pub(crate) struct RouteArgs {
     #[command(subcommand)]
@@ -25,6 +27,8 @@ enum Action {
     Explain(explain::ExplainArgs),
     /// Show how often each kind of check accepts answers, and how often in vain
     Verifiers(verifiers::VerifiersArgs),
+    /// Show how candidate models do on copies of the crew's questions
+    Shadows(shadows::ShadowsArgs),
     /// Learn a policy from recorded outcomes, replay it on others, print what it saves
     Eval(eval::EvalArgs),
 }
@@ -34,6 +38,7 @@ pub(crate) fn run(args: &RouteArgs, settings: &Settings, console: &Console) -> R
     match &args.action {
         Action::Explain(args) => wait_for(explain::run(args, settings, console)),
         Action::Verifiers(_) => wait_for(verifiers::run(settings, console)),
+        Action::Shadows(_) => wait_for(shadows::run(settings, console)),
         Action::Eval(args) => eval::run(args, console),
     }
 }
