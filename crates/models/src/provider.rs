@@ -2,7 +2,7 @@
 //!
 //! A provider translates and does nothing else: [`crate::providers`] connects, waits, limits and counts for all of them. A new one
 //! is one file in `providers/`, one value of `type` in the registry, and one wire format in the testkit; the conformance suite in
-//! `tests/conformance.rs` runs on it.
+//! `tests/conformance` runs on it.
 //!
 //! **Invariant:** a provider has no IO, no clock and no state: the same bytes give the same answer.
 
