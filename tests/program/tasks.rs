@@ -451,6 +451,42 @@ fn the_index_has_versions_and_keeps_what_a_person_wrote() {
 }
 
 #[test]
+fn what_looks_hard_is_broken_up_level_by_level() {
+    let task = |title: &str, description: &str| json!({"title": title, "description": description, "role": "writer", "depends_on": []});
+    // Five of the words that speak for a hard task, and a long text: complexity 40.
+    let hard = "Analyse, design, debug, refactor and verify it. ".repeat(20);
+    let first = json!({"t1": task("Large", &hard), "t2": task("Small", "Write a line.")}).to_string();
+    let parts = json!({"t1": task("Part one", &hard), "t2": task("Part two", "Write two lines.")}).to_string();
+    let whole = json!({"t1": task("Part one", "Do it at once.")}).to_string();
+    let server = StubServer::start(Script::new(move |request| {
+        let text = match request {
+            it if it.contains("This is one task of a larger goal") && it.contains("\nPart one\n") => &whole,
+            it if it.contains("This is one task of a larger goal") => &parts,
+            _ => &first,
+        };
+        StubReply::text(text.clone())
+    }));
+    let app = app();
+    app.registry(&server);
+    let made = app.run(["plan", "Build the shop", "--decompose", "-o", "json"]).expect_code(0);
+    let made: Value = serde_json::from_str(&made.stdout).unwrap();
+    let kinds: BTreeMap<&str, &str> = made["tasks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| (it["key"].as_str().unwrap(), it["kind"].as_str().unwrap()))
+        .collect();
+    let expected =
+        [("synthesis", "synthesis"), ("t1", "composite"), ("t1.t1", "atomic"), ("t1.t2", "atomic"), ("t2", "atomic")];
+    assert_eq!(kinds, BTreeMap::from(expected), "only what looks hard, and only what has parts");
+    assert_eq!(server.calls(), 3, "the plan, the task, and the part that stays whole");
+    let run = made["run"].as_str().unwrap();
+    app.run(["decompose", run, "--complexity", "100"]).expect_code(0);
+    assert_eq!(server.calls(), 3, "nothing looks that hard");
+    app.run(["decompose", run, "--complexity", "101"]).expect_code(2);
+}
+
+#[test]
 fn a_model_breaks_a_task_into_smaller_ones() {
     let plan = json!({"t1": {"title": "First half", "description": "Do x.", "role": "writer", "depends_on": []}, "t2": {"title": "Second half", "description": "Do y.", "role": "writer", "depends_on": ["t1"]}});
     let answer = plan.to_string();

@@ -1,11 +1,11 @@
 //! `crewline decompose`: a task becomes several below it.
 
-use std::fmt::Write as _;
+use std::{collections::HashSet, fmt::Write as _};
 
 use clap::Args;
 use crewline_engine::plan::Document;
 use crewline_runtime::{Approve, Mode, RunRequest, Strategy, TaskCommand, TaskFields, TaskView, Wish};
-use crewline_types::{LinkKind, RunId, RunLimits, TaskKind, TaskStatus};
+use crewline_types::{LinkKind, RunId, RunLimits, TaskId, TaskKind, TaskStatus};
 
 use crate::{
     app::{self, App},
@@ -13,7 +13,7 @@ use crate::{
         context::find,
         plan::limits_of,
         run::{CONCURRENCY, models_mode},
-        task::{By, changes},
+        task::{By, changes, many},
     },
     console::Console,
     error::Error,
@@ -25,21 +25,32 @@ use crate::{
     view::clean,
 };
 
+/// Levels below the root that tasks which look hard are broken down to.
+const LEVELS_MAX: usize = 3;
+/// Times that a planner is asked by one command.
+const CALLS_MAX: usize = 20;
 /// Other tasks that the planner is told of.
 const OTHERS_MAX: usize = 200;
 
 /// What `crewline decompose` takes.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:
+#[command(after_help = "Examples:
   crewline decompose k3v9/build
+  crewline decompose k3v9 --complexity 40     every open task of the run that looks at least so hard
 
 A planner model breaks the task into smaller ones, which stand below it; it is done when they are. It is told what the plan has
 already. Tasks that stood below it before and were not begun are cancelled. The call is recorded, with its cost, in a planning
-run of its own, whose id is printed.")]
+run of its own, whose id is printed.
+
+By complexity it goes on with what came of it, down to three levels below the root, and asks twenty times at most. How hard a task
+looks is told by its length, its criteria, what it requires and some words; `crewline route explain TASK` shows it.")]
 pub(crate) struct DecomposeArgs {
-    /// The task (its id, the beginning of it, or RUN/KEY)
+    /// The task (its id, the beginning of it, or RUN/KEY); the run with `--complexity`
     #[arg(value_name = "TASK")]
     task: String,
+    /// Break up all open tasks of a run that look at least so hard: 0 to 100
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=100))]
+    complexity: Option<u8>,
     /// Use models on this machine or a private network only
     #[arg(long)]
     offline: bool,
@@ -53,38 +64,102 @@ pub(crate) async fn run(args: DecomposeArgs, settings: &Settings, console: &Cons
     let mode = if args.offline || defaults.offline { Mode::Offline } else { Mode::Online };
     let registry = app::load_registry(settings, console)?;
     let app = App::start(settings, registry, models_mode(mode)).await?;
-    let limits = limits_of(&defaults);
-    let done = decompose(&args, limits, mode, &app, settings, console).await;
+    let breaker = Breaker { limits: limits_of(&defaults), mode, agent: &args.by.agent, app: &app, settings, console };
+    let done = match args.complexity {
+        None => breaker.one(&args.task).await,
+        Some(complexity) => breaker.named(&args.task, complexity).await,
+    };
     app.stop().await;
     done
 }
 
-async fn decompose(
-    args: &DecomposeArgs,
-    limits: RunLimits,
-    mode: Mode,
-    app: &App,
-    settings: &Settings,
-    console: &Console,
-) -> Result<Exit, Error> {
-    let (run, task) = find(app, &args.task).await?;
-    let views = app.handle.task_views(run).await?;
-    let view = views.iter().find(|view| view.id == task).ok_or_else(|| Error::Usage {
-        message: "the root task is the plan itself".into(),
-        hint: "name a task of the plan",
-    })?;
-    refuse_begun(run, view)?;
-    let report = app.handle.report(run).await?;
-    let wanted = Wanted { project: report.project.to_string(), goal: goal(&report.goal, view, &views), limits, mode };
-    let (planning, plan) = match wanted.ask(app, settings, console).await? {
-        Answer::Plan(run, plan) => (run, plan),
-        Answer::None(exit) => return Ok(exit),
-    };
-    let commands = commands(view, &views, &plan);
-    let changed = app.handle.change_tasks(run, &commands, &args.by.agent).await?;
-    console.note(&format!("planned in run {planning}"));
-    console.value(&changed, |style| changes(&changed, style))?;
-    Ok(Exit::Ok)
+/// Breaks tasks into smaller ones.
+pub(crate) struct Breaker<'a> {
+    pub(crate) limits: RunLimits,
+    pub(crate) mode: Mode,
+    /// Who does this.
+    pub(crate) agent: &'a str,
+    pub(crate) app: &'a App,
+    pub(crate) settings: &'a Settings,
+    pub(crate) console: &'a Console,
+}
+
+impl Breaker<'_> {
+    async fn one(&self, name: &str) -> Result<Exit, Error> {
+        let (run, task) = find(self.app, name).await?;
+        let views = self.app.handle.task_views(run).await?;
+        let view = views.iter().find(|view| view.id == task).ok_or_else(|| Error::Usage {
+            message: "the root task is the plan itself".into(),
+            hint: "name a task of the plan",
+        })?;
+        refuse_begun(run, view)?;
+        let plan = match self.ask(run, view, &views).await? {
+            Answer::Plan(planning, plan) => {
+                self.console.note(&format!("planned in run {planning}"));
+                plan
+            }
+            Answer::None(exit) => return Ok(exit),
+        };
+        let commands = commands(view, &views, &plan);
+        let changed = self.app.handle.change_tasks(run, &commands, self.agent).await?;
+        self.console.value(&changed, |style| changes(&changed, style))?;
+        Ok(Exit::Ok)
+    }
+
+    async fn named(&self, run: &str, complexity: u8) -> Result<Exit, Error> {
+        let run = self.app.handle.find_run(run).await?;
+        let exit = self.hard_ones(run, complexity).await?;
+        let views = self.app.handle.task_views(run).await?;
+        self.console.list(&views, |style| many(&views, style))?;
+        Ok(exit)
+    }
+
+    /// Breaks up what looks at least so hard, level by level. A task that the planner sees no parts of stays whole.
+    pub(crate) async fn hard_ones(&self, run: RunId, complexity: u8) -> Result<Exit, Error> {
+        let mut asked: HashSet<TaskId> = HashSet::new();
+        loop {
+            let views = self.app.handle.task_views(run).await?;
+            let is_hard = |view: &&TaskView| {
+                view.kind == TaskKind::Atomic
+                    && matches!(view.status, TaskStatus::Pending | TaskStatus::Blocked)
+                    && !asked.contains(&view.id)
+                    && level(view, &views) < LEVELS_MAX
+                    && view.complexity() >= complexity
+            };
+            let Some(view) = views.iter().find(is_hard) else { return Ok(Exit::Ok) };
+            if asked.len() == CALLS_MAX {
+                let message = format!("the planner was asked {CALLS_MAX} times; `{}` and others stay whole", view.key);
+                self.console.warn(&message);
+                return Ok(Exit::Ok);
+            }
+            asked.insert(view.id);
+            let (planning, plan) = match self.ask(run, view, &views).await? {
+                Answer::Plan(planning, plan) => (planning, plan),
+                Answer::None(exit) => return Ok(exit),
+            };
+            let (key, hard) = (clean(&view.key), view.complexity());
+            if plan.tasks.len() < 2 {
+                self.console.note(&format!("`{key}` (complexity {hard}) stays whole, by run {planning}"));
+                continue;
+            }
+            self.app.handle.change_tasks(run, &commands(view, &views, &plan), self.agent).await?;
+            let parts = plan.tasks.len();
+            self.console.note(&format!("`{key}` (complexity {hard}) has {parts} parts now, planned in run {planning}"));
+        }
+    }
+
+    async fn ask(&self, run: RunId, view: &TaskView, views: &[TaskView]) -> Result<Answer, Error> {
+        let report = self.app.handle.report(run).await?;
+        let goal = goal(&report.goal, view, views);
+        let wanted = Wanted { project: report.project.to_string(), goal, limits: self.limits, mode: self.mode };
+        wanted.ask(self.app, self.settings, self.console).await
+    }
+}
+
+/// How far below the root a task stands.
+fn level(view: &TaskView, views: &[TaskView]) -> usize {
+    let above = |view: &&TaskView| views.iter().find(|it| Some(&it.key) == view.parent.as_ref());
+    std::iter::successors(Some(view), above).take(views.len()).count()
 }
 
 /// What a planner is asked for, besides a run's own planning.

@@ -14,6 +14,7 @@ use crate::{
     app::{self, App},
     commands::{
         approve::decide,
+        decompose::Breaker,
         extend::{Extend, extend},
         run::{CONCURRENCY, models_mode},
         task::{PERSON, changes, many, warn_overdue},
@@ -37,6 +38,7 @@ use crate::{
 #[command(after_help = "Examples:
   crewline plan \"Compare three message brokers\"   a model proposes a plan; nothing is run
   crewline plan plan.yaml                         record a plan of your own
+  crewline plan \"Build the shop\" --decompose     the same, and what looks hard is broken into smaller tasks
   crewline plan --empty \"Move to the new office\"   a run without tasks, for `crewline task add`
   crewline plan plan.yaml --estimate              what it may cost and take; nothing is recorded
   crewline plan show k3v9
@@ -54,6 +56,10 @@ pub(crate) struct PlanArgs {
     /// Record a run without tasks
     #[arg(long)]
     empty: bool,
+    /// Break up tasks that look at least so hard (0 to 100) [default: 40], as `crewline decompose --complexity` does
+    #[arg(long, value_name = "COMPLEXITY", num_args = 0..=1, require_equals = true, default_missing_value = "40",
+        value_parser = clap::value_parser!(u8).range(0..=100), conflicts_with_all = ["empty", "estimate"])]
+    decompose: Option<u8>,
     /// Say what the plan in a file may cost and how long it may take; nothing is recorded or asked
     #[arg(long, conflicts_with_all = ["empty", "offline", "strict_plan"])]
     estimate: bool,
@@ -347,22 +353,33 @@ async fn propose(args: &PlanArgs, settings: &Settings, console: &Console) -> Res
     };
     let registry = app::load_registry(settings, console)?;
     let app = App::start(settings, registry, models_mode(mode)).await?;
-    let done = record(request, is_planned, what, &app, settings, console).await;
+    let wanted = Wanted { is_planned, what, decompose: args.decompose };
+    let done = record(request, wanted, &app, settings, console).await;
     app.stop().await;
     done
 }
 
+/// What is to become of a plan.
+struct Wanted<'a> {
+    /// Whether a person has made it.
+    is_planned: bool,
+    /// The goal, or the file.
+    what: &'a str,
+    /// How hard a task looks that is broken up.
+    decompose: Option<u8>,
+}
+
 async fn record(
     request: RunRequest,
-    is_planned: bool,
-    what: &str,
+    wanted: Wanted<'_>,
     app: &App,
     settings: &Settings,
     console: &Console,
 ) -> Result<Exit, Error> {
-    let run = if is_planned {
+    let (limits, mode) = (request.limits, request.mode);
+    let run = if wanted.is_planned {
         app.handle.propose(request).await.map_err(|error| match error {
-            crewline_runtime::Error::Plan { problems } => Error::Plan { name: what.to_owned(), problems },
+            crewline_runtime::Error::Plan { problems } => Error::Plan { name: wanted.what.to_owned(), problems },
             error => error.into(),
         })?
     } else {
@@ -379,6 +396,12 @@ async fn record(
         }
         run
     };
+    if let Some(complexity) = wanted.decompose {
+        let exit = Breaker { limits, mode, agent: PERSON, app, settings, console }.hard_ones(run, complexity).await?;
+        if exit != Exit::Ok {
+            return Ok(exit);
+        }
+    }
     let tasks = app.handle.task_views(run).await?;
     let proposed = Proposed { run, tasks };
     console.value(&proposed, |style| format!("{} {run}\n\n{}", style.bold("run"), many(&proposed.tasks, style)))?;

@@ -3,7 +3,9 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crewline_engine::{
+    context::estimate_tokens,
     graph::{is_ready, with_parents},
+    route::Traits,
     schedule::{Graph, Job},
 };
 use crewline_types::{
@@ -68,6 +70,15 @@ pub struct TaskView {
     /// What was noted, oldest first; only of a single task.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<NoteView>,
+}
+
+impl TaskView {
+    /// How hard it looks, as the rules of a role see it.
+    pub fn complexity(&self) -> u8 {
+        let requires = self.links.iter().filter(|link| link.kind == LinkKind::Requires).count();
+        let tokens = estimate_tokens(&self.description);
+        Traits::of(&self.title, &self.description, tokens, self.success_criteria.len(), requires).complexity.score()
+    }
 }
 
 /// A link of a task.
