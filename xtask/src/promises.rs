@@ -32,16 +32,44 @@ pub(crate) fn run(cargo: &Cargo) -> Result<(), Failure> {
 type Tests = BTreeMap<(String, String), Vec<String>>;
 
 fn tests(root: &Path) -> Result<Tests, Failure> {
-    let mut tests = Tests::new();
+    let (mut tests, mut elsewhere) = (Tests::new(), Vec::new());
     for dir in ["crates", "tests/program"] {
         for path in list(&root.join(dir))?.iter().filter(|path| path.extension().is_some_and(|it| it == "rs")) {
             let name = path.strip_prefix(root).unwrap_or(path).display().to_string();
-            if let Some(place) = place(&name) {
-                tests.insert(place, names(&read(path)?));
+            if let Some((room, module)) = place(&name) {
+                let text = read(path)?;
+                let folder = module.rsplit_once('/').map_or("", |(folder, _)| folder);
+                elsewhere
+                    .extend(of_files(&text).map(|(file, names)| ((room.clone(), format!("{folder}/{file}")), names)));
+                tests.insert((room, module), names(&text));
             }
         }
     }
+    for (place, names) in elsewhere {
+        if let Some(of_file) = tests.get_mut(&place) {
+            of_file.extend(names);
+        }
+    }
     Ok(tests)
+}
+
+/// Tests that a macro makes of functions in files beside its own: `conformance! { … limits { replies_are_bounded } … }`.
+fn of_files(text: &str) -> impl Iterator<Item = (String, Vec<String>)> {
+    let code = Source::code_of(text);
+    let bodies: Vec<String> = MAKERS
+        .iter()
+        .filter_map(|maker| {
+            let body = &code[code.rfind(&format!("\n{maker}"))? + maker.len() + 1..];
+            body.find("\n}").map(|end| body[..end].to_owned())
+        })
+        .collect();
+    bodies.into_iter().flat_map(|body| {
+        let groups = body.split('}').filter_map(|it| it.rsplit_once('{'));
+        let named = groups.filter_map(|(before, names)| Some((before.split_whitespace().next_back()?, names)));
+        named
+            .map(|(file, names)| (file.to_owned(), names.split_whitespace().map(str::to_owned).collect()))
+            .collect::<Vec<_>>()
+    })
 }
 
 /// The room and the module of a file.
@@ -184,6 +212,15 @@ mod tests {
         for name in ["queue::plain", "conformance::queue::timed", "queue::on_each", "queue::of_all"] {
             assert_eq!(found(&page(&format!("`store: {name}`"))), Vec::<String>::new(), "{name}");
         }
+    }
+
+    #[test]
+    fn tests_of_functions_in_other_files_are_found() {
+        let text = "mod limits;\nmacro_rules! conformance {\n    () => {};\n}\nconformance! {\n    a A:\n    {\n        answers {\n            plain streamed\n        }\n        limits { bounded }\n    }\n}\n";
+        let found: Vec<(String, Vec<String>)> = of_files(text).collect();
+        let expected = [("answers", vec!["plain", "streamed"]), ("limits", vec!["bounded"])];
+        let expected = expected.map(|(file, names)| (file.to_owned(), names.into_iter().map(str::to_owned).collect()));
+        assert_eq!(found, expected);
     }
 
     #[test]
