@@ -11,6 +11,7 @@ mod bad_input;
 mod context;
 mod control;
 mod failures;
+mod handoff;
 mod keys;
 mod limits;
 mod local;

@@ -378,8 +378,7 @@ fn what_others_changed_meanwhile_is_not_overwritten() {
     assert_eq!((failed.len(), &failed[0]["error"]["code"]), (1, &json!("attempt.conflict")));
     assert!(failed[0]["error"]["message"].as_str().unwrap().contains("+answer=42"), "{}", failed[0]);
     assert_eq!(answer(&dir), "answer=42\n", "the second try began as the workspace was then");
-    let questions: Vec<String> =
-        server.requests().iter().filter(|it| results(it) == 0).map(|it| it.text().clone()).collect();
+    let questions: Vec<String> = server.requests().iter().filter(|it| results(it) == 0).map(|it| it.text()).collect();
     assert_eq!(questions.len(), 2);
     assert!(!questions[0].contains("could not be merged"));
     let told = &questions[1][questions[1].find("could not be merged").unwrap()..];

@@ -101,7 +101,7 @@ impl RunBrief {
 }
 
 /// What an attempt needs to know of its task.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct TaskBrief {
     /// The task.
     pub id: TaskId,
@@ -391,6 +391,9 @@ pub const LOST: &str = "attempt.lost";
 /// The error code of an attempt that waits for a person: its recorded answers are used by the next one.
 pub const AWAITING: &str = "attempt.awaiting";
 
+/// The error code of an attempt that handed its task to another role: the next one is told what it left.
+pub const HANDED_OVER: &str = "attempt.handed_over";
+
 /// The codes of attempts that the next one goes on with.
 pub const UNFINISHED: [&str; 2] = [LOST, AWAITING];
 
@@ -401,6 +404,13 @@ pub enum Failure {
     Awaiting {
         /// What they are asked, for people.
         what: String,
+    },
+    /// Another role shall go on with the task.
+    HandedOver {
+        /// The role.
+        to: Role,
+        /// What it is told.
+        summary: String,
     },
     /// Every model of the chain failed.
     Models {
@@ -467,6 +477,9 @@ impl Failure {
                 (code, ErrorKind::Limit, message.clone())
             }
             Self::Awaiting { what } => (AWAITING, ErrorKind::Conflict, what.clone()),
+            Self::HandedOver { to, summary } => {
+                (HANDED_OVER, ErrorKind::Conflict, format!("handed to `{to}`.\n{summary}"))
+            }
             Self::Stale => ("attempt.stale", ErrorKind::Conflict, "another attempt took over".into()),
             Self::Store { code, kind, message } => (code, *kind, message.clone()),
             Self::Busy => ("attempt.busy", ErrorKind::Busy, "all slots and the queue of the role are taken".into()),

@@ -118,6 +118,7 @@ enum WireResult {
     Down(Outage),
     OverBudget { cap: Cap, message: String },
     Awaiting { what: String },
+    HandedOver { to: Role, summary: String },
     Busy,
     TimedOut,
     Lost,
@@ -140,6 +141,7 @@ pub fn write_report(change: &mut Change, role: &Role, report: Report) -> Result<
         Err(Failure::Down(outage)) => WireResult::Down(outage),
         Err(Failure::OverBudget { cap, message }) => WireResult::OverBudget { cap, message },
         Err(Failure::Awaiting { what }) => WireResult::Awaiting { what },
+        Err(Failure::HandedOver { to, summary }) => WireResult::HandedOver { to, summary },
         Err(Failure::Busy) => WireResult::Busy,
         Err(Failure::TimedOut) => WireResult::TimedOut,
         // Whoever refused the attempt's own changes will refuse this one, or was out of reach for a moment.
@@ -260,6 +262,7 @@ impl WireResult {
             | Self::Down(_)
             | Self::OverBudget { .. }
             | Self::Awaiting { .. }
+            | Self::HandedOver { .. }
             | Self::Busy
             | Self::TimedOut
             | Self::Lost => None,
@@ -280,6 +283,7 @@ impl Wire {
             WireResult::Down(outage) => Err(Failure::Down(outage)),
             WireResult::OverBudget { cap, message } => Err(Failure::OverBudget { cap, message }),
             WireResult::Awaiting { what } => Err(Failure::Awaiting { what }),
+            WireResult::HandedOver { to, summary } => Err(Failure::HandedOver { to, summary }),
             WireResult::Busy => Err(Failure::Busy),
             WireResult::TimedOut => Err(Failure::TimedOut),
             WireResult::Lost => Err(Failure::Lost),

@@ -13,7 +13,7 @@ use crate::{
     assignment::{RunBrief, TaskBrief, Work},
 };
 
-const SHIPPED: [(&str, &str); 9] = [
+const SHIPPED: [(&str, &str); 10] = [
     ("system.j2", include_str!("../../../config/prompts/system.j2")),
     ("task.j2", include_str!("../../../config/prompts/task.j2")),
     ("synthesis.j2", include_str!("../../../config/prompts/synthesis.j2")),
@@ -23,6 +23,7 @@ const SHIPPED: [(&str, &str); 9] = [
     ("judge.j2", include_str!("../../../config/prompts/judge.j2")),
     ("rejected.j2", include_str!("../../../config/prompts/rejected.j2")),
     ("conflict.j2", include_str!("../../../config/prompts/conflict.j2")),
+    ("handed_over.j2", include_str!("../../../config/prompts/handed_over.j2")),
 ];
 
 /// Tokens a chat format adds to each message.
@@ -133,6 +134,12 @@ impl Prompts {
     pub fn conflict(&self, found: &str) -> Result<String, Error> {
         let found = crewline_engine::context::fenced(found);
         self.fill("conflict.j2", &context! { found })
+    }
+
+    /// What a model is told of the specialist before it; `found` is what that one says, `kept` whether its files are there.
+    pub fn handed_over(&self, found: &str, kept: bool) -> Result<String, Error> {
+        let found = crewline_engine::context::fenced(found);
+        self.fill("handed_over.j2", &context! { found, kept })
     }
 
     /// The messages that ask a judge whether `answer` meets `rubric`.

@@ -16,7 +16,7 @@ use crewline_types::{
 };
 
 use crate::{
-    assignment::{Assignment, Failure, UNFINISHED},
+    assignment::{Assignment, Failure, HANDED_OVER, UNFINISHED},
     attempt::REFUSED,
 };
 
@@ -28,7 +28,7 @@ pub struct Recorded {
     approvals: HashMap<ApprovalId, ApprovalRow>,
     begun_with: Option<(ContextRow, Text)>,
     unfinished: Vec<u32>,
-    failed: Option<ErrorNote>,
+    earlier: Vec<(u32, Option<ErrorNote>)>,
 }
 
 /// A call of a tool that was asked for.
@@ -59,9 +59,9 @@ impl Recorded {
 
     async fn read(store: &Store, assignment: &Assignment) -> Result<Self, crewline_store::Error> {
         let attempt = assignment.attempt;
-        let Before { unfinished: numbers, failed } = store.unfinished_before(attempt, &UNFINISHED).await?;
+        let Before { unfinished: numbers, earlier } = store.unfinished_before(attempt, &UNFINISHED).await?;
         if numbers.is_empty() {
-            return Ok(Self { failed, ..Self::default() });
+            return Ok(Self { earlier, ..Self::default() });
         }
         let answers = store.answers_before(attempt, &UNFINISHED).await?;
         let mut rows = store.tool_calls_of(attempt.task).await?;
@@ -88,17 +88,38 @@ impl Recorded {
         let approvals = asked.into_iter().filter(|it| it.task == Some(attempt.task)).map(|it| (it.id, it)).collect();
         let mut unfinished = numbers;
         unfinished.sort_unstable();
-        Ok(Self { answers, tools, approvals, begun_with, unfinished, failed })
+        Ok(Self { answers, tools, approvals, begun_with, unfinished, earlier })
     }
 
-    /// The numbers of these attempts, the first one first.
-    pub fn unfinished(&self) -> &[u32] {
-        &self.unfinished
-    }
-
-    /// Why the attempt before these failed.
+    /// Why the attempt before these made no result.
     pub fn failed(&self) -> Option<&ErrorNote> {
-        self.failed.as_ref()
+        self.earlier.first()?.1.as_ref()
+    }
+
+    /// What those said who handed the task to another role, the last one first.
+    fn all_handed_over(&self) -> impl Iterator<Item = &ErrorNote> {
+        self.earlier.iter().filter_map(|(_, note)| note.as_ref()).filter(|note| &*note.code == HANDED_OVER)
+    }
+
+    /// What the last of those said who handed the task to another role.
+    pub fn handed_over(&self) -> Option<&ErrorNote> {
+        self.all_handed_over().next()
+    }
+
+    /// How often the task was handed to another role.
+    pub fn handoffs(&self) -> usize {
+        self.all_handed_over().count()
+    }
+
+    /// The attempts whose view of the workspace this one may go on with: the unfinished ones, and those that handed the task
+    /// over with what they and theirs had left unfinished.
+    pub fn views(&self) -> Vec<u32> {
+        let goes_on = |note: &ErrorNote| UNFINISHED.contains(&&*note.code) || &*note.code == HANDED_OVER;
+        let mut views = self.unfinished.clone();
+        let handed = self.earlier.iter().take_while(|(_, note)| note.as_ref().is_none_or(goes_on));
+        views.extend(handed.map(|(number, _)| *number));
+        views.sort_unstable();
+        views
     }
 
     /// The question that the first of these attempts began with, and its snapshot.

@@ -5,7 +5,9 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use crewline_engine::act::{ASK_PERSON, Condition, Entry, GIVE_UP, Limits, Look, Policy, Rule, Test, Verdict};
+use crewline_engine::act::{
+    ASK_PERSON, Condition, Entry, GIVE_UP, HAND_OFF, Limits, Look, Policy, Rule, Test, Verdict,
+};
 use crewline_memory::{Filter, Query};
 use crewline_models::{Registry, ToolTest, ToolVerdict};
 use crewline_tools::{Effect as ToolEffect, Outcome, Review, Tool, ToolCall, ToolSpec};
@@ -23,6 +25,17 @@ use crate::{
     workshop::Place,
 };
 
+/// How often a task is handed to another role.
+const HANDOFFS_MAX: usize = 4;
+/// Characters of each part of what is handed over.
+const HANDED_CHARS_MAX: usize = 4_000;
+/// The parts of what is handed over, with what each says.
+const HANDED: [(&str, &str, &str); 4] = [
+    ("decided", "Decided", "What was decided, and why."),
+    ("tried", "Tried", "What was tried, and what came of it."),
+    ("rejected", "Rejected", "What was ruled out, and why."),
+    ("open", "Open", "What is still open: questions, and what is to be done next."),
+];
 /// Memories that one search gives at most.
 const SEARCH_MAX: u64 = 20;
 
@@ -73,6 +86,19 @@ pub fn rules_of(registry: &Registry, role: &Role) -> (Policy, Limits) {
         time_max: limits.time_max,
     };
     (Policy { entries }, limits)
+}
+
+/// The roles that may go on with a task of `role`: all that have tools, as they go on with its files.
+fn others(registry: &Registry, role: &Role) -> Vec<Role> {
+    registry.roles().into_iter().filter(|it| it != role && registry.tools(it).is_some()).collect()
+}
+
+/// Whom a call of `handoff` names, and what they are told.
+pub fn handed_over(arguments: &Value) -> (Role, String) {
+    let part = |name: &str| arguments[name].as_str().unwrap_or_default().trim();
+    let said = HANDED.iter().filter(|(name, ..)| !part(name).is_empty());
+    let said: Vec<String> = said.map(|(name, title, _)| format!("{title}: {}", part(name))).collect();
+    (Role::from(part("role")), said.join("\n"))
 }
 
 /// What a call does outside, as the database keeps it.
@@ -135,8 +161,10 @@ impl Toolbox {
         let Some(rules) = registry.tools(&assignment.task.role) else {
             return Ok(Self { own: BTreeMap::new(), tools: None, place: None });
         };
-        let tools = Kind::ALL.iter().map(|kind| RunTool::of(*kind, assignment, deps));
+        let others = others(&registry, &assignment.task.role);
+        let tools = Kind::ALL.iter().map(|kind| RunTool::of(*kind, assignment, deps, recorded, &others));
         let tools = tools.filter(|tool| policy.may_ever(&tool.spec.name));
+        let tools = tools.filter(|tool| tool.kind != Kind::HandOff || !others.is_empty());
         let own = tools.map(|tool| (Arc::clone(&tool.spec.name), tool)).collect();
         // First, as it may have to wait for a person: then there is no view yet.
         let remote = remote::tools_of(assignment, deps, policy).await?;
@@ -220,6 +248,7 @@ enum Kind {
     MemorySearch,
     MemoryStore,
     Share,
+    HandOff,
     AskPerson,
     GiveUp,
 }
@@ -231,11 +260,12 @@ impl Kind {
         Self::MemorySearch,
         Self::MemoryStore,
         Self::Share,
+        Self::HandOff,
         Self::AskPerson,
         Self::GiveUp,
     ];
 
-    fn spec(self) -> ToolSpec {
+    fn spec(self, others: &[Role]) -> ToolSpec {
         let text = |about: &str| json!({"type": "string", "minLength": 1, "maxLength": 20_000, "description": about});
         let one = |name: &str, about: &str| {
             json!({
@@ -285,6 +315,23 @@ impl Kind {
                 one("text", "What they need to know."),
                 ToolEffect::Repeatable,
             ),
+            Self::HandOff => {
+                let part = |about: &str| json!({"type": "string", "maxLength": HANDED_CHARS_MAX, "description": about});
+                let mut properties: serde_json::Map<String, Value> =
+                    HANDED.iter().map(|(name, _, about)| ((*name).to_owned(), part(about))).collect();
+                let roles: Vec<&str> = others.iter().map(Role::as_str).collect();
+                properties.insert("role".to_owned(), json!({"type": "string", "enum": roles}));
+                (
+                    HAND_OFF,
+                    "Hands this task to another role, which goes on from the files as you leave them and knows what you say \
+                     here. Use it when the work that is left is theirs.",
+                    json!({
+                        "type": "object", "required": ["role", "decided", "tried", "rejected", "open"],
+                        "additionalProperties": false, "properties": properties
+                    }),
+                    ToolEffect::Repeatable,
+                )
+            }
             Self::AskPerson => (
                 ASK_PERSON,
                 "Asks a person a question. The work waits for the answer: ask only what you can not find out.",
@@ -312,13 +359,16 @@ struct RunTool {
     rooms: Rooms,
     clock: Arc<dyn Clock>,
     recall: Duration,
+    /// How often the task was handed on already.
+    handoffs: usize,
 }
 
 impl RunTool {
-    fn of(kind: Kind, assignment: &Assignment, deps: &Deps) -> Self {
+    fn of(kind: Kind, assignment: &Assignment, deps: &Deps, recorded: &Recorded, others: &[Role]) -> Self {
         Self {
             kind,
-            spec: Arc::new(kind.spec()),
+            spec: Arc::new(kind.spec(others)),
+            handoffs: recorded.handoffs(),
             run: Arc::clone(&assignment.run),
             task: Arc::clone(&assignment.task),
             attempt: assignment.attempt,
@@ -401,6 +451,11 @@ impl RunTool {
                 self.store(MemoryType::from(kind), text).await
             }
             Kind::Share => self.store(MemoryType::HandoffSummary, text).await,
+            // The attempt ends with it; the manager does the rest.
+            Kind::HandOff if self.handoffs < HANDOFFS_MAX => Observation::ok("it is handed over"),
+            Kind::HandOff => Observation::failed(format!(
+                "the task was handed on {HANDOFFS_MAX} times already, and is not any more: finish it, or give up"
+            )),
             // The loop does what these ask for; they never get here.
             Kind::AskPerson | Kind::GiveUp => Observation::failed("this is no call that can be made"),
         }

@@ -306,10 +306,10 @@ impl Place {
     }
 }
 
-/// The view of an attempt: that of the unfinished attempts it goes on with, unless it is merged already.
+/// The view of an attempt: that of the attempts it goes on with, unless it is merged already.
 async fn view(workspace: &Workspace, assignment: &Assignment, recorded: &Recorded) -> Result<View, Failure> {
     let task = assignment.task.id;
-    for number in recorded.unfinished() {
+    for number in recorded.views() {
         let name = format!("{task}-{number}");
         let is_merged = workspace.merged(&name).await.map_err(|error| unusable(&error))?.is_some();
         let has_view = workspace.has_view(&name).await.map_err(|error| unusable(&error))?;

@@ -87,6 +87,8 @@ pub struct Change {
     pub index: Option<TextHash>,
     /// Tasks whose results were taken over, each with the task that made it.
     pub copied: Vec<(TaskId, TaskId)>,
+    /// Tasks that another role goes on with; by managers only.
+    pub handed_over: Vec<(TaskId, Role)>,
     /// Who wrote the new INDEX.md; the crew when nobody is named.
     pub index_by: Option<Arc<str>>,
     /// Tasks whose fields a person changed: tree, order, kind, words, role, priority, criteria and duration are written.
@@ -150,6 +152,7 @@ impl Change {
             events: Vec::new(),
             index: None,
             copied: Vec::new(),
+            handed_over: Vec::new(),
             choices: Vec::new(),
             index_by: None,
             edits: Vec::new(),
@@ -185,6 +188,7 @@ impl Change {
                     && self.links.is_empty()
                     && self.index.is_none()
                     && self.copied.is_empty()
+                    && self.handed_over.is_empty()
                     && self.superseded.is_empty()
                     && self.choices.is_empty()
                     && self.edits.is_empty()

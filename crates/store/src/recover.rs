@@ -48,8 +48,8 @@ pub struct Answer {
 pub struct Before {
     /// Those right before it that were not finished, the latest first.
     pub unfinished: Vec<u32>,
-    /// Why the one before them failed.
-    pub failed: Option<ErrorNote>,
+    /// Those before them, the latest first, each with why it made no result.
+    pub earlier: Vec<(u32, Option<ErrorNote>)>,
 }
 
 impl Store {
@@ -134,7 +134,7 @@ impl Store {
     }
 
     /// The attempts right before `attempt`, as far back as they ended with one of the error codes `unfinished` or not at
-    /// all, and why the one before these failed.
+    /// all, and all those before.
     pub async fn unfinished_before(&self, attempt: AttemptId, unfinished: &[&str]) -> Result<Before, Error> {
         let tasks = self.numbers_of_tasks(&[attempt.task]).await?;
         let mut before = Before::default();
@@ -149,11 +149,12 @@ impl Store {
             let row = row.into_domain(attempt.task)?;
             // One whose end is not recorded, although there is a later one, was lost too.
             let is_unfinished = |note: &ErrorNote| unfinished.contains(&&*note.code);
-            if row.finished_at.is_some() && !row.error.as_ref().is_some_and(is_unfinished) {
-                before.failed = row.error;
-                break;
+            let is_unfinished = row.finished_at.is_none() || row.error.as_ref().is_some_and(is_unfinished);
+            if is_unfinished && before.earlier.is_empty() {
+                before.unfinished.push(row.id.number);
+            } else {
+                before.earlier.push((row.id.number, row.error));
             }
-            before.unfinished.push(row.id.number);
         }
         Ok(before)
     }

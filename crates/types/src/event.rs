@@ -193,6 +193,8 @@ pub enum TaskAction {
     Unlinked,
     /// Somebody noted something.
     Noted,
+    /// Another role goes on with it.
+    HandedOver,
 }
 
 impl TaskAction {
@@ -213,6 +215,7 @@ impl TaskAction {
             Self::Linked => "linked",
             Self::Unlinked => "unlinked",
             Self::Noted => "noted",
+            Self::HandedOver => "handed_over",
         }
     }
 }
@@ -343,7 +346,7 @@ pub enum EventBody {
         /// Why.
         reason: Arc<str>,
     },
-    /// A person or an outside agent changed a task.
+    /// A person or an outside agent changed a task, or its specialist handed it to another role.
     TaskChanged {
         /// The task's name inside the plan.
         key: Arc<str>,

@@ -13,6 +13,6 @@ mod step;
 pub use pin::{Standing, standing};
 pub use policy::{Because, Condition, Decision, Entry, Policy, Rule, Test, Verdict, is_harmless};
 pub use step::{
-    ASK_PERSON, Call, Fate, GIVE_UP, History, Limit, Limits, Look, Offered, Planned, Protocol, Rules, Said, Spent,
-    Step, StopCode, canonical, decide, digest,
+    ASK_PERSON, Call, Fate, GIVE_UP, HAND_OFF, History, Limit, Limits, Look, Offered, Planned, Protocol, Rules, Said,
+    Spent, Step, StopCode, canonical, decide, digest,
 };

@@ -24,6 +24,8 @@ const CALLS_MAX: usize = 16;
 pub const ASK_PERSON: &str = "ask_person";
 /// The work ends without a result.
 pub const GIVE_UP: &str = "give_up";
+/// The work goes on with another role.
+pub const HAND_OFF: &str = "handoff";
 
 /// How a model asks for calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -127,6 +129,8 @@ pub enum Step {
     NeedsApproval(Vec<Planned>),
     /// At least one of the calls is a question to a person.
     AskPerson(Vec<Planned>),
+    /// The calls are made, and then another role goes on with the task.
+    HandOff(Vec<Planned>),
     /// No result.
     GiveUp {
         /// Why, as a stable word.
@@ -284,6 +288,8 @@ pub fn decide(said: Said<'_>, rules: &Rules<'_>, history: &mut History, look: im
         Step::AskPerson(planned)
     } else if planned.iter().any(asks) {
         Step::NeedsApproval(planned)
+    } else if planned.iter().filter(runs).any(|it| &*it.call.name == HAND_OFF) {
+        Step::HandOff(planned)
     } else {
         Step::Tools(planned)
     }

@@ -17,6 +17,7 @@ fn tools() -> Vec<Offered> {
         offered("run_command", Effect::Unsafe),
         offered(ASK_PERSON, Effect::Read),
         offered(GIVE_UP, Effect::Read),
+        offered(HAND_OFF, Effect::Repeatable),
     ]
 }
 
@@ -24,6 +25,7 @@ fn policy() -> Policy {
     let rule = |verdict, when| Rule { verdict, when };
     let entry = |tool: &str, rules| Entry { tool: tool.into(), rules };
     let in_src = Condition { argument: "path".into(), test: Test::Under(vec!["src".into()]) };
+    let to_tester = Condition { argument: "role".into(), test: Test::OneOf(vec![json!("tester")]) };
     let cargo = Condition { argument: "program".into(), test: Test::OneOf(vec![json!("cargo")]) };
     Policy {
         entries: vec![
@@ -31,6 +33,7 @@ fn policy() -> Policy {
             entry("run_command", vec![rule(Verdict::Allow, vec![cargo]), rule(Verdict::Ask, Vec::new())]),
             entry(ASK_PERSON, vec![rule(Verdict::Allow, Vec::new())]),
             entry(GIVE_UP, vec![rule(Verdict::Allow, Vec::new())]),
+            entry(HAND_OFF, vec![rule(Verdict::Allow, vec![to_tester])]),
         ],
     }
 }
@@ -91,6 +94,12 @@ fn every_outcome_has_its_answer() {
     assert_eq!(table.fate("format_disk", "{}"), Fate::Unknown);
     let asked = table.step("", &[call(ASK_PERSON, r#"{"question":"which?"}"#)]);
     assert!(matches!(asked, Step::AskPerson(planned) if planned[0].fate == Fate::Ask));
+    let to = |role: &str| call(HAND_OFF, &json!({"role": role}).to_string());
+    assert!(matches!(table.step("", &[to("tester")]), Step::HandOff(planned) if planned[0].fate == Fate::Run));
+    assert!(matches!(table.fate(HAND_OFF, r#"{"role":"root"}"#), Fate::Refuse { .. }));
+    // A person decides on what stands beside it first.
+    let both = table.step("", &[to("tester"), call("run_command", r#"{"program":"rm"}"#)]);
+    assert!(matches!(both, Step::NeedsApproval(planned) if planned.len() == 2));
     let left = table.step("", &[call(GIVE_UP, r#"{"reason":"no"}"#)]);
     assert_eq!(left, Step::GiveUp { code: StopCode::GaveUp, reason: "no".into() });
 }
@@ -201,7 +210,10 @@ proptest! {
         };
         let step = table.step(&text, &all);
         let planned = match step {
-            Step::Tools(planned) | Step::NeedsApproval(planned) | Step::AskPerson(planned) => planned,
+            Step::Tools(planned)
+            | Step::HandOff(planned)
+            | Step::NeedsApproval(planned)
+            | Step::AskPerson(planned) => planned,
             Step::Final(_) | Step::GiveUp { .. } => Vec::new(),
         };
         for it in planned {

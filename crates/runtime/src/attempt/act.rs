@@ -24,7 +24,7 @@ use super::{
     talk::{Offer, Talk, Turn, keep, protocol_of},
 };
 use crate::{
-    assignment::{Assignment, Failure, Output, Work},
+    assignment::{Assignment, Failure, HANDED_OVER, Output, Work},
     curated::Curated,
     journal,
     tools::{self, Toolbox},
@@ -112,7 +112,7 @@ async fn work(
                 return Ok(Output { text: Text::from(text.trim()), plan: None, model: said.model.alias.clone() });
             }
             Step::GiveUp { code, reason } => return Err(stopped(code, &reason)),
-            Step::Tools(planned) | Step::NeedsApproval(planned) | Step::AskPerson(planned) => {
+            Step::Tools(planned) | Step::HandOff(planned) | Step::NeedsApproval(planned) | Step::AskPerson(planned) => {
                 let performer = Performer { assignment, deps, recorded: climb.recorded, toolbox };
                 talk.push(performer.perform(&said, protocol, planned).await?);
             }
@@ -141,17 +141,25 @@ fn step(
     })
 }
 
-/// What the attempt before left to this one: what it changed, when others had changed the same. It takes a quarter of the
-/// smallest window at most.
+/// What earlier attempts left to this one: what the last one changed, when others had changed the same, and what was handed
+/// over. Each takes a quarter of the smallest window at most.
 fn told_before(climb: &Climb<'_>) -> Result<Option<String>, Failure> {
-    let Some(note) = climb.recorded.failed().filter(|it| &*it.code == CONFLICT) else { return Ok(None) };
     let room = climb.rungs.iter().map(|model| model.input_tokens_max()).min().unwrap_or_default() / TOLD_SHARE;
-    let mut text = note.message.to_string();
-    while estimate_tokens(&text) > room {
-        text = text.chars().take(text.chars().count() / 2).collect();
-    }
-    let words = climb.deps.prompts.conflict(&text);
-    words.map(Some).map_err(|error| failed(&note_of(&error)))
+    let fitting = |note: &ErrorNote| {
+        let mut text = note.message.to_string();
+        while estimate_tokens(&text) > room {
+            text = text.chars().take(text.chars().count() / 2).collect();
+        }
+        text
+    };
+    let (recorded, prompts) = (climb.recorded, &climb.deps.prompts);
+    let last = recorded.failed();
+    let conflict = last.filter(|it| &*it.code == CONFLICT).map(|it| prompts.conflict(&fitting(it)));
+    let is_kept = last.is_some_and(|it| &*it.code == HANDED_OVER);
+    let handed = recorded.handed_over().map(|it| prompts.handed_over(&fitting(it), is_kept));
+    let said: Result<Vec<String>, _> = handed.into_iter().chain(conflict).collect();
+    let said = said.map_err(|error| failed(&note_of(&error)))?;
+    Ok((!said.is_empty()).then(|| said.join("\n\n")))
 }
 
 /// The question: the one an unfinished attempt began with, else packed for the first model that takes it.

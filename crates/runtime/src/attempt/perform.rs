@@ -7,7 +7,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crewline_engine::act::{ASK_PERSON, Fate, Planned, Protocol};
+use crewline_engine::act::{ASK_PERSON, Fate, HAND_OFF, Planned, Protocol};
 use crewline_models::ToolCall;
 use crewline_store::{ApprovalRow, NewApproval, NewToolCall, ToolCallEnd};
 use crewline_tools::Approval;
@@ -91,6 +91,12 @@ impl Performer<'_> {
             self.begin(said, &to_make, &id_of).await?;
         }
         self.make_all(&mut due, &planned, &to_make, &id_of).await;
+        let handed =
+            planned.iter().enumerate().find(|(place, it)| &*it.call.name == HAND_OFF && self.is_made(id_of(*place)));
+        if let Some((_, it)) = handed {
+            let (to, summary) = tools::handed_over(&it.arguments);
+            return Err(Failure::HandedOver { to, summary });
+        }
         let results = planned.into_iter().zip(due).map(|(it, due)| {
             let text = match due {
                 Due::Known(text) | Due::Told(_, text) => text,
@@ -214,6 +220,13 @@ impl Performer<'_> {
             digest: planned.digest,
         };
         Due::Ask(approval, detail)
+    }
+
+    /// Whether a call succeeded, now or in an earlier attempt.
+    fn is_made(&self, id: ToolCallId) -> bool {
+        let is_ok = |end: &ToolCallEnd| end.id == id && end.outcome == ToolOutcome::Ok;
+        self.recorded.tool(id).is_some_and(|it| it.row.outcome == Some(ToolOutcome::Ok))
+            || self.assignment.obligation.note(|progress| progress.ended.tools.iter().any(|it| is_ok(&it.end)))
     }
 
     fn effect(&self, planned: &Planned) -> Effect {

@@ -6,6 +6,7 @@
 
 mod approve;
 mod composite;
+mod hand_over;
 mod park;
 mod queue;
 mod reports;
@@ -119,6 +120,8 @@ pub enum Recorded {
     Plan,
     /// A task's result.
     Result(u32, u32),
+    /// That a task goes on with another role.
+    HandedOver(u32, u32),
     /// Anything that nothing waits for.
     Note,
     /// The end of the run.
@@ -541,14 +544,15 @@ impl State {
         }
         match what {
             Recorded::Plan => self.on_plan_recorded(myself),
+            Recorded::HandedOver(node, attempt) => {
+                self.remember(*node);
+                self.apply(myself, schedule::Event::AttemptLost { node: *node, attempt: *attempt });
+            }
             Recorded::Result(node, attempt) => {
                 if let Some(run) = &mut self.run {
-                    let entry = &mut run.tasks[*node as usize];
-                    entry.status = TaskStatus::Completed;
-                    let records = std::mem::take(&mut entry.memories);
-                    let scope = run.brief.scope.clone();
-                    self.args.deps.rooms.memory.tell(memory::Message::Remember(scope, records));
+                    run.tasks[*node as usize].status = TaskStatus::Completed;
                 }
+                self.remember(*node);
                 self.apply(myself, schedule::Event::Succeeded { node: *node, attempt: *attempt });
             }
             Recorded::Note => {}
@@ -559,6 +563,14 @@ impl State {
             Recorded::End => myself.stop(None),
         }
         Ok(())
+    }
+
+    /// Tells memory what a task left there.
+    fn remember(&mut self, node: u32) {
+        let Some(run) = &mut self.run else { return };
+        let records = std::mem::take(&mut run.tasks[node as usize].memories);
+        let scope = run.brief.scope.clone();
+        self.args.deps.rooms.memory.tell(memory::Message::Remember(scope, records));
     }
 
     /// Tells the scribe of the run.

@@ -249,6 +249,8 @@ impl State {
         let mut parked = None;
         let event = match failure {
             Failure::Awaiting { .. } => schedule::Event::Parked { node, attempt: attempt.number },
+            // No try of the task: whoever goes on begins where this one ended.
+            Failure::HandedOver { .. } => schedule::Event::AttemptLost { node, attempt: attempt.number },
             Failure::Down(outage) => match run.park(node, outage, &self.args.deps.health, at) {
                 Ok(()) => {
                     parked = Some(outage);
@@ -326,6 +328,15 @@ impl State {
             self.record(myself, change, Recorded::Note);
             self.apply(myself, event);
             self.look_at_approvals(myself);
+            return Ok(());
+        }
+        if let Failure::HandedOver { to, summary } = failure {
+            change.transitions.push(transition);
+            entry.status = TaskStatus::Pending;
+            run.lot.forget(node);
+            run.hand_over(node, attempt, to, summary, &mut change);
+            // Whoever goes on reads what was left, so it is recorded before.
+            self.record(myself, change, Recorded::HandedOver(node, attempt.number));
             return Ok(());
         }
         if is_lost && run.stop.is_none() {

@@ -451,6 +451,7 @@ impl Running {
             Failure::Lost
             | Failure::Stale
             | Failure::Awaiting { .. }
+            | Failure::HandedOver { .. }
             | Failure::OverBudget { .. }
             | Failure::Store { .. } => false,
         };
@@ -475,6 +476,7 @@ impl Running {
             | Failure::TimedOut
             | Failure::Lost
             | Failure::Awaiting { .. }
+            | Failure::HandedOver { .. }
             | Failure::Store { .. } => failed(failure.note()),
         }
     }

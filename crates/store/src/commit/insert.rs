@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crewline_types::{Event, MemoryMarks, MemoryRecord, RunId, TaskId, Text, TextHash, Timestamp};
+use crewline_types::{Event, MemoryMarks, MemoryRecord, Role, RunId, TaskId, Text, TextHash, Timestamp};
 
 use super::{Batch, Fate, Numbers, Seqs};
 use crate::{
@@ -103,6 +103,16 @@ impl<'a> Batch<'a> {
         tx.write(&sql::MARK_COPIED, &copied, |args, (task, from)| {
             args.int(*task);
             args.text(from.as_str());
+        })
+        .await?;
+        let handed_over: Vec<(i64, &Role)> = self
+            .live()
+            .flat_map(|(_, change)| &change.handed_over)
+            .filter_map(|(task, role)| Some((number(task)?, role)))
+            .collect();
+        tx.write(&sql::HAND_OVER, &handed_over, |args, (task, role)| {
+            args.int(*task);
+            args.word(role.as_str());
         })
         .await?;
         let choices: Vec<_> = self.live().flat_map(|(_, change)| &change.choices).collect();

@@ -214,6 +214,7 @@ fn tasks_of(change: &Change) -> impl Iterator<Item = TaskId> {
         .chain(change.tool_calls_ended.iter().map(|it| it.id.call.attempt.task))
         .chain(change.contexts.iter().map(|it| it.id.task))
         .chain(change.copied.iter().map(|(task, _)| *task))
+        .chain(change.handed_over.iter().map(|(task, _)| *task))
         .chain(change.offers.iter().map(|it| it.id.task))
         .chain(change.offers_settled.iter().map(|it| it.task))
         .chain(match &change.fence {

@@ -102,6 +102,10 @@ pub(crate) static CANCEL_TASKS: Bulk = Bulk::new(
     " WHERE t.run_id = v.column1 AND t.status IN ('pending', 'in_progress', 'blocked', 'awaiting_approval')",
 );
 
+/// Gives tasks to other roles: task, role.
+pub(crate) static HAND_OVER: Bulk =
+    Bulk::new("UPDATE tasks AS t SET role = v.column2 FROM ", &[Int, Text], " WHERE t.number = v.column1");
+
 /// Says where results come from: task, the id of the one that made it.
 pub(crate) static MARK_COPIED: Bulk =
     Bulk::new("UPDATE tasks AS t SET copied_from = v.column2 FROM ", &[Int, Text], " WHERE t.number = v.column1");

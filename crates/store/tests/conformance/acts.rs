@@ -14,6 +14,7 @@ on_both! {
     a_call_is_kept_from_its_intent_to_its_outcome
     what_is_decided_stays
     acts_go_with_their_run
+    a_task_is_given_to_another_role
 }
 
 async fn end(crew: &Crew, status: RunStatus) {
@@ -114,6 +115,18 @@ async fn what_is_decided_stays(place: &Place) {
     end(&crew, RunStatus::Interrupted).await;
     assert!(crew.store.let_go_on(crew.run).await.unwrap());
     assert_eq!(crew.store.run(crew.run).await.unwrap().unwrap().status, RunStatus::Running);
+}
+
+async fn a_task_is_given_to_another_role(place: &Place) {
+    let mut crew = Crew::new(place, "p", 1).await;
+    let tasks = crew.tasks(2).await;
+    let mut change = crew.change();
+    change.handed_over.push((tasks[0], "tester".into()));
+    crew.done(change).await;
+    let rows = crew.store.tasks(crew.run).await.unwrap();
+    let role = |task: TaskId| rows.iter().find(|it| it.id == task).unwrap().role.to_string();
+    assert_eq!(role(tasks[0]), "tester");
+    assert_ne!(role(tasks[1]), "tester");
 }
 
 async fn acts_go_with_their_run(place: &Place) {
