@@ -2,6 +2,7 @@
 //! allowed is not done, commands check what was done, others' changes are kept, and a crash never runs a command twice.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicUsize, Ordering},
@@ -59,7 +60,7 @@ fn broken_repository(app: &TestApp) -> PathBuf {
 }
 
 fn answer(dir: &Path) -> String {
-    std::fs::read_to_string(dir.join("src/answer.txt")).unwrap()
+    fs::read_to_string(dir.join("src/answer.txt")).unwrap()
 }
 
 fn calls(events: &[Value]) -> Vec<(String, String)> {
@@ -114,7 +115,7 @@ fn a_failing_test_is_repaired_through_the_real_tools() {
     ];
     assert_eq!(calls(&run.events_of("tool_call")), pairs(&expected));
     assert_eq!(answer(&dir), "answer=42\n");
-    assert!(std::fs::read_to_string(dir.join("test.sh")).unwrap().contains("answer=42"), "the test is as it was");
+    assert!(fs::read_to_string(dir.join("test.sh")).unwrap().contains("answer=42"), "the test is as it was");
     assert!(Command::new("sh").arg("test.sh").current_dir(&dir).status().unwrap().success());
     assert_eq!(names(&app, "views"), 0, "no view is left");
 }
@@ -331,7 +332,7 @@ fn what_a_task_changed_is_shown_and_taken_back() {
     let shown = json(&["task", "show", "RUN/one", "-o", "json"], 0);
     assert!(shown.to_string().contains("its changes were taken back: src/answer.txt"), "{shown}");
 
-    let held = std::fs::File::open(&dir).unwrap();
+    let held = fs::File::open(&dir).unwrap();
     held.try_lock().unwrap();
     let refused = app.run(["revert", &format!("{id}/one")]).expect_code(6);
     assert!(refused.stderr.contains("workspace.busy"), "{}", refused.stderr);
@@ -367,7 +368,7 @@ fn what_others_changed_meanwhile_is_not_overwritten() {
         }
         // Somebody changes the same line between the edit and the merge.
         if meddled.fetch_add(1, Ordering::SeqCst) == 0 {
-            std::fs::write(&file, "answer=40\n").unwrap();
+            fs::write(&file, "answer=40\n").unwrap();
         }
         end("Done.")
     }));
@@ -390,10 +391,10 @@ fn what_others_changed_meanwhile_is_not_overwritten() {
 /// Every `log.txt` below the data directory, by its lines.
 fn lines(app: &TestApp) -> usize {
     fn count(dir: &Path) -> usize {
-        let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+        let Ok(entries) = fs::read_dir(dir) else { return 0 };
         let of = |path: PathBuf| match path.is_dir() {
             true => count(&path),
-            false if path.ends_with("log.txt") => std::fs::read_to_string(&path).map_or(0, |it| it.lines().count()),
+            false if path.ends_with("log.txt") => fs::read_to_string(&path).map_or(0, |it| it.lines().count()),
             false => 0,
         };
         entries.flatten().map(|entry| of(entry.path())).sum()
@@ -403,8 +404,8 @@ fn lines(app: &TestApp) -> usize {
 
 /// How many entries the folder `name` of the only workspace has.
 fn names(app: &TestApp, name: &str) -> usize {
-    let state = std::fs::read_dir(app.path("data/workspaces")).unwrap().next().unwrap().unwrap().path();
-    std::fs::read_dir(state.join(name)).map_or(0, Iterator::count)
+    let state = fs::read_dir(app.path("data/workspaces")).unwrap().next().unwrap().unwrap().path();
+    fs::read_dir(state.join(name)).map_or(0, Iterator::count)
 }
 
 #[test]
@@ -429,6 +430,11 @@ fn a_command_of_unknown_outcome_is_not_run_again_by_itself() {
     assert_eq!(finish(child, TestApp::LIMIT).code, None);
 
     let id = only_run(&app);
+    let pruned = |line: &[&str]| -> Value {
+        let line = [&["prune", "--keep", "0", "--json", "--yes"], line].concat();
+        serde_json::from_str(&app.run(&line).expect_code(0).stdout).unwrap()
+    };
+    assert_eq!(pruned(&[])["views"], json!([]), "a run that can go on keeps what it needs");
     for _ in 0..2 {
         let waits = app.run(["resume", &id, "-o", "jsonl", "--out", "out", "--no-input"]).expect_code(8);
         assert!(waits.events_of("tool_call").is_empty());
@@ -441,6 +447,46 @@ fn a_command_of_unknown_outcome_is_not_run_again_by_itself() {
     assert_eq!(calls(&run.events_of("tool_call")), pairs(&[("run_command", "unknown")]));
     assert!(server.requests().last().unwrap().contains("it was done"));
     assert_eq!(server.calls(), 2, "no answer is bought twice");
-    let log = std::fs::read_to_string(app.path("project/log.txt")).unwrap();
+    let log = fs::read_to_string(app.path("project/log.txt")).unwrap();
     assert_eq!((log.as_str(), lines(&app)), ("once\n", 0), "what it did before the crash is merged once");
+
+    // What another process may have left, and what is no view.
+    let state = fs::read_dir(app.path("data/workspaces")).unwrap().next().unwrap().unwrap().path();
+    for name in ["zzzzzzzz-1", "mine"] {
+        app.write(state.join("views").join(name).join("file").to_str().unwrap(), "12345");
+    }
+    let shown = pruned(&["--dry-run"]);
+    assert_eq!(
+        (&shown["views"][0]["attempt"], &shown["views"][0]["bytes"]),
+        (&json!("zzzzzzzz-1"), &json!(5)),
+        "{shown}"
+    );
+    assert_eq!(names(&app, "views"), 2, "a dry run removes nothing");
+    assert_eq!(pruned(&[])["deleted"]["views"], 1);
+    assert_eq!(names(&app, "views"), 1, "what is no view stays");
+}
+
+#[test]
+fn the_view_of_a_run_that_was_ended_is_pruned_with_its_work_tree() {
+    let server = StubServer::start(Script::new(|_: &StubRequest| StubReply::hang()));
+    let app = app();
+    let dir = broken_repository(&app);
+    registry(&app, &server, "sh test.sh");
+    plan(&app, "coder");
+    let child = app.spawn(run_args(&["--plan", "plan.json", "--workspace", "project"]));
+    crate::workers::wait_until("a question", || server.calls() > 0);
+    signal(child.id(), "KILL");
+    assert_eq!(finish(child, TestApp::LIMIT).code, None);
+    assert_eq!((names(&app, "views"), trees(&dir)), (1, 2));
+    app.run(["cancel", &only_run(&app)]).expect_code(0);
+    let gone = app.run(["prune", "--keep", "100", "--json", "--yes"]).expect_code(0);
+    let gone: Value = serde_json::from_str(&gone.stdout).unwrap();
+    assert_eq!((&gone["runs"], &gone["deleted"]["views"]), (&json!([]), &json!(1)), "{gone}");
+    assert_eq!((names(&app, "views"), trees(&dir)), (0, 1), "the repository knows no other work tree any more");
+}
+
+/// How many work trees the repository knows.
+fn trees(dir: &Path) -> usize {
+    let done = Command::new("git").current_dir(dir).args(["worktree", "list"]).output().unwrap();
+    String::from_utf8(done.stdout).unwrap().lines().count()
 }

@@ -69,6 +69,11 @@ impl Workshop {
         }
     }
 
+    /// Where all of it lies.
+    pub fn folder(&self) -> PathBuf {
+        self.folder.to_path_buf()
+    }
+
     /// Where what the workspace in `root` needs is kept: attempts have names that no other run uses.
     fn state_of(&self, root: &Path) -> PathBuf {
         let name = blake3::hash(root.as_os_str().as_encoded_bytes()).to_hex();

@@ -1,10 +1,11 @@
-//! `crewline prune`: forget old runs.
+//! `crewline prune`: forget old runs, and remove what attempts left that are no more.
 //!
 //! **Invariant:** a run that is running is never pruned; nothing is pruned without a yes.
 
 use std::time::Duration;
 
 use clap::Args;
+use crewline_runtime::DeadView;
 use crewline_types::{Clock, RunId, RunStatus, SystemClock, Timestamp};
 use serde::Serialize;
 
@@ -30,7 +31,8 @@ const GOAL: usize = 60;
   crewline prune --keep 20 --older-than 7d     older than a week, and not among the last 20
 
 Forgets runs that are over, with their tasks, calls, contexts and events, and the texts nothing else needs. Memories stay.
-Only runs of one project with `--project NAME`.")]
+Only runs of one project with `--project NAME`. Views of workspaces below the data directory go, too, when their run is over or
+gone: what a crash left of attempts.")]
 #[group(id = "which", required = true, multiple = true, args = ["keep", "older_than"])]
 pub(crate) struct PruneArgs {
     /// Keep the last N runs
@@ -52,6 +54,8 @@ pub(crate) struct PruneArgs {
 struct Pruned {
     dry_run: bool,
     runs: Vec<Old>,
+    /// Views of attempts that nothing goes on with.
+    views: Vec<DeadView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     deleted: Option<Amount>,
 }
@@ -71,6 +75,7 @@ struct Amount {
     tasks: u64,
     texts: u64,
     bytes: u64,
+    views: u64,
 }
 
 /// Runs the command.
@@ -100,21 +105,31 @@ async fn prune(args: &PruneArgs, app: &App, settings: &Settings, console: &Conso
             goal: run.goal.to_string(),
         })
         .collect();
-    let mut pruned = Pruned { dry_run: args.dry_run, runs: old, deleted: None };
-    if !args.dry_run && !pruned.runs.is_empty() {
-        let question = format!("Forget {} runs for good?", count(pruned.runs.len() as u64));
+    let ids: Vec<RunId> = old.iter().map(|run| run.run).collect();
+    let views = app.handle.dead_views(&ids).await?;
+    let mut pruned = Pruned { dry_run: args.dry_run, runs: old, views, deleted: None };
+    let is_empty = pruned.runs.is_empty() && pruned.views.is_empty();
+    if !args.dry_run && !is_empty {
+        let (runs, views) = (count(pruned.runs.len() as u64), count(pruned.views.len() as u64));
+        let question = format!("Forget {runs} runs and remove {views} views for good?");
         match console::ask(settings, &question) {
             Some(true) => {}
             Some(false) => return Ok(Exit::Interrupted),
             None => return Err(Error::NeedsYes { what: "forgetting runs" }),
         }
-        let ids: Vec<RunId> = pruned.runs.iter().map(|run| run.run).collect();
+        // While their runs are there it is known which repositories have to forget them.
+        let views = app.handle.remove_views(&pruned.views).await?.len() as u64;
         let deleted = app.store.delete_runs(&ids).await?;
-        pruned.deleted =
-            Some(Amount { runs: deleted.runs, tasks: deleted.tasks, texts: deleted.texts, bytes: deleted.bytes });
+        pruned.deleted = Some(Amount {
+            runs: deleted.runs,
+            tasks: deleted.tasks,
+            texts: deleted.texts,
+            bytes: deleted.bytes,
+            views,
+        });
     }
     console.value(&pruned, |style| show(&pruned, now, style))?;
-    if pruned.runs.is_empty() {
+    if is_empty {
         console.note("nothing to forget");
     }
     Ok(Exit::Ok)
@@ -129,7 +144,7 @@ fn may_go(status: RunStatus, all: bool) -> bool {
 }
 
 fn show(pruned: &Pruned, now: Timestamp, style: Style) -> String {
-    if pruned.runs.is_empty() {
+    if pruned.runs.is_empty() && pruned.views.is_empty() {
         return String::new();
     }
     let columns = [
@@ -154,15 +169,26 @@ fn show(pruned: &Pruned, now: Timestamp, style: Style) -> String {
         .collect();
     let end = match &pruned.deleted {
         Some(amount) => format!(
-            "forgot {} runs, {} tasks and {} texts ({} bytes)",
+            "forgot {} runs, {} tasks and {} texts ({} bytes), removed {} views",
             count(amount.runs),
             count(amount.tasks),
             count(amount.texts),
-            count(amount.bytes)
+            count(amount.bytes),
+            count(amount.views)
         ),
-        None => format!("would forget {} runs", count(pruned.runs.len() as u64)),
+        None => format!(
+            "would forget {} runs and remove {} views",
+            count(pruned.runs.len() as u64),
+            count(pruned.views.len() as u64)
+        ),
     };
-    format!("{}\n\n{end}", table(style, &columns, &rows))
+    let views = pruned.views.iter().map(|view| {
+        let path = view.path.display().to_string();
+        format!("{}  {} bytes  {}", view.attempt, count(view.bytes), clean(&path))
+    });
+    let views = views.collect::<Vec<_>>().join("\n");
+    let parts = [if rows.is_empty() { String::new() } else { table(style, &columns, &rows) }, views, end];
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n\n")
 }
 
 #[cfg(test)]
