@@ -11,25 +11,29 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use crewline_models::{
     ChatMessage, ChatRequest, Error, ManagedFailure, Models, Options, Registry, Speaker, managed_guard_main,
 };
 use crewline_types::ModelAlias;
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use harness::{Guard, gone, is_alive, kill};
+
+mod harness;
 
 fn main() {
-    let args: Vec<OsString> = std::env::args_os().collect();
-    let word = args.get(1).and_then(|it| it.to_str()).unwrap_or_default();
-    match word {
-        "managed-guard" => std::process::exit(managed_guard_main(args[2..].to_vec())),
-        "serve" => serve(&args[2..]),
-        "own" => own(Path::new(&args[2])),
-        _ => tests(&args[1..]),
+    let (word, rest) = harness::word();
+    match word.as_str() {
+        "managed-guard" => std::process::exit(managed_guard_main(rest)),
+        "serve" => serve(&rest),
+        "own" => own(Path::new(&rest[0])),
+        _ => harness::run(all! {
+            one_start_serves_all a_dead_server_is_started_again a_caller_that_goes_away_leaves_the_start_to_the_next
+            a_server_that_breaks_says_why a_server_that_is_never_ready a_taken_port_is_tried_again
+            a_program_that_is_missing a_dropped_handle_ends_the_server no_orphan_survives_a_kill
+        }),
     }
 }
 
@@ -109,12 +113,6 @@ fn own(folder: &Path) {
     });
 }
 
-#[derive(Clone, Copy)]
-enum Guard {
-    Yes,
-    No,
-}
-
 fn models(folder: &Path, mode: &str, start_timeout: &str, guard: Guard) -> Models {
     let program = std::env::current_exe().unwrap();
     let program = serde_json::to_string(program.to_str().unwrap()).unwrap();
@@ -124,11 +122,8 @@ fn models(folder: &Path, mode: &str, start_timeout: &str, guard: Guard) -> Model
          models:\n  m: {{provider: p, model: m, context_window: 1000}}\nroles:\n  default: {{chain: [m]}}\n"
     );
     let registry = Registry::parse(&text, "test", &|_| Some("key".into())).unwrap();
-    let guard = match guard {
-        Guard::Yes => Some(std::env::current_exe().unwrap()),
-        Guard::No => None,
-    };
-    Models::new(Arc::new(registry), Options { data_dir: folder.to_owned(), guard, ..Options::default() }).unwrap()
+    let options = Options { data_dir: folder.to_owned(), guard: guard.program(), ..Options::default() };
+    Models::new(Arc::new(registry), options).unwrap()
 }
 
 /// The process id of the server that answers.
@@ -146,31 +141,9 @@ async fn pid(models: &Models) -> Result<i32, Error> {
     Ok(pid.parse().unwrap())
 }
 
-fn is_alive(pid: i32) -> bool {
-    test_kill_process(Pid::from_raw(pid).unwrap()).is_ok() && !is_zombie(pid)
-}
-
-fn is_zombie(pid: i32) -> bool {
-    // Orphans of a test may wait for an init that does not reap.
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z')
-}
-
-fn wait_until_gone(pid: i32) {
-    let started = Instant::now();
-    while is_alive(pid) {
-        assert!(started.elapsed() < Duration::from_secs(20), "server {pid} is an orphan");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
 fn parent_of(pid: i32) -> i32 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     stat.rsplit(')').next().unwrap().split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
-fn kill(pid: i32) {
-    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
 }
 
 fn starts(folder: &Path) -> usize {
@@ -196,7 +169,7 @@ async fn a_dead_server_is_started_again(folder: &Path) {
         let models = models(folder, "good", "30s", guard);
         let first = pid(&models).await.unwrap();
         kill(first);
-        wait_until_gone(first);
+        gone(first);
         let mut second = pid(&models).await;
         // The guard needs a moment to see it, until when the call fails in a way that may be tried again.
         while let Err(error) = second {
@@ -207,7 +180,7 @@ async fn a_dead_server_is_started_again(folder: &Path) {
         let second = second.unwrap();
         assert_ne!(first, second);
         models.shutdown().await;
-        wait_until_gone(second);
+        gone(second);
     }
 }
 
@@ -246,7 +219,7 @@ async fn a_server_that_is_never_ready(folder: &Path) {
         assert!(matches!(error, Error::ManagedFailed { failure: ManagedFailure::NotReady, .. }), "{error}");
         let log = std::fs::read_to_string(folder.join("logs/managed-p.log")).unwrap();
         let server = log.lines().last().unwrap().strip_prefix("started ").unwrap().parse().unwrap();
-        wait_until_gone(server);
+        gone(server);
     }
 }
 
@@ -283,22 +256,14 @@ async fn a_dropped_handle_ends_the_server(folder: &Path) {
         let models = models(folder, "good", "30s", guard);
         let server = pid(&models).await.unwrap();
         drop(models);
-        wait_until_gone(server);
+        gone(server);
     }
 }
 
 /// The sharp end: `kill -9` of crewline, then of the guard.
 async fn no_orphan_survives_a_kill(folder: &Path) {
     for victim in ["crewline", "guard"] {
-        let mut crewline = Command::new(std::env::current_exe().unwrap())
-            .arg("own")
-            .arg(folder)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(crewline.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let server: i32 = line.trim().parse().unwrap();
+        let (mut crewline, server) = harness::own(folder);
         assert!(is_alive(server));
         let guard = parent_of(server);
         if victim == "guard" {
@@ -306,42 +271,9 @@ async fn no_orphan_survives_a_kill(folder: &Path) {
         } else {
             kill(i32::try_from(crewline.id()).unwrap());
         }
-        wait_until_gone(server);
+        gone(server);
         let _ = crewline.kill();
         crewline.wait().unwrap();
-        wait_until_gone(guard);
-    }
-}
-
-/// Runs the tests whose names hold the first word, as the usual harness would.
-fn tests(args: &[OsString]) {
-    macro_rules! all {
-        ($($name:ident)*) => { [$((stringify!($name), (|folder: PathBuf| {
-            let runtime = tokio::runtime::Runtime::new().unwrap();
-            runtime.block_on($name(&folder));
-        }) as fn(PathBuf))),*] };
-    }
-    let all = all! {
-        one_start_serves_all a_dead_server_is_started_again a_caller_that_goes_away_leaves_the_start_to_the_next
-        a_server_that_breaks_says_why a_server_that_is_never_ready a_taken_port_is_tried_again a_program_that_is_missing
-        a_dropped_handle_ends_the_server no_orphan_survives_a_kill
-    };
-    let has = |flag: &str| args.iter().any(|it| it == flag);
-    if has("--list") {
-        if !has("--ignored") {
-            for (name, _) in all {
-                println!("{name}: test");
-            }
-        }
-        return;
-    }
-    let filter = args.iter().filter_map(|it| it.to_str()).find(|it| !it.starts_with('-'));
-    let fits = |name: &str| filter.is_none_or(|it| if has("--exact") { name == it } else { name.contains(it) });
-    if !has("--ignored") {
-        for (name, test) in all.into_iter().filter(|it| fits(it.0)) {
-            let folder = tempfile::tempdir().unwrap();
-            test(folder.path().to_owned());
-            println!("test {name} ... ok");
-        }
+        gone(guard);
     }
 }

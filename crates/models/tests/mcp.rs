@@ -7,10 +7,8 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is its own harness, and the server it tests")]
 
 use std::{
-    ffi::OsString,
-    io::{BufRead as _, BufReader, Write as _},
+    io::Write as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -20,14 +18,15 @@ use crewline_models::{
     mcp::{McpError, McpReply, McpServers, McpTool},
 };
 use crewline_testkit::{ToolServer, serve_tools_on_stdio};
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use harness::{Guard, gone, is_alive, kill};
 use serde_json::{Value, json};
 
+mod harness;
+
 fn main() {
-    let args: Vec<OsString> = std::env::args_os().collect();
-    let word = args.get(1).and_then(|it| it.to_str()).unwrap_or_default();
-    match word {
-        "managed-guard" => std::process::exit(managed_guard_main(args[2..].to_vec())),
+    let (word, rest) = harness::word();
+    match word.as_str() {
+        "managed-guard" => std::process::exit(managed_guard_main(rest)),
         "serve" => tokio::runtime::Runtime::new().unwrap().block_on(serve_tools_on_stdio()).unwrap(),
         "mute" => std::thread::sleep(Duration::from_hours(1)),
         "babble" => babble(),
@@ -35,8 +34,13 @@ fn main() {
             eprintln!("loading\nno such file: very-secret-token");
             std::process::exit(3);
         }
-        "own" => own(Path::new(&args[2])),
-        _ => tests(&args[1..]),
+        "own" => own(Path::new(&rest[0])),
+        _ => harness::run(all! {
+            tools_of_both_kinds_are_listed_and_called a_server_sees_nothing_of_our_environment_but_the_usual
+            a_tool_that_changed_is_not_called a_call_that_hangs_is_given_up a_server_that_dies_is_started_again
+            a_server_that_keeps_ending_is_left_alone what_is_no_server_is_said_so what_is_too_large_is_not_read
+            offline_no_server_elsewhere_is_asked a_dropped_handle_ends_the_process no_process_survives_a_kill
+        }),
     }
 }
 
@@ -59,12 +63,6 @@ fn own(folder: &Path) {
     });
 }
 
-#[derive(Clone, Copy)]
-enum Guard {
-    Yes,
-    No,
-}
-
 fn registry(server: &str) -> Registry {
     let text = format!(
         "version: 1\nproviders:\n  p: {{type: ollama}}\nmodels:\n  m: {{provider: p, model: m, context_window: 1000}}\n\
@@ -75,13 +73,9 @@ fn registry(server: &str) -> Registry {
 }
 
 fn options(folder: &Path, guard: Guard, mode: Mode) -> Options {
-    let guard = match guard {
-        Guard::Yes => Some(std::env::current_exe().unwrap()),
-        Guard::No => None,
-    };
     // What a process has in its environment beside the usual is not passed on.
     let env = |name: &str| Some(format!("value of {name}"));
-    Options { data_dir: folder.to_owned(), guard, mode, env: Some(env), ..Options::default() }
+    Options { data_dir: folder.to_owned(), guard: guard.program(), mode, env: Some(env), ..Options::default() }
 }
 
 fn stdio(folder: &Path, word: &str, more: &str, guard: Guard) -> (McpServers, Arc<McpServerConfig>) {
@@ -111,20 +105,6 @@ async fn call(
 ) -> Result<McpReply, McpError> {
     let tool = tool(servers, config, name).await?;
     servers.call(config, &tool, arguments.as_object().unwrap().clone()).await
-}
-
-fn is_alive(pid: i32) -> bool {
-    let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let is_zombie = state.rsplit(") ").next().is_some_and(|it| it.starts_with('Z'));
-    test_kill_process(Pid::from_raw(pid).unwrap()).is_ok() && !is_zombie
-}
-
-fn gone(pid: i32) {
-    let started = Instant::now();
-    while is_alive(pid) {
-        assert!(started.elapsed() < Duration::from_secs(30), "{pid} lives on");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 async fn tools_of_both_kinds_are_listed_and_called(folder: &Path) {
@@ -279,47 +259,9 @@ async fn a_dropped_handle_ends_the_process(folder: &Path) {
 }
 
 async fn no_process_survives_a_kill(folder: &Path) {
-    let program = std::env::current_exe().unwrap();
-    let mut own =
-        Command::new(program).arg("own").arg(folder).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(own.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let pid: i32 = line.trim().parse().unwrap();
+    let (mut own, pid) = harness::own(folder);
     assert!(is_alive(pid));
-    kill_process(Pid::from_raw(i32::try_from(own.id()).unwrap()).unwrap(), Signal::KILL).unwrap();
+    kill(i32::try_from(own.id()).unwrap());
     own.wait().unwrap();
     gone(pid);
-}
-
-fn tests(args: &[OsString]) {
-    macro_rules! all {
-        ($($name:ident)*) => { [$((stringify!($name), (|folder: PathBuf| {
-            let runtime = tokio::runtime::Runtime::new().unwrap();
-            runtime.block_on($name(&folder));
-        }) as fn(PathBuf))),*] };
-    }
-    let all = all! {
-        tools_of_both_kinds_are_listed_and_called a_server_sees_nothing_of_our_environment_but_the_usual
-        a_tool_that_changed_is_not_called a_call_that_hangs_is_given_up a_server_that_dies_is_started_again
-        a_server_that_keeps_ending_is_left_alone what_is_no_server_is_said_so what_is_too_large_is_not_read
-        offline_no_server_elsewhere_is_asked a_dropped_handle_ends_the_process no_process_survives_a_kill
-    };
-    let has = |flag: &str| args.iter().any(|it| it == flag);
-    if has("--list") {
-        if !has("--ignored") {
-            for (name, _) in all {
-                println!("{name}: test");
-            }
-        }
-        return;
-    }
-    let filter = args.iter().filter_map(|it| it.to_str()).find(|it| !it.starts_with('-'));
-    let fits = |name: &str| filter.is_none_or(|it| if has("--exact") { name == it } else { name.contains(it) });
-    if !has("--ignored") {
-        for (name, test) in all.into_iter().filter(|it| fits(it.0)) {
-            let folder = tempfile::tempdir().unwrap();
-            test(folder.path().to_owned());
-            println!("test {name} ... ok");
-        }
-    }
 }
