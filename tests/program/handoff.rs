@@ -6,7 +6,12 @@ use std::path::Path;
 use crewline_testkit::{Script, StubReply, StubRequest, StubServer, TestApp, app::finish};
 use serde_json::{Value, json};
 
-use crate::{app, resume::only_run, run_args, signal};
+use crate::{
+    app,
+    resume::only_run,
+    run_args, signal,
+    workers::{LONG, World, wait_until},
+};
 
 fn action(name: &str, arguments: &Value) -> StubReply {
     StubReply::json(&json!({"action": name, "arguments": arguments}))
@@ -170,7 +175,7 @@ fn a_crash_between_intent_and_outcome_hands_over_once() {
     app.write("crewline.yaml", &text.replace("model: strong,", "model: strong, capabilities: [tools],"));
     app.write("project/slow.sh", "echo once >> log.txt\nsleep 100\n");
     let child = app.spawn(run_line());
-    crate::workers::wait_until("the command", || lines(&app.path("data/workspaces")) > 0);
+    wait_until("the command", || lines(&app.path("data/workspaces")) > 0);
     signal(child.id(), "KILL");
     assert_eq!(finish(child, TestApp::LIMIT).code, None);
     let id = only_run(&app);
@@ -192,7 +197,7 @@ fn a_crash_after_the_hand_over_leaves_the_task_with_the_new_role() {
     let app = app();
     set_up(&app, &server, ROLES, "coder");
     let child = app.spawn(run_line());
-    crate::workers::wait_until("the new role", || server.requests().iter().any(|it| is_handed(it)));
+    wait_until("the new role", || server.requests().iter().any(|it| is_handed(it)));
     signal(child.id(), "KILL");
     assert_eq!(finish(child, TestApp::LIMIT).code, None);
     let again = StubServer::start(Script::new(|request: &StubRequest| {
@@ -207,4 +212,34 @@ fn a_crash_after_the_hand_over_leaves_the_task_with_the_new_role() {
     let report: Value = serde_json::from_str(&app.run(["show", &id, "--json"]).expect_code(0).stdout).unwrap();
     let task = report["tasks"].as_array().unwrap().iter().find(|it| it["key"] == "a").unwrap();
     assert_eq!((&task["role"], &task["status"]), (&json!("tester"), &json!("completed")), "{task}");
+}
+
+#[test]
+fn a_worker_hands_over_to_another_role() {
+    let script = Script::new(|request: &StubRequest| match results(request) {
+        _ if is_handed(request) => end("It is done."),
+        _ if request.contains(r#""enum":["tester"]"#) => action("handoff", &to("tester")),
+        _ => StubReply::text("Fine."),
+    });
+    let Some(mut world) = World::new("handoff", script) else { return };
+    let roles = "roles:\n  coder: {tools: {handoff: ask}}\n  tester: {tools: {handoff: allow}}";
+    world.app.write("crewline.yaml", &world.server.registry().replace("roles:", roles));
+    world.serve("0");
+    world.start(&["worker", "--slots", "1"], LONG);
+    let task = json!({"id": "a", "title": "A", "description": "Do it.", "role": "coder", "depends_on": []});
+    let run = world.submit(&json!({"goal": "g", "tasks": [task]}));
+    // A rule that asks is asked first, and the yes hands over.
+    let ask = |args: &[&str]| {
+        let args = [args, &["--database", &world.database.url]].concat();
+        world.app.run(args).expect_code(0).stdout
+    };
+    wait_until("the question", || ask(&["approvals", &run, "-o", "json"]).contains("handoff"));
+    assert!(!world.server.requests().iter().any(|it| is_handed(it)));
+    ask(&["approve", &run]);
+    wait_until("the end of the run", || world.show(&run)["status"] == "completed");
+    let report = world.show(&run);
+    let task = report["tasks"].as_array().unwrap().iter().find(|it| it["key"] == "a").unwrap();
+    assert_eq!((&task["role"], &task["status"]), (&json!("tester"), &json!("completed")), "{task}");
+    let asked = world.server.requests().iter().filter(|it| it.contains(r#""enum":["tester"]"#)).count();
+    assert_eq!(asked, 1, "no answer is bought twice");
 }
