@@ -1,6 +1,6 @@
 //! What Crewline costs, in one table, with the floor of the machine measured in the same run.
 //!
-//! `cargo bench -p crewline-cli --bench figures [-- crew|engine|memory|server|resume|dag|workers|soak]… [--runs 5] [--minutes 30]`;
+//! `cargo bench -p crewline-cli --bench figures [-- crew|engine|router|memory|server|resume|dag|workers|soak]… [--runs 5] [--minutes 30]`;
 //! without a name everything but `soak`. `workers` needs a server in `CREWLINE_TEST_POSTGRES`.
 
 #![allow(clippy::expect_used, reason = "a benchmark ends where it fails")]
@@ -10,6 +10,7 @@ mod engine;
 mod floor;
 mod measure;
 mod memory;
+mod router;
 mod scale;
 mod server;
 
@@ -24,6 +25,7 @@ fn main() {
     match words[..] {
         ["child", "floor", url, width, folder] => floor::run(url, width.parse().expect("a number"), folder),
         ["child", "engine", width, folder] => engine::run(width.parse().expect("a number"), folder),
+        ["child", "router", what, url, count] => router::run(what, url, count.parse().expect("a number")),
         ["child", "memory", what, count, folder] => memory::run(what, count.parse().expect("a number"), folder),
         _ => all(&words),
     }
@@ -35,7 +37,7 @@ fn all(words: &[&str]) {
         at.and_then(|at| words.get(at + 1)?.parse().ok()).unwrap_or(default)
     };
     let runs = usize::try_from(number("--runs", 5)).expect("few runs").max(1);
-    let named = ["crew", "engine", "memory", "server", "resume", "dag", "workers", "soak"];
+    let named = ["crew", "engine", "router", "memory", "server", "resume", "dag", "workers", "soak"];
     let is_all = !named.iter().any(|name| words.contains(name));
     let is_wanted = |name: &str| words.contains(&name) || (is_all && name != "soak");
     let mut figures = Vec::new();
@@ -43,6 +45,7 @@ fn all(words: &[&str]) {
         figures.extend(match name {
             "crew" => crew::figures(runs),
             "engine" => engine::figures(runs),
+            "router" => router::figures(runs),
             "memory" => memory::figures(runs),
             "server" => server::figures(runs),
             "resume" => server::resume(runs),

@@ -87,7 +87,7 @@ fn folder_of(path: &Path) -> String {
 }
 
 /// What a child prints: lines of a name and a number.
-fn answers(words: &[String]) -> Vec<(String, f64)> {
+pub fn answers(words: &[String]) -> Vec<(String, f64)> {
     let mut command: Command = own(words);
     let output = command.stderr(Stdio::inherit()).output().expect("the binary starts");
     assert!(output.status.success(), "{words:?} failed");
@@ -114,7 +114,7 @@ pub fn run(what: &str, count: usize, folder: &str) {
 }
 
 #[expect(clippy::print_stdout, reason = "a child's answer is its output")]
-fn say(name: &str, value: f64) {
+pub fn say(name: &str, value: f64) {
     println!("{name} {value}");
 }
 
@@ -244,7 +244,7 @@ async fn embed(folder: &str) {
 }
 
 /// User and system time of this process.
-fn cpu() -> Duration {
+pub fn cpu() -> Duration {
     let usage = getrusage(UsageWho::RUSAGE_SELF).expect("the system tells");
     let time = |it: nix::sys::time::TimeVal| {
         Duration::from_micros(u64::try_from(it.tv_sec() * 1_000_000 + it.tv_usec()).unwrap_or_default())

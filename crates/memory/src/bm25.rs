@@ -12,7 +12,10 @@ use std::{
     mem,
 };
 
-use crate::text;
+use crate::{
+    postings::{Posting, Postings},
+    text,
+};
 
 const K1: f32 = 1.2;
 const B: f32 = 0.75;
@@ -41,20 +44,11 @@ impl Hasher for Identity {
     }
 }
 
-/// One document of one term. Frequency and length saturate.
-#[derive(Clone, Copy)]
-struct Posting {
-    slot: u32,
-    frequency: u16,
-    /// The document's terms; kept here so that scoring reads one cache line, not two.
-    length: u16,
-}
-
 /// The index of one project.
 #[derive(Default)]
 pub(crate) struct Bm25 {
     /// Term hash to its documents, by ascending slot.
-    postings: HashMap<u64, Vec<Posting>, BuildHasherDefault<Identity>>,
+    postings: HashMap<u64, Postings, BuildHasherDefault<Identity>>,
     keys: RandomState,
     documents: usize,
     /// Terms of all documents.
@@ -88,13 +82,15 @@ impl Scratch {
 impl Bm25 {
     /// Adds a document. Slots must grow from call to call.
     pub(crate) fn add(&mut self, slot: u32, text: &str) {
-        let hashes = self.hash(text);
+        let mut hashes = self.hash(text);
         let length = u16::try_from(hashes.len()).unwrap_or(u16::MAX);
-        for &hash in &hashes {
-            let list = self.postings.entry(hash).or_default();
-            match list.last_mut() {
-                Some(last) if last.slot == slot => last.frequency = last.frequency.saturating_add(1),
-                Some(_) | None => list.push(Posting { slot, frequency: 1, length }),
+        hashes.sort_unstable();
+        for same in hashes.chunk_by(|left, right| left == right) {
+            let frequency = u16::try_from(same.len()).unwrap_or(u16::MAX);
+            let posting = Posting { slot, frequency, length };
+            match self.postings.entry(same[0]) {
+                Entry::Occupied(mut entry) => entry.get_mut().push(posting),
+                Entry::Vacant(entry) => drop(entry.insert(Postings::new(posting))),
             }
         }
         self.documents += 1;
@@ -104,14 +100,13 @@ impl Bm25 {
 
     /// Takes a document out. `text` must be the text it was added with.
     pub(crate) fn remove(&mut self, slot: u32, text: &str) {
-        let hashes = self.hash(text);
-        for &hash in &hashes {
-            if let Entry::Occupied(mut entry) = self.postings.entry(hash)
-                && let Ok(at) = entry.get().binary_search_by_key(&slot, |posting| posting.slot)
-            {
-                entry.get_mut().remove(at);
-                if entry.get().is_empty() {
-                    entry.remove();
+        let mut hashes = self.hash(text);
+        hashes.sort_unstable();
+        for same in hashes.chunk_by(|left, right| left == right) {
+            if let Entry::Occupied(mut entry) = self.postings.entry(same[0]) {
+                match entry.get().without(slot) {
+                    Some(left) => drop(entry.insert(left)),
+                    None => drop(entry.remove()),
                 }
             }
         }
@@ -144,7 +139,7 @@ impl Bm25 {
         for list in lists {
             let found = list.len() as f32;
             let weight = ((documents - found + 0.5) / (found + 0.5)).ln_1p() * (K1 + 1.0);
-            for posting in list {
+            for posting in list.iter() {
                 let frequency = f32::from(posting.frequency);
                 let score = weight * frequency / (frequency + base + slope * f32::from(posting.length));
                 let sum = &mut scratch.scores[posting.slot as usize];
@@ -157,7 +152,7 @@ impl Bm25 {
     }
 
     /// The posting lists that count for `query`, in the order of its words.
-    fn lists(&self, query: &str, spare: &[String], scratch: &mut Scratch) -> Vec<&[Posting]> {
+    fn lists(&self, query: &str, spare: &[String], scratch: &mut Scratch) -> Vec<&Postings> {
         let Scratch { buffer, hashes, spare: spares, .. } = scratch;
         hashes.clear();
         spares.clear();
@@ -179,8 +174,8 @@ impl Bm25 {
         lists
     }
 
-    fn known(&self, hashes: &[u64]) -> Vec<&[Posting]> {
-        let mut lists: Vec<&[Posting]> = Vec::with_capacity(hashes.len().min(2 * QUERY_TERMS_MAX));
+    fn known(&self, hashes: &[u64]) -> Vec<&Postings> {
+        let mut lists: Vec<&Postings> = Vec::with_capacity(hashes.len().min(2 * QUERY_TERMS_MAX));
         for (at, hash) in hashes.iter().enumerate() {
             if let Some(list) = self.postings.get(hash)
                 && !hashes[..at].contains(hash)

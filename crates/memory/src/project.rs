@@ -92,6 +92,7 @@ impl Project {
             Entry::Occupied(_) => return false,
             Entry::Vacant(entry) => entry.insert(slot),
         };
+        let record = self.sharing(record);
         self.words.add(slot, &record.text);
         let tokens = u32::try_from(estimate_tokens(&record.text)).unwrap_or(u32::MAX);
         self.tasks.add(&record, slot, tokens);
@@ -101,6 +102,19 @@ impl Project {
         self.tokens.push(tokens);
         self.records.push(Some(record));
         true
+    }
+
+    /// The record with the names that others have as well: each was read by itself.
+    fn sharing(&self, mut record: Arc<MemoryRecord>) -> Arc<MemoryRecord> {
+        if let Some(own) = Arc::get_mut(&mut record) {
+            if own.project == self.name {
+                own.project = Arc::clone(&self.name);
+            }
+            if let Some((agent, _)) = self.agents.get_key_value(&own.agent) {
+                own.agent = Arc::clone(agent);
+            }
+        }
+        record
     }
 
     /// Sets the marks of a record; false when there is no such record.

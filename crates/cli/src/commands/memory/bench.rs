@@ -187,3 +187,79 @@ fn folder(scratch: Option<&Path>) -> Result<(Option<TempDir>, PathBuf), Error> {
     let path = dir.path().to_owned();
     Ok((Some(dir), path))
 }
+
+#[cfg(test)]
+mod tests {
+    use crewline_memory::QdrantOptions;
+    use crewline_testkit::{Illness, QdrantServer};
+    use serde_json::json;
+
+    use super::*;
+
+    const WORDS: [&str; 12] = [
+        "cache", "broker", "queue", "index", "parser", "token", "graph", "budget", "lease", "shard", "vector", "merge",
+    ];
+
+    /// A direction that follows from the words of a text.
+    fn embedder() -> Embedder {
+        Embedder::of("bench", WORDS.len(), |text| {
+            Ok(WORDS.iter().map(|word| 0.1 + text.matches(word).count() as f32).collect())
+        })
+    }
+
+    fn write(folder: &Path) -> [PathBuf; 2] {
+        let mut random = fastrand::Rng::with_seed(5);
+        let mut some =
+            |count: usize| (0..count).map(|_| WORDS[random.usize(..WORDS.len())]).collect::<Vec<_>>().join(" ");
+        let memories: Vec<String> = (0..120)
+            .map(|n| {
+                json!({"id": format!("m{n}"), "project": (["one", "two"][n % 2]), "task": format!("t{}", n / 8), "seq": n,
+                       "created_at": format!("2026-01-01T00:{:02}:{:02}Z", n / 60, n % 60), "text": some(6)})
+                .to_string()
+            })
+            .collect();
+        let questions: Vec<String> = (0..20)
+            .map(|n| json!({"id": format!("q{n}"), "project": (["one", "two"][n % 2]), "text": some(3)}).to_string())
+            .collect();
+        let paths = [folder.join("memories.jsonl"), folder.join("questions.jsonl")];
+        std::fs::write(&paths[0], memories.join("\n")).unwrap();
+        std::fs::write(&paths[1], questions.join("\n")).unwrap();
+        paths
+    }
+
+    /// What every question finds.
+    async fn answers([memories, questions]: &[PathBuf; 2], qdrant: Option<Qdrant>) -> (Vec<Vec<String>>, Bench) {
+        let parts = Parts { embedder: Some(embedder()), qdrant, weights: Weights::default(), scratch: None };
+        let bench = Bench::load(memories, questions, parts, &Console::fallback()).await.unwrap();
+        let mut found = Vec::new();
+        for question in &bench.questions {
+            let recalled = bench.ask(question, 10).await.unwrap();
+            assert!(recalled.hits.iter().any(|hit| hit.why.dense.is_some()), "{question:?}: by words alone");
+            found.push(bench.ids(&recalled.hits, 10));
+        }
+        (found, bench)
+    }
+
+    #[tokio::test]
+    async fn qdrant_gives_the_run_that_the_database_gives() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = write(folder.path());
+        let server = QdrantServer::start().await.unwrap();
+        let qdrant = || {
+            let options =
+                QdrantOptions { url: server.url(), api_key: None, model: "bench".into(), dimensions: WORDS.len() };
+            Some(Qdrant::new(options).unwrap())
+        };
+        let (own, _bench) = answers(&paths, None).await;
+        let (shared, bench) = answers(&paths, qdrant()).await;
+        assert_eq!(own, shared);
+        assert!(own.iter().all(|ids| ids.len() == 10));
+        assert_eq!(server.points().len(), 120, "every vector is there");
+        bench.clean_up().await.unwrap();
+        assert_eq!(server.points().len(), 0, "nothing stays in a server that others use");
+        server.set(Illness::Down);
+        let parts = Parts { embedder: Some(embedder()), qdrant: qdrant(), weights: Weights::default(), scratch: None };
+        let loaded = Bench::load(&paths[0], &paths[1], parts, &Console::fallback()).await;
+        assert!(loaded.is_err(), "figures of a server that is down would be those of words alone");
+    }
+}
