@@ -25,8 +25,8 @@ use crate::{Error, hierarchy, metrics};
 
 /// Memories that one step of the drain carries.
 pub(crate) const DRAIN_BATCH: u32 = 64;
-/// Rows of one page when a project is loaded.
-const LOAD_PAGE: u32 = 4_096;
+/// Rows of one page when a project is loaded: what is freed after a large one stays with the process.
+const LOAD_PAGE: u32 = 1_024;
 /// Records that are indexed without leaving the async thread.
 const INLINE_MAX: usize = 128;
 
