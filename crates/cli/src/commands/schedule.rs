@@ -105,6 +105,7 @@ pub(crate) fn note_unknown(graph: &Graph, console: &Console) {
     match (graph.unknown(), graph.len()) {
         (0, _) => {}
         (unknown, all) if unknown == all => console.note("no task has a `duration`: each counts as one second"),
+        (1, _) => console.note("one task without a `duration` counts as one second"),
         (unknown, _) => {
             console.note(&format!("{} tasks without a `duration` count as one second each", count(unknown as u64)));
         }
