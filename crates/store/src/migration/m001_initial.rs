@@ -9,29 +9,8 @@
 //! **Invariant:** foreign keys only where rows are written seldom; `attempts` and below get their `task` from a lookup,
 //! so a row without its task can not be written.
 
-use sea_orm_migration::prelude::*;
-
-use super::dialect;
-use crate::Backend;
-
 /// See the file's head.
-#[derive(DeriveMigrationName)]
-pub(super) struct Migration;
-
-#[async_trait::async_trait]
-impl MigrationTrait for Migration {
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        let backend = match manager.get_database_backend() {
-            sea_orm::DbBackend::Postgres => Backend::Postgres,
-            // The store opens nothing else.
-            _ => Backend::Sqlite,
-        };
-        manager.get_connection().execute_unprepared(&dialect(SCHEMA, backend)).await?;
-        Ok(())
-    }
-}
-
-const SCHEMA: &str = "
+pub(super) const SCHEMA: &str = "
 CREATE TABLE projects (
     name TEXT NOT NULL PRIMARY KEY,
     created_at {bigint} NOT NULL

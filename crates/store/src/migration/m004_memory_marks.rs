@@ -1,22 +1,7 @@
 //! What may change about a memory, and what the vector store has still to be told.
 
-use sea_orm_migration::prelude::*;
-
-use super::{backend_of, dialect};
-
 /// See the file's head.
-#[derive(DeriveMigrationName)]
-pub(super) struct Migration;
-
-#[async_trait::async_trait]
-impl MigrationTrait for Migration {
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        manager.get_connection().execute_unprepared(&dialect(SCHEMA, backend_of(manager))).await?;
-        Ok(())
-    }
-}
-
-const SCHEMA: &str = "
+pub(super) const SCHEMA: &str = "
 -- Thousandths.
 ALTER TABLE memories ADD COLUMN importance {bigint} NOT NULL DEFAULT 500 CHECK (importance BETWEEN 0 AND 1000);
 ALTER TABLE memories ADD COLUMN pinned {bool} NOT NULL DEFAULT FALSE;

@@ -2,23 +2,8 @@
 //!
 //! **Invariant:** a decision that is taken back stays as `none`: when something last changed can always be told.
 
-use sea_orm_migration::prelude::*;
-
-use super::{backend_of, dialect};
-
 /// See the file's head.
-#[derive(DeriveMigrationName)]
-pub(super) struct Migration;
-
-#[async_trait::async_trait]
-impl MigrationTrait for Migration {
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        manager.get_connection().execute_unprepared(&dialect(SCHEMA, backend_of(manager))).await?;
-        Ok(())
-    }
-}
-
-const SCHEMA: &str = "
+pub(super) const SCHEMA: &str = "
 -- The hash of the bundle as it was sent; NULL before this migration.
 ALTER TABLE task_contexts ADD COLUMN bundle {bytes};
 

@@ -5,23 +5,8 @@
 //!
 //! **Invariant:** what a person decided is never overwritten, and says who, when and of what exactly.
 
-use sea_orm_migration::prelude::*;
-
-use super::{backend_of, dialect};
-
 /// See the file's head.
-#[derive(DeriveMigrationName)]
-pub(super) struct Migration;
-
-#[async_trait::async_trait]
-impl MigrationTrait for Migration {
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        manager.get_connection().execute_unprepared(&dialect(SCHEMA, backend_of(manager))).await?;
-        Ok(())
-    }
-}
-
-const SCHEMA: &str = "
+pub(super) const SCHEMA: &str = "
 CREATE TABLE tool_calls (
     task {bigint} NOT NULL,
     attempt {bigint} NOT NULL,

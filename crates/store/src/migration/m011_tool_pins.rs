@@ -3,23 +3,8 @@
 //! **Invariant:** a tool is known by its server's name and by the program or address behind it; another one behind the same name
 //! is another server.
 
-use sea_orm_migration::prelude::*;
-
-use super::{backend_of, dialect};
-
 /// See the file's head.
-#[derive(DeriveMigrationName)]
-pub(super) struct Migration;
-
-#[async_trait::async_trait]
-impl MigrationTrait for Migration {
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        manager.get_connection().execute_unprepared(&dialect(SCHEMA, backend_of(manager))).await?;
-        Ok(())
-    }
-}
-
-const SCHEMA: &str = "
+pub(super) const SCHEMA: &str = "
 CREATE TABLE tool_pins (
     server TEXT NOT NULL,
     -- Names the program or address behind the name.

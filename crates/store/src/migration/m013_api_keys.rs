@@ -2,23 +2,8 @@
 //!
 //! **Invariant:** the secret itself is nowhere in the database.
 
-use sea_orm_migration::prelude::*;
-
-use super::{backend_of, dialect};
-
 /// See the file's head.
-#[derive(DeriveMigrationName)]
-pub(super) struct Migration;
-
-#[async_trait::async_trait]
-impl MigrationTrait for Migration {
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        manager.get_connection().execute_unprepared(&dialect(SCHEMA, backend_of(manager))).await?;
-        Ok(())
-    }
-}
-
-const SCHEMA: &str = "
+pub(super) const SCHEMA: &str = "
 CREATE TABLE api_keys (
     id {id} PRIMARY KEY NOT NULL,
     name TEXT NOT NULL,

@@ -1,23 +1,8 @@
 //! Copies of questions that candidate models were asked: what they cost, and how they compare. No answer is kept, and none is a
 //! result.
 
-use sea_orm_migration::prelude::*;
-
-use super::{backend_of, dialect};
-
 /// See the file's head.
-#[derive(DeriveMigrationName)]
-pub(super) struct Migration;
-
-#[async_trait::async_trait]
-impl MigrationTrait for Migration {
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        manager.get_connection().execute_unprepared(&dialect(SCHEMA, backend_of(manager))).await?;
-        Ok(())
-    }
-}
-
-const SCHEMA: &str = "
+pub(super) const SCHEMA: &str = "
 CREATE TABLE shadows (
     task {bigint} NOT NULL,
     attempt {bigint} NOT NULL,

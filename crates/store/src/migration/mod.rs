@@ -18,7 +18,8 @@ mod m012_offer_told;
 mod m013_api_keys;
 mod m014_shadows;
 
-use sea_orm_migration::{MigrationTrait, MigratorTrait, SchemaManager, async_trait};
+use sea_orm::ConnectionTrait as _;
+use sea_orm_migration::{DbErr, MigrationName, MigrationTrait, MigratorTrait, SchemaManager, async_trait};
 
 use crate::Backend;
 
@@ -29,22 +30,48 @@ pub(crate) struct Migrator;
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         vec![
-            Box::new(m001_initial::Migration),
-            Box::new(m002_queue::Migration),
-            Box::new(m002_texts::Migration),
-            Box::new(m003_lineage::Migration),
-            Box::new(m004_memory_marks::Migration),
+            text("m001_initial", m001_initial::SCHEMA),
+            text("m002_queue", m002_queue::SCHEMA),
+            text("m002_texts", m002_texts::SCHEMA),
+            text("m003_lineage", m003_lineage::SCHEMA),
+            text("m004_memory_marks", m004_memory_marks::SCHEMA),
             Box::new(m005_task_duration::Migration),
             Box::new(m006_node_lease::Migration),
-            Box::new(m007_summaries::Migration),
-            Box::new(m008_context_choices::Migration),
-            Box::new(m009_graph::Migration),
-            Box::new(m010_acts::Migration),
-            Box::new(m011_tool_pins::Migration),
+            text("m007_summaries", m007_summaries::SCHEMA),
+            text("m008_context_choices", m008_context_choices::SCHEMA),
+            text("m009_graph", m009_graph::SCHEMA),
+            text("m010_acts", m010_acts::SCHEMA),
+            text("m011_tool_pins", m011_tool_pins::SCHEMA),
             Box::new(m012_offer_told::Migration),
-            Box::new(m013_api_keys::Migration),
-            Box::new(m014_shadows::Migration),
+            text("m013_api_keys", m013_api_keys::SCHEMA),
+            text("m014_shadows", m014_shadows::SCHEMA),
         ]
+    }
+}
+
+/// A migration that is one text.
+struct SchemaText {
+    /// As the database remembers it: the file's.
+    name: &'static str,
+    schema: &'static str,
+}
+
+fn text(name: &'static str, schema: &'static str) -> Box<dyn MigrationTrait> {
+    Box::new(SchemaText { name, schema })
+}
+
+impl MigrationName for SchemaText {
+    fn name(&self) -> &str {
+        self.name
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for SchemaText {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let schema = dialect(self.schema, backend_of(manager));
+        manager.get_connection().execute_unprepared(&schema).await?;
+        Ok(())
     }
 }
 
@@ -85,4 +112,22 @@ fn dialect(text: &str, backend: Backend) -> String {
         ],
     };
     words.into_iter().fold(text.to_owned(), |text, (mark, word)| text.replace(mark, word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A database that knows a migration by another name would be given it again.
+    #[test]
+    fn migrations_are_called_like_their_files_and_stand_in_order() {
+        let names: Vec<String> = Migrator::migrations().iter().map(|it| it.name().to_owned()).collect();
+        assert!(names.is_sorted(), "{names:?}");
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/migration");
+        let files = std::fs::read_dir(folder).unwrap().map(|it| it.unwrap().path());
+        let mut files: Vec<String> = files.map(|it| it.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+        files.retain(|it| it != "mod");
+        files.sort();
+        assert_eq!(names, files);
+    }
 }
