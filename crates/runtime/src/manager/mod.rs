@@ -6,6 +6,8 @@
 
 mod approve;
 mod composite;
+mod dispatch;
+mod end;
 mod hand_over;
 mod park;
 mod queue;
@@ -19,36 +21,29 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use crewline_engine::{
-    plan,
-    schedule::{self, Action, Finish},
-};
-use crewline_models::OutputSchema;
-use crewline_store::{Change, RunEnd, Transition, Withdraw};
+use crewline_engine::schedule::{self, Finish};
+use crewline_store::Change;
 use crewline_types::{
-    AttemptId, ErrorKind, IdSource, RunId, RunStatus, TaskCounts, TaskStatus, Timestamp,
-    event::{ErrorNote, EventBody, NewEvent},
+    ErrorKind, IdSource, RunId, RunStatus, TaskStatus, Timestamp,
+    event::{ErrorNote, NewEvent},
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::{
     actor::{Outcome, WorkGuard, pipe_to_self, remind},
-    assignment::{Assignment, Obligation, Report, ReportTo, Spent, Work},
+    assignment::{Report, Spent},
     attempt::Deps,
-    config::Dispatch,
     hub::Hub,
     journal::{self, Ack, Refusal},
     load::{self, Loaded},
     lock::RunLock,
-    memory, metrics,
+    memory,
     offer::Read,
-    planning,
-    replay::{self, Given},
     router, scribe,
-    summariser::{self, Root},
+    summariser::Root,
 };
 
-use self::run::{Running, Stop, limit_reached, steps_reached};
+use self::run::{Running, Stop};
 
 /// The manager actor; all data is in [`State`].
 #[derive(Debug)]
@@ -304,228 +299,6 @@ impl State {
         Ok(())
     }
 
-    /// Assigns the root task: planning.
-    fn plan(&mut self, myself: &ActorRef<Message>) {
-        let Some(run) = &mut self.run else { return };
-        if run.is_handing_over {
-            self.release(myself);
-            return;
-        }
-        if run.settings.limits.steps_max.is_some_and(|max| run.steps >= max) {
-            run.stop.get_or_insert_with(|| steps_reached(run.steps));
-        }
-        if run.stop.is_some() {
-            self.end(myself, Finish::Drained);
-            return;
-        }
-        run.steps += 1;
-        run.root_attempt += 1;
-        let models = self.args.deps.models.pinned();
-        let registry = models.registry();
-        let rules = planning::planner_rules(&registry);
-        let tasks_min = registry.policies().plan_tasks_min as usize;
-        let schema = OutputSchema { name: "plan".into(), schema: plan::schema(&rules, tasks_min) };
-        let attempt = AttemptId { task: run.root.brief.id, number: run.root_attempt };
-        let given = Given { goal: &run.brief.goal, index: None, above: None, requires: Vec::new(), refers: Vec::new() };
-        let input_hash = replay::input_hash(&registry, &run.root.brief, given);
-        let assignment = Assignment {
-            attempt,
-            run: Arc::clone(&run.brief),
-            task: Arc::clone(&run.root.brief),
-            sources: Vec::new(),
-            input_hash: Some(input_hash),
-            work: Work::Plan { rules: Arc::new(rules), schema: Arc::new(schema), is_strict: run.settings.strict_plan },
-            models,
-            rungs: Vec::new(),
-            route: [].into(),
-            obligation: Obligation::new(attempt, ReportTo::Manager(myself.clone())),
-        };
-        self.args.deps.rooms.router.tell(router::Message::Assign(Box::new(assignment)));
-    }
-
-    /// Tells the schedule what happened and performs what it decides.
-    fn apply(&mut self, myself: &ActorRef<Message>, event: schedule::Event) {
-        let Some(run) = &mut self.run else { return };
-        let Some(dag) = &mut run.dag else { return };
-        let actions = dag.apply(event);
-        run.pending_actions.extend(actions);
-        self.perform(myself);
-    }
-
-    fn perform(&mut self, myself: &ActorRef<Message>) {
-        while let Some(action) = self.run.as_mut().and_then(|run| run.pending_actions.pop_front()) {
-            match action {
-                Action::Dispatch { node, attempt } => self.dispatch(myself, node, attempt),
-                Action::RetryAfter { node, delay } => {
-                    self.pauses.insert(node, remind(myself, delay, move || Message::RetryDue(node)));
-                }
-                // The transition of the failed task itself is recorded with its attempt's end.
-                Action::Fail { .. } => {}
-                Action::Block { node, because } => self.block(myself, node, because),
-                Action::Wait => self.on_wait(myself),
-                Action::Finish(finish) => self.end(myself, finish),
-            }
-        }
-        self.flush_offers(myself);
-    }
-
-    fn dispatch(&mut self, myself: &ActorRef<Message>, node: u32, attempt: u32) {
-        let now = self.args.deps.clock.now();
-        let models = self.args.deps.models.pinned();
-        let registry = models.registry();
-        let Some(run) = &mut self.run else { return };
-        if let Some(change) = run.reuse(node, attempt, &registry, now) {
-            self.record(myself, change, Recorded::Result(node, attempt));
-            return;
-        }
-        if let Some(change) = run.complete_composite(node, attempt, now) {
-            self.record(myself, change, Recorded::Result(node, attempt));
-            return;
-        }
-        if run.settings.limits.steps_max.is_some_and(|max| run.steps >= max) {
-            run.stop.get_or_insert_with(|| steps_reached(run.steps));
-            if let Some(dag) = &mut run.dag {
-                run.pending_actions.extend(dag.apply(schedule::Event::Drain));
-                run.pending_actions.extend(dag.apply(schedule::Event::AttemptLost { node, attempt }));
-            }
-            return;
-        }
-        run.steps += 1;
-        let entry = &mut run.tasks[node as usize];
-        entry.status = TaskStatus::InProgress;
-        entry.started_at.get_or_insert(now);
-        let id = AttemptId { task: entry.brief.id, number: attempt };
-        if self.args.deps.dispatch == Dispatch::Queue {
-            run.offer(node, id);
-            return;
-        }
-        let assignment = Assignment {
-            attempt: id,
-            run: Arc::clone(&run.brief),
-            task: Arc::clone(&run.tasks[node as usize].brief),
-            sources: run.sources(node),
-            input_hash: Some(run.input_hash(node, &registry)),
-            work: Work::Text,
-            models,
-            rungs: Vec::new(),
-            route: [].into(),
-            obligation: Obligation::new(id, ReportTo::Manager(myself.clone())),
-        };
-        self.args.deps.rooms.router.tell(router::Message::Assign(Box::new(assignment)));
-    }
-
-    fn block(&mut self, myself: &ActorRef<Message>, node: u32, because: u32) {
-        let at = self.args.deps.clock.now();
-        let Some(run) = &mut self.run else { return };
-        let cause = Arc::clone(&run.tasks[because as usize].brief);
-        let reason = format!("it requires `{}` ({}), which failed", cause.key, cause.title);
-        let attempts = run.dag.as_ref().map_or(0, |dag| dag.attempt(node));
-        let mut change = run.change(at);
-        let entry = &mut run.tasks[node as usize];
-        entry.status = TaskStatus::Blocked;
-        change.transitions.push(Transition {
-            attempts_from: attempts,
-            attempts_to: attempts,
-            reason: Some(reason.clone()),
-            ..Transition::new(entry.brief.id, TaskStatus::Pending, TaskStatus::Blocked)
-        });
-        change.events.push(NewEvent::of_task(
-            at,
-            entry.brief.id,
-            None,
-            EventBody::TaskBlocked { key: Arc::clone(&entry.brief.key), reason: reason.into() },
-        ));
-        self.record(myself, change, Recorded::Note);
-    }
-
-    /// Ends the run, once what it made is summed up.
-    fn end(&mut self, myself: &ActorRef<Message>, finish: Finish) {
-        let Some(run) = &mut self.run else { return };
-        if run.is_ending {
-            return;
-        }
-        if run.is_handing_over && finish == Finish::Drained && run.stop.is_none() {
-            self.release(myself);
-            return;
-        }
-        run.is_ending = true;
-        let deps = &self.args.deps;
-        // Whoever stops a run does not wait for a model.
-        let is_written = summariser::is_wanted(deps) && finish != Finish::Drained;
-        let limit = if is_written { deps.limits.model_summary } else { deps.limits.summary };
-        self.closing = Some((finish, remind(myself, limit, || Message::Closed(Spent::default()))));
-        deps.rooms.scribe.tell(scribe::Message::Close(run.brief.run, myself.clone()));
-    }
-
-    /// Records the end of the run; the manager stops when that is done.
-    fn on_closed(&mut self, myself: &ActorRef<Message>, summaries: Spent) {
-        let Some((finish, _)) = self.closing.take() else { return };
-        self.args.deps.rooms.scribe.tell(scribe::Message::Left(self.args.run));
-        let at = self.args.deps.clock.now();
-        let Some(run) = &mut self.run else { return };
-        run.root.spent += summaries;
-        let stop = run.stop.take();
-        let (status, error) = match (finish, stop) {
-            (Finish::AllDone, _) => (RunStatus::Completed, None),
-            (Finish::SomeFailed | Finish::Drained, Some(stop)) => (stop.status, stop.error),
-            (Finish::SomeFailed, None) => (RunStatus::Failed, run.failure()),
-            (Finish::Drained, None) => (RunStatus::Interrupted, None),
-        };
-        let mut change = run.change(at);
-        let root_to = match status {
-            RunStatus::Completed => Some(TaskStatus::Completed),
-            RunStatus::Failed => Some(TaskStatus::Failed),
-            RunStatus::Cancelled => Some(TaskStatus::Cancelled),
-            RunStatus::Running | RunStatus::Interrupted | RunStatus::LimitReached => None,
-        };
-        if let Some(to) = root_to
-            && run.root.status == TaskStatus::InProgress
-        {
-            let model = None;
-            change.transitions.push(Transition {
-                attempts_from: run.root_attempt,
-                attempts_to: run.root_attempt,
-                model,
-                ..Transition::new(run.root.brief.id, TaskStatus::InProgress, to)
-            });
-        }
-        if let (RunStatus::LimitReached, Some(note)) = (status, &error) {
-            let limit = note.code.strip_prefix("budget.").unwrap_or(&note.code).into();
-            change
-                .events
-                .push(NewEvent::of_run(at, EventBody::BudgetReached { limit, message: Arc::clone(&note.message) }));
-        }
-        let mut tasks = TaskCounts::default();
-        let mut spent = Spent { unpriced: run.unpriced, ..run.root.spent };
-        for entry in &run.tasks {
-            // The store cancels what is left of a cancelled run.
-            let is_cancelled = status == RunStatus::Cancelled && !entry.status.is_final();
-            tasks.add(if is_cancelled { TaskStatus::Cancelled } else { entry.status });
-            spent.usage += entry.spent.usage;
-            spent.cost += entry.spent.cost;
-        }
-        let elapsed = at.since(run.started_at);
-        change.events.push(NewEvent::of_run(
-            at,
-            EventBody::RunFinished {
-                status,
-                tasks,
-                cost_usd: spent.cost,
-                unpriced_calls: spent.unpriced,
-                usage: spent.usage,
-                elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-                error: error.clone(),
-            },
-        ));
-        change.run_status = Some(RunEnd {
-            status,
-            finished_at: at,
-            error: error.as_ref().and_then(|note| serde_json::to_string(note).ok()),
-        });
-        metrics::run_ended(status);
-        self.record(myself, change, Recorded::End);
-    }
-
     fn on_recorded(
         &mut self,
         myself: &ActorRef<Message>,
@@ -623,68 +396,6 @@ impl State {
         self.apply(myself, schedule::Event::AttemptLost { node, attempt });
     }
 
-    fn on_drain(&mut self, myself: &ActorRef<Message>) {
-        let Some(run) = &mut self.run else { return };
-        run.stop.get_or_insert(Stop { status: RunStatus::Interrupted, error: None });
-        self.recall_attempts(myself, Withdraw::Free);
-        let is_planning_paused = self.pauses.remove(&u32::MAX).is_some() | self.unpark_planning();
-        if is_planning_paused {
-            self.end(myself, Finish::Drained);
-        } else {
-            self.apply(myself, schedule::Event::Drain);
-        }
-    }
-
-    fn on_halt(&mut self, myself: &ActorRef<Message>, halt: Halt) {
-        let Some(run) = &mut self.run else {
-            // Not loaded yet: it stops as soon as it is.
-            self.early_halt = self.early_halt.max(Some(halt));
-            return;
-        };
-        match halt {
-            Halt::Drain => self.on_drain(myself),
-            Halt::Abort => self.on_abort(myself, RunStatus::Interrupted),
-            Halt::Cancel => {
-                run.stop = Some(Stop { status: RunStatus::Cancelled, error: None });
-                self.on_drain(myself);
-            }
-            Halt::Kill => self.on_abort(myself, RunStatus::Cancelled),
-        }
-    }
-
-    /// Does what was asked before the run was loaded.
-    fn halt_early(&mut self, myself: &ActorRef<Message>) {
-        if let Some(halt) = self.early_halt {
-            self.on_halt(myself, halt);
-        }
-    }
-
-    fn on_abort(&mut self, myself: &ActorRef<Message>, status: RunStatus) {
-        if let Some(run) = &mut self.run {
-            run.stop = Some(Stop { status, error: None });
-        }
-        self.recall_attempts(myself, Withdraw::Unreported);
-        // Attempts that wait for a retry are not running; their pauses end here.
-        let lost: Vec<u32> = self.pauses.keys().copied().filter(|node| *node != u32::MAX).collect();
-        self.on_drain(myself);
-        for node in lost {
-            if self.pauses.remove(&node).is_some()
-                && let Some(attempt) = self.run.as_ref().and_then(|run| Some(run.dag.as_ref()?.attempt(node)))
-            {
-                self.apply(myself, schedule::Event::AttemptLost { node, attempt });
-            }
-        }
-    }
-
-    fn on_deadline(&mut self, myself: &ActorRef<Message>) {
-        let Some(run) = &mut self.run else { return };
-        let time_max = run.settings.limits.time_max.unwrap_or_default();
-        let stop = limit_reached("max_time", format!("the run took longer than {time_max:?}"));
-        run.stop.get_or_insert(stop);
-        self.recall_attempts(myself, Withdraw::Unreported);
-        self.on_drain(myself);
-    }
-
     fn on_renew(&mut self, myself: &ActorRef<Message>) {
         let Some(run) = &self.run else { return };
         let (store, id, epoch, lease) =
@@ -693,18 +404,6 @@ impl State {
         self.guards.retain(|guard| !guard.is_finished());
         self.guards.push(pipe_to_self(myself, lease / 3, work, Message::Renewed));
         self.guards.push(remind(myself, lease / 3, || Message::Renew));
-    }
-
-    /// The database does not take our writes: nothing more can be promised, so nothing more is started.
-    fn give_up(&mut self, myself: &ActorRef<Message>, note: &ErrorNote) {
-        tracing::error!(run_id = %self.args.run, error.code = &*note.code, error = &*note.message, "run stops");
-        self.args.deps.rooms.router.tell(router::Message::CancelRun(self.args.run));
-        self.args.deps.rooms.scribe.tell(scribe::Message::Left(self.args.run));
-        self.args.hub.give_up(self.args.run, note.clone());
-        if let Some(run) = &mut self.run {
-            run.is_ending = true;
-        }
-        myself.stop(None);
     }
 
     /// Records events that change nothing.
