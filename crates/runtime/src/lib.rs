@@ -118,7 +118,7 @@ pub use replay::{Edit, Mismatch, ReplayRequest, Replayed};
 pub use report::{AttemptReport, CallReport, ModelReport, Report, RunSummary, ShadowReport, TaskReport};
 pub use retry::Retried;
 pub use settings::Approve;
-pub use tasks::{Changed, ChangedTask, Next, Place, TaskCommand, TaskFields, TaskView, document_of, unmet};
+pub use tasks::{Changed, ChangedTask, DEPTH_MAX, Next, Place, TaskCommand, TaskFields, TaskView, document_of, unmet};
 pub use trace::{CitationReport, Parameters, Trace, TracedAttempt, TracedCall};
 pub use verifiers::{LaterReport, VerifierReport, verifiers};
 pub use views::DeadView;

@@ -4,7 +4,7 @@ use std::{collections::HashSet, fmt::Write as _};
 
 use clap::Args;
 use crewline_engine::plan::Document;
-use crewline_runtime::{Approve, Mode, RunRequest, Strategy, TaskCommand, TaskFields, TaskView, Wish};
+use crewline_runtime::{Approve, DEPTH_MAX, Mode, RunRequest, Strategy, TaskCommand, TaskFields, TaskView, Wish};
 use crewline_types::{LinkKind, RunId, RunLimits, TaskId, TaskKind, TaskStatus};
 
 use crate::{
@@ -25,8 +25,6 @@ use crate::{
     view::clean,
 };
 
-/// Levels below the root that tasks which look hard are broken down to.
-const LEVELS_MAX: usize = 3;
 /// Times that a planner is asked by one command.
 const CALLS_MAX: usize = 20;
 /// Other tasks that the planner is told of.
@@ -43,7 +41,7 @@ already. Tasks that stood below it before and were not begun are cancelled. The 
 run of its own, whose id is printed.
 
 By complexity it goes on with what came of it, down to three levels below the root, and asks twenty times at most. How hard a task
-looks is told by its length, its criteria, what it requires and some words; `crewline route explain TASK` shows it.")]
+looks is told by its length, its criteria, what it requires and some words; it is told of each one that is broken up.")]
 pub(crate) struct DecomposeArgs {
     /// The task (its id, the beginning of it, or RUN/KEY); the run with `--complexity`
     #[arg(value_name = "TASK")]
@@ -123,7 +121,7 @@ impl Breaker<'_> {
                 view.kind == TaskKind::Atomic
                     && matches!(view.status, TaskStatus::Pending | TaskStatus::Blocked)
                     && !asked.contains(&view.id)
-                    && level(view, &views) < LEVELS_MAX
+                    && level(view, &views) < DEPTH_MAX
                     && view.complexity() >= complexity
             };
             let Some(view) = views.iter().find(is_hard) else { return Ok(Exit::Ok) };

@@ -16,7 +16,7 @@ use super::{
 use TaskStatus::{AwaitingApproval, Blocked, Cancelled, Completed, Failed, InProgress, Pending};
 
 /// Levels below the root.
-const DEPTH_MAX: usize = 3;
+pub const DEPTH_MAX: usize = 3;
 /// Characters of a key, a title, a note.
 const KEY_MAX: usize = 64;
 const TITLE_MAX: usize = 200;

@@ -15,6 +15,7 @@ mod plan;
 mod rate;
 mod view;
 
+pub use apply::DEPTH_MAX;
 pub use command::{Place, TaskCommand, TaskFields};
 pub use plan::document_of;
 pub use view::{Next, TaskView};
