@@ -1,19 +1,22 @@
-//! Exact cosine similarity over unit vectors in one contiguous block.
+//! Exact cosine similarity over unit vectors: most rows are ruled out by the first bits of their numbers.
 //!
 //! **Invariant:** every row has length one, so the cosine is a dot product.
 //! **Invariant:** similarities are rounded before they are compared, wherever they were made.
 //! **Invariant:** the sum of a dot product has a fixed order, so equal vectors give equal scores.
 
+use std::{cmp::Reverse, collections::BinaryHeap};
+
+use crate::planes::{Planes, Probe};
+
 /// No row.
 const NONE: u32 = u32::MAX;
 /// Independent sums, so that the additions of one step do not wait for each other.
-const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// The vectors of one project, by slot.
 #[derive(Default)]
 pub(crate) struct Dense {
-    dimensions: usize,
-    rows: Vec<f32>,
+    rows: Planes,
     /// Row to slot.
     slots: Vec<u32>,
     /// Slot to row.
@@ -21,9 +24,9 @@ pub(crate) struct Dense {
 }
 
 impl Dense {
-    /// Floats of a row; zero while there is none.
+    /// Numbers of a vector; zero while there is none.
     pub(crate) fn dimensions(&self) -> usize {
-        self.dimensions
+        self.rows.width()
     }
 
     /// Vectors.
@@ -33,14 +36,11 @@ impl Dense {
 
     /// Whether a vector of `dimensions` fits beside the others.
     pub(crate) fn fits(&self, dimensions: usize) -> bool {
-        dimensions > 0 && (self.slots.is_empty() || self.dimensions == dimensions)
+        dimensions > 0 && (self.slots.is_empty() || self.dimensions() == dimensions)
     }
 
     /// Sets the vector of `slot`; `unit` must fit and have length one.
     pub(crate) fn set(&mut self, slot: u32, unit: &[f32]) {
-        if self.slots.is_empty() {
-            self.dimensions = unit.len();
-        }
         if self.row_of.len() <= slot as usize {
             self.row_of.resize(slot as usize + 1, NONE);
         }
@@ -49,25 +49,17 @@ impl Dense {
             // Rows are fewer than slots, which are u32.
             self.row_of[slot as usize] = u32::try_from(self.slots.len()).unwrap_or(NONE);
             self.slots.push(slot);
-            self.rows.extend_from_slice(unit);
+            self.rows.push(unit);
         } else {
-            let start = row as usize * self.dimensions;
-            self.rows[start..start + self.dimensions].copy_from_slice(unit);
+            self.rows.set(row as usize, unit);
         }
     }
 
     /// Drops the vector of `slot`; the last row moves into its place.
     pub(crate) fn remove(&mut self, slot: u32) {
-        let Some(row) = self.row_of.get_mut(slot as usize).filter(|row| **row != NONE).map(|row| {
-            let at = *row as usize;
-            *row = NONE;
-            at
-        }) else {
-            return;
-        };
-        let last = self.slots.len() - 1;
-        self.rows.copy_within(last * self.dimensions.., row * self.dimensions);
-        self.rows.truncate(last * self.dimensions);
+        let Some(row) = self.row(slot) else { return };
+        self.row_of[slot as usize] = NONE;
+        self.rows.swap_remove(row);
         self.slots.swap_remove(row);
         if let Some(&moved) = self.slots.get(row) {
             self.row_of[moved as usize] = u32::try_from(row).unwrap_or(NONE);
@@ -75,16 +67,52 @@ impl Dense {
     }
 
     /// The vector of `slot`.
-    pub(crate) fn row(&self, slot: u32) -> Option<&[f32]> {
-        let row = *self.row_of.get(slot as usize).filter(|row| **row != NONE)? as usize;
-        Some(&self.rows[row * self.dimensions..(row + 1) * self.dimensions])
+    pub(crate) fn vector(&self, slot: u32) -> Option<Vec<f32>> {
+        Some(self.rows.row(self.row(slot)?))
     }
 
-    /// Calls `each` with every slot and its similarity to `unit`, which must fit.
-    pub(crate) fn scan(&self, unit: &[f32], mut each: impl FnMut(u32, f32)) {
-        for (row, &slot) in self.rows.chunks_exact(self.dimensions.max(1)).zip(&self.slots) {
-            each(slot, dot(row, unit));
+    /// The similarity of `slot`, rounded; `probe` must fit.
+    pub(crate) fn similarity(&self, slot: u32, probe: &Probe) -> Option<f32> {
+        Some(rounded(self.rows.similarity(self.row(slot)?, probe)))
+    }
+
+    /// Calls `each` with the similarity, rounded, of the `depth` nearest slots of those that are admitted, and of some more
+    /// of them. `probe` must fit.
+    pub(crate) fn near(
+        &self,
+        probe: &Probe,
+        depth: usize,
+        admits: impl Fn(u32) -> bool,
+        mut each: impl FnMut(u32, f32),
+    ) {
+        // The greatest of what similarities are at least, in steps.
+        let mut surely = BinaryHeap::with_capacity(depth.min(self.len()));
+        // What is below is below so many others, also when both are rounded.
+        let mut enough = f32::NEG_INFINITY;
+        let mut maybe = Vec::new();
+        for (row, ((estimate, error), &slot)) in self.rows.estimates(probe).zip(&self.slots).enumerate() {
+            let most = estimate + error;
+            if most < enough || !admits(slot) {
+                continue;
+            }
+            maybe.push((row, most));
+            surely.push(Reverse(steps(estimate - error)));
+            if surely.len() > depth {
+                surely.pop();
+            }
+            if surely.len() == depth {
+                enough = surely.peek().map_or(enough, |least| (least.0 - 1) as f32 / STEPS);
+            }
         }
+        for (row, most) in maybe {
+            if most >= enough {
+                each(self.slots[row], rounded(self.rows.similarity(row, probe)));
+            }
+        }
+    }
+
+    fn row(&self, slot: u32) -> Option<usize> {
+        self.row_of.get(slot as usize).filter(|row| **row != NONE).map(|row| *row as usize)
     }
 }
 
@@ -93,30 +121,50 @@ const STEPS: f32 = 100_000.0;
 
 /// The similarity as it is compared.
 pub(crate) fn rounded(similarity: f32) -> f32 {
+    steps(similarity) as f32 / STEPS
+}
+
+/// The same in steps.
+fn steps(similarity: f32) -> i32 {
     // The cast cuts off, and saturates; a similarity lies between -1 and 1.
     #[expect(clippy::cast_possible_truncation, reason = "see above")]
     let steps = (similarity * STEPS + 0.5_f32.copysign(similarity)) as i32;
-    steps as f32 / STEPS
+    steps
 }
 
 /// The dot product of two vectors of the same length.
 pub(crate) fn dot(left: &[f32], right: &[f32]) -> f32 {
-    let mut sums = [0.0_f32; LANES];
-    let (mut left, mut right) = (left.chunks_exact(LANES), right.chunks_exact(LANES));
-    for (left, right) in left.by_ref().zip(right.by_ref()) {
+    let ((left, left_rest), (right, right_rest)) = (left.as_chunks(), right.as_chunks());
+    let mut sums = Sums::default();
+    for (left, right) in left.iter().zip(right) {
+        sums.add(left, right);
+    }
+    sums.total(left_rest.iter().zip(right_rest).map(|(left, right)| left * right).sum())
+}
+
+/// A dot product that is being added up.
+#[derive(Default)]
+pub(crate) struct Sums([f32; LANES]);
+
+impl Sums {
+    #[inline]
+    pub(crate) fn add(&mut self, left: &[f32; LANES], right: &[f32; LANES]) {
         for lane in 0..LANES {
-            sums[lane] += left[lane] * right[lane];
+            self.0[lane] += left[lane] * right[lane];
         }
     }
-    let tail: f32 = left.remainder().iter().zip(right.remainder()).map(|(left, right)| left * right).sum();
-    let mut width = LANES / 2;
-    while width > 0 {
-        for lane in 0..width {
-            sums[lane] += sums[lane + width];
+
+    /// With `rest`, the products that did not fill the lanes.
+    pub(crate) fn total(mut self, rest: f32) -> f32 {
+        let mut width = LANES / 2;
+        while width > 0 {
+            for lane in 0..width {
+                self.0[lane] += self.0[lane + width];
+            }
+            width /= 2;
         }
-        width /= 2;
+        self.0[0] + rest
     }
-    sums[0] + tail
 }
 
 /// `vector` with length one; `None` when it has no direction.
@@ -148,24 +196,57 @@ mod tests {
     #[test]
     fn rows_move_and_stay_with_their_slot() {
         let mut dense = Dense::default();
+        let of = |slot: u16| unit(vec![f32::from(slot), 1.0]).unwrap();
         for slot in [0, 2, 5] {
-            dense.set(slot, &[slot as f32, 1.0]);
+            dense.set(slot.into(), &of(slot));
         }
         dense.remove(0);
         dense.remove(0);
         dense.remove(1);
-        dense.set(2, &[9.0, 9.0]);
-        assert_eq!(dense.row(0), None);
-        assert_eq!(dense.row(2), Some(&[9.0, 9.0][..]));
-        assert_eq!(dense.row(5), Some(&[5.0, 1.0][..]));
-        let mut seen = Vec::new();
-        dense.scan(&[1.0, 0.0], |slot, score| seen.push((slot, score)));
-        seen.sort_by_key(|(slot, _)| *slot);
-        assert_eq!(seen, [(2, 9.0), (5, 5.0)]);
+        dense.set(2, &of(9));
+        assert_eq!(dense.vector(0), None);
+        assert_eq!(dense.vector(2), Some(of(9)));
+        assert_eq!(dense.vector(5), Some(of(5)));
+        let probe = Probe::new(vec![1.0, 0.0]);
+        assert_eq!(dense.similarity(5, &probe), Some(rounded(of(5)[0])));
         dense.remove(5);
         dense.remove(2);
         assert_eq!(dense.len(), 0);
         assert!(dense.fits(3), "an empty index takes any dimension");
+    }
+
+    #[test]
+    fn the_nearest_are_those_of_an_exact_search() {
+        let mut random = fastrand::Rng::with_seed(4);
+        let mut draw = |width: usize| unit((0..width).map(|_| random.f32() - 0.5).collect()).unwrap();
+        for width in [3, 40] {
+            let mut dense = Dense::default();
+            let (base, slots) = (draw(width), 0..3_000);
+            for slot in slots.clone() {
+                // Every third is as another was, so that there are ties.
+                let vector = if slot % 3 == 2 { dense.vector(slot - 2).unwrap() } else { draw(width) };
+                let near = slot % 7 == 0;
+                let vector =
+                    if near { vector.iter().zip(&base).map(|(it, base)| it / 50.0 + base).collect() } else { vector };
+                dense.set(slot, &unit(vector).unwrap());
+            }
+            for (depth, every) in [(0, 1), (1, 1), (20, 1), (20, 100), (200, 2), (4_000, 1)] {
+                let admits = |slot: u32| slot.is_multiple_of(every);
+                let probe = Probe::new(base.clone());
+                let (mut found, mut asked) = (Vec::new(), 0);
+                dense.near(&probe, depth, admits, |slot, similarity| {
+                    found.push((Reverse(steps(similarity)), slot));
+                    asked += 1;
+                });
+                found.sort_unstable();
+                found.truncate(depth);
+                let mut all: Vec<_> = slots.clone().filter(|slot| admits(*slot)).collect();
+                all.sort_unstable_by_key(|slot| (Reverse(steps(dense.similarity(*slot, &probe).unwrap())), *slot));
+                all.truncate(depth);
+                assert_eq!(found.iter().map(|(_, slot)| *slot).collect::<Vec<_>>(), all, "{width} {depth} {every}");
+                assert!(depth != 20 || asked < 1_000, "{asked} rows were read whole");
+            }
+        }
     }
 
     #[test]

@@ -3,10 +3,14 @@
 //! **Invariant:** pure; it looks at texts only, so the order is the same wherever the vectors are.
 //! **Invariant:** nothing is dropped: what repeats ranks lower.
 
+use std::collections::HashMap;
+
 use crate::{Why, top::Ranked};
 
 /// The share of common words from which a memory repeats another.
 const ALIKE_MIN: f32 = 0.5;
+/// A word and what is between it and the next.
+const WORD_BYTES: usize = 6;
 /// Memories behind the last wanted one that may take the place of one that repeats.
 const RESERVE: usize = 16;
 
@@ -23,9 +27,10 @@ pub(crate) fn demote<'a>(
     if weight >= 0.0 || head.len() < 2 {
         return;
     }
-    let words: Vec<Vec<u64>> = head.iter().map(|(ranked, _)| words_of(text(ranked.slot).unwrap_or(""))).collect();
-    for (at, (ranked, why)) in head.iter_mut().enumerate().skip(1) {
-        let most = words[..at].iter().map(|above| alike(above, &words[at])).fold(0.0, f32::max);
+    let bytes = head.iter().filter_map(|(ranked, _)| text(ranked.slot)).map(str::len).sum::<usize>();
+    let mut words = Words::with_room(bytes / WORD_BYTES);
+    for (ranked, why) in head.iter_mut() {
+        let most = words.add(text(ranked.slot).unwrap_or(""));
         let share = (most - ALIKE_MIN) / (1.0 - ALIKE_MIN);
         if share > 0.0 {
             why.repeats = weight * share;
@@ -35,39 +40,71 @@ pub(crate) fn demote<'a>(
     head.sort_unstable_by_key(|(ranked, _)| *ranked);
 }
 
-/// Hashes of the different words of a text (FNV-1a), sorted. Whole runs of letters and digits, whatever their case: endings
+/// Which texts hold which words.
+struct Words {
+    /// Of each word, the place where it was found last.
+    last: HashMap<u64, usize>,
+    places: Vec<Place>,
+    /// The different words of each text.
+    counts: Vec<usize>,
+    /// How many of the words of each text the one being added has as well.
+    shared: Vec<usize>,
+}
+
+/// A word in a text.
+struct Place {
+    text: usize,
+    /// Where the word was found before.
+    before: Option<usize>,
+}
+
+impl Words {
+    fn with_room(words: usize) -> Self {
+        let (last, places) = (HashMap::with_capacity(words), Vec::with_capacity(words));
+        Self { last, places, counts: Vec::new(), shared: Vec::new() }
+    }
+
+    /// Adds a text, and says the greatest share of common words with one that was added before, 0 … 1.
+    fn add(&mut self, body: &str) -> f32 {
+        let Self { last, places, counts, shared } = self;
+        let text = counts.len();
+        shared.clear();
+        shared.resize(text, 0);
+        let mut count = 0;
+        words_of(body, |word| {
+            let before = last.get(&word).copied();
+            let mut next = before;
+            while let Some(place) = next.map(|at| &places[at]) {
+                if place.text == text {
+                    return;
+                }
+                shared[place.text] += 1;
+                next = place.before;
+            }
+            count += 1;
+            last.insert(word, places.len());
+            places.push(Place { text, before });
+        });
+        let share = |(shared, other): (&usize, &usize)| *shared as f32 / (count + other - shared).max(1) as f32;
+        let most = shared.iter().zip(counts.iter()).map(share).fold(0.0, f32::max);
+        counts.push(count);
+        most
+    }
+}
+
+/// Calls `each` with the hash (FNV-1a) of every word of a text. Whole runs of letters and digits, whatever their case: endings
 /// need no care here, and dozens of texts are read for each question.
-fn words_of(body: &str) -> Vec<u64> {
+fn words_of(body: &str, mut each: impl FnMut(u64)) {
     const START: u64 = 0xcbf2_9ce4_8422_2325;
-    let mut words = Vec::with_capacity(body.len() / 5);
     let mut hash = START;
     for byte in body.bytes().chain([b' ']) {
         if byte.is_ascii_alphanumeric() || !byte.is_ascii() {
             hash = (hash ^ u64::from(byte.to_ascii_lowercase())).wrapping_mul(0x0100_0000_01b3);
         } else if hash != START {
-            words.push(hash);
+            each(hash);
             hash = START;
         }
     }
-    words.sort_unstable();
-    words.dedup();
-    words
-}
-
-/// The share of all words that both have, 0 … 1; 0 at once when their numbers are too unlike to matter.
-fn alike(left: &[u64], right: &[u64]) -> f32 {
-    let (few, many) = if left.len() < right.len() { (left, right) } else { (right, left) };
-    if (few.len() as f32) <= ALIKE_MIN * many.len() as f32 {
-        return 0.0;
-    }
-    let (mut shared, mut at) = (0_usize, 0);
-    for word in few {
-        while many.get(at).is_some_and(|other| other < word) {
-            at += 1;
-        }
-        shared += usize::from(many.get(at) == Some(word));
-    }
-    shared as f32 / (few.len() + many.len() - shared) as f32
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ mod fuse;
 mod hybrid;
 mod junk;
 mod metrics;
+mod planes;
 mod postings;
 mod project;
 mod qdrant;

@@ -19,6 +19,7 @@ use crate::{
     dense::{self, Dense},
     fuse::Candidate,
     junk::{self, Rules},
+    planes::Probe,
     rank::{View, rank},
     store::Rule,
     tasks::Tasks,
@@ -68,7 +69,7 @@ impl Project {
 
     /// A rough number of microseconds that a query takes.
     pub(crate) fn query_micros(&self) -> usize {
-        self.records.len() / 40 + self.vectors.len() * self.vectors.dimensions() / 2_000
+        100 + self.records.len() / 40 + self.vectors.len() * self.vectors.dimensions() / 4_000
     }
 
     pub(crate) fn get(&self, id: MemoryId) -> Option<&Arc<MemoryRecord>> {
@@ -177,8 +178,8 @@ impl Project {
             let Some(record) = record else { continue };
             let new = u32::try_from(self.records.len()).unwrap_or(u32::MAX);
             self.insert(record);
-            if let Some(row) = old.vectors.row(slot) {
-                self.vectors.set(new, row);
+            if let Some(unit) = old.vectors.vector(slot) {
+                self.vectors.set(new, &unit);
             }
         }
     }
@@ -193,18 +194,19 @@ impl Project {
             let address = self.score_words(query, scratch);
             let dense = match remote {
                 Some(similar) => Similar::Given(self.known(similar, &rule)),
-                None => self.unit_of(query).map_or(Similar::None, Similar::Own),
+                None => self.probe_of(query).map_or(Similar::None, Similar::Own),
             };
             let depth = query.limit.max(CANDIDATES);
+            let near = self.best_by_vectors(&dense, &rule, depth);
             let mut chosen = self.best_by_words(scratch, &rule, depth);
-            chosen.extend(self.best_by_vectors(&dense, &rule, depth));
+            chosen.extend(near.iter().map(|(slot, _)| *slot));
             chosen.sort_unstable();
             chosen.dedup();
             let candidates: Vec<Candidate> = chosen
                 .into_iter()
                 .map(|slot| Candidate {
                     slot,
-                    dense: self.similarity(&dense, slot),
+                    dense: by_slot(&near, slot).or_else(|| self.similarity(&dense, slot)),
                     sparse: Some(scratch.scores[slot as usize]).filter(|score| *score > 0.0),
                 })
                 .collect();
@@ -260,12 +262,12 @@ impl Project {
         self.records.get(slot as usize)?.as_ref()
     }
 
-    fn unit_of(&self, query: &Query) -> Option<Vec<f32>> {
+    fn probe_of(&self, query: &Query) -> Option<Probe> {
         let vector = query.vector.as_ref()?;
         if self.vectors.len() == 0 || vector.len() != self.vectors.dimensions() {
             return None;
         }
-        dense::unit(vector.clone())
+        dense::unit(vector.clone()).map(Probe::new)
     }
 
     /// Given similarities by slot, ascending, without what is unknown here or filtered out.
@@ -292,12 +294,14 @@ impl Project {
         top.into_sorted().into_iter().map(|ranked| ranked.slot).collect()
     }
 
-    fn best_by_vectors(&self, dense: &Similar, rule: &Rule<'_>, depth: usize) -> Vec<u32> {
+    /// Similarities by slot, ascending.
+    fn best_by_vectors(&self, dense: &Similar, rule: &Rule<'_>, depth: usize) -> Vec<(u32, f32)> {
         let mut top = Top::new(depth, self.slots.len());
         match dense {
             Similar::None => {}
-            Similar::Own(unit) => {
-                self.vectors.scan(unit, |slot, score| self.offer(&mut top, rule, slot, dense::rounded(score)));
+            Similar::Own(probe) => {
+                let admits = |slot| self.admits(rule, slot);
+                self.vectors.near(probe, depth, admits, |slot, score| self.offer(&mut top, rule, slot, score));
             }
             Similar::Given(known) => {
                 for &(slot, score) in known {
@@ -305,7 +309,9 @@ impl Project {
                 }
             }
         }
-        top.into_sorted().into_iter().map(|ranked| ranked.slot).collect()
+        let mut near: Vec<_> = top.into_sorted().into_iter().map(|ranked| (ranked.slot, ranked.score)).collect();
+        near.sort_unstable_by_key(|(slot, _)| *slot);
+        near
     }
 
     /// The score is asked first: most candidates never need their record.
@@ -323,17 +329,22 @@ impl Project {
     fn similarity(&self, dense: &Similar, slot: u32) -> Option<f32> {
         match dense {
             Similar::None => None,
-            Similar::Own(unit) => self.vectors.row(slot).map(|row| dense::rounded(dense::dot(row, unit))),
-            Similar::Given(known) => known.binary_search_by_key(&slot, |(slot, _)| *slot).ok().map(|at| known[at].1),
+            Similar::Own(probe) => self.vectors.similarity(slot, probe),
+            Similar::Given(known) => by_slot(known, slot),
         }
     }
+}
+
+/// The score of a slot among scores by slot, ascending.
+fn by_slot(scores: &[(u32, f32)], slot: u32) -> Option<f32> {
+    scores.binary_search_by_key(&slot, |(slot, _)| *slot).ok().map(|at| scores[at].1)
 }
 
 /// Where the dense side of a query comes from.
 enum Similar {
     None,
-    /// The query's unit vector, compared with our own rows.
-    Own(Vec<f32>),
+    /// The query's vector, compared with our own rows.
+    Own(Probe),
     /// By slot, ascending.
     Given(Vec<(u32, f32)>),
 }

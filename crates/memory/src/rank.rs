@@ -60,11 +60,14 @@ pub(crate) fn rank(
     let short_slot = |slot: u32| short(view.tokens.get(slot as usize).map_or(0.0, |tokens| *tokens as f32));
     let context = |record: &MemoryRecord, slot: u32| {
         let mut sum = weights.summary * of_source.get(&slot).copied().unwrap_or(0.0);
-        let Some(place) = view.tasks.place(record, slot) else { return sum };
         let own = short_slot(slot);
-        for (neighbour, weight) in [(place.previous, weights.previous), (place.next, weights.next)] {
-            if let Some(slot) = neighbour {
-                sum += weight * own * short_slot(slot) * of_slot(slot).unwrap_or(0.0);
+        if own > 0.0
+            && let Some(place) = view.tasks.place(record, slot)
+        {
+            for (neighbour, weight) in [(place.previous, weights.previous), (place.next, weights.next)] {
+                if let Some(slot) = neighbour {
+                    sum += weight * own * short_slot(slot) * of_slot(slot).unwrap_or(0.0);
+                }
             }
         }
         if let Some(task) = record.task
