@@ -23,6 +23,10 @@ const B: f32 = 0.75;
 const COMMON_DOCS_MIN: usize = 50;
 /// A query's rarest terms that are looked up; the rest of a long text is left out.
 const QUERY_TERMS_MAX: usize = 64;
+/// Terms from which those found are filed: two megabytes of them.
+const FOUND_MAX: usize = 1 << 17;
+/// Terms that room is kept for, until the next document.
+const FOUND_KEPT: usize = 1 << 10;
 
 /// A hash map key that is a hash already.
 #[derive(Default)]
@@ -55,6 +59,15 @@ pub(crate) struct Bm25 {
     length_total: u64,
     hashes: Vec<u64>,
     buffer: String,
+    found: Vec<Found>,
+}
+
+/// A term in a document that is being added.
+struct Found {
+    hash: u64,
+    slot: u32,
+    /// The document's terms.
+    length: u16,
 }
 
 /// Space for one query, kept between queries.
@@ -80,22 +93,51 @@ impl Scratch {
 }
 
 impl Bm25 {
-    /// Adds a document. Slots must grow from call to call.
-    pub(crate) fn add(&mut self, slot: u32, text: &str) {
-        let mut hashes = self.hash(text);
-        let length = u16::try_from(hashes.len()).unwrap_or(u16::MAX);
-        hashes.sort_unstable();
-        for same in hashes.chunk_by(|left, right| left == right) {
-            let frequency = u16::try_from(same.len()).unwrap_or(u16::MAX);
-            let posting = Posting { slot, frequency, length };
-            match self.postings.entry(same[0]) {
-                Entry::Occupied(mut entry) => entry.get_mut().push(posting),
-                Entry::Vacant(entry) => drop(entry.insert(Postings::new(posting))),
+    /// Adds documents, term by term: a list is looked up once for many of them. Slots must grow, also from call to call.
+    pub(crate) fn add<'a>(&mut self, documents: impl IntoIterator<Item = (u32, &'a str)>) {
+        let mut found = mem::take(&mut self.found);
+        for (slot, text) in documents {
+            let first = found.len();
+            text::terms(text, &mut self.buffer, |term| {
+                found.push(Found { hash: self.keys.hash_one(term), slot, length: 0 });
+            });
+            let terms = found.len() - first;
+            let length = u16::try_from(terms).unwrap_or(u16::MAX);
+            for it in &mut found[first..] {
+                it.length = length;
+            }
+            self.documents += 1;
+            self.length_total += terms as u64;
+            if found.len() >= FOUND_MAX {
+                self.file(&mut found);
             }
         }
-        self.documents += 1;
-        self.length_total += hashes.len() as u64;
-        self.hashes = hashes;
+        self.file(&mut found);
+        found.shrink_to(FOUND_KEPT);
+        self.found = found;
+    }
+
+    /// Writes what was found into the lists.
+    fn file(&mut self, found: &mut Vec<Found>) {
+        found.sort_unstable_by_key(|it| (it.hash, it.slot));
+        for of_term in found.chunk_by(|left, right| left.hash == right.hash) {
+            let mut postings = of_term.chunk_by(|left, right| left.slot == right.slot).map(|same| Posting {
+                slot: same[0].slot,
+                frequency: u16::try_from(same.len()).unwrap_or(u16::MAX),
+                length: same[0].length,
+            });
+            let list = match self.postings.entry(of_term[0].hash) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => match postings.next() {
+                    Some(first) => entry.insert(Postings::new(first)),
+                    None => continue,
+                },
+            };
+            for posting in postings {
+                list.push(posting);
+            }
+        }
+        found.clear();
     }
 
     /// Takes a document out. `text` must be the text it was added with.
@@ -200,7 +242,7 @@ mod tests {
     fn index(texts: &[&str]) -> Bm25 {
         let mut index = Bm25::default();
         for (slot, text) in (0..).zip(texts) {
-            index.add(slot, text);
+            index.add([(slot, *text)]);
         }
         index
     }
@@ -221,10 +263,23 @@ mod tests {
     fn removing_is_the_inverse_of_adding() {
         let texts = ["red fox", "red red dog runs", "blue whale"];
         let mut grown = index(&texts);
-        grown.add(3, "a red herring and a fox");
+        grown.add([(3, "a red herring and a fox")]);
         grown.remove(3, "a red herring and a fox");
         assert_eq!(scores(&grown, "red fox herring", 4)[..3], scores(&index(&texts), "red fox herring", 3));
         assert_eq!(grown.postings.len(), index(&texts).postings.len());
+    }
+
+    #[test]
+    fn documents_may_be_added_together_or_one_by_one() {
+        let long = "red fox ".repeat(FOUND_MAX);
+        let texts = ["red fox and red dog", &long, "", "blue fox", "red"];
+        let mut together = Bm25::default();
+        together.add((0..).zip(texts));
+        let apart = index(&texts);
+        for query in ["red", "fox blue", "dog"] {
+            assert_eq!(scores(&together, query, texts.len()), scores(&apart, query, texts.len()));
+        }
+        assert!(together.found.capacity() < FOUND_MAX, "a long document leaves no room behind");
     }
 
     #[test]

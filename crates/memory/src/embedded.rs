@@ -87,18 +87,7 @@ impl Embedded {
     /// The same for a part of a project, before its last.
     pub fn load_some(&self, scope: &ProjectScope, records: Vec<(MemoryRecord, Option<Vec<f32>>)>) -> Result<(), Error> {
         records.iter().try_for_each(|(record, _)| belongs(scope, record))?;
-        let mut unfit = 0_usize;
-        self.with_mut(scope, |project| {
-            for (record, vector) in records {
-                let id = record.id;
-                project.insert(Arc::new(record));
-                if let Some(vector) = vector
-                    && project.set_vector(id, vector).is_err()
-                {
-                    unfit += 1;
-                }
-            }
-        });
+        let unfit = self.with_mut(scope, |project| project.insert_all(records));
         if unfit > 0 {
             tracing::warn!(project_id = scope.project(), unfit, "stored vectors are of another model");
         }

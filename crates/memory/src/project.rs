@@ -87,14 +87,33 @@ impl Project {
 
     /// Adds a record; false when it is there already.
     pub(crate) fn insert(&mut self, record: Arc<MemoryRecord>) -> bool {
+        let Some(slot) = self.place(record) else { return false };
+        self.index_words([slot]);
+        true
+    }
+
+    /// Adds records with their vectors, and says how many vectors did not fit.
+    pub(crate) fn insert_all(&mut self, records: Vec<(MemoryRecord, Option<Vec<f32>>)>) -> usize {
+        let mut unfit = 0;
+        let mut new = Vec::with_capacity(records.len());
+        for (record, vector) in records {
+            let id = record.id;
+            new.extend(self.place(Arc::new(record)));
+            unfit += usize::from(vector.is_some_and(|vector| self.set_vector(id, vector).is_err()));
+        }
+        self.index_words(new);
+        unfit
+    }
+
+    /// Gives a record a slot; none when it is there already.
+    fn place(&mut self, record: Arc<MemoryRecord>) -> Option<u32> {
         // A project of four thousand million memories is out of reach of an index in memory.
         let slot = u32::try_from(self.records.len()).unwrap_or(u32::MAX);
         match self.slots.entry(record.id) {
-            Entry::Occupied(_) => return false,
+            Entry::Occupied(_) => return None,
             Entry::Vacant(entry) => entry.insert(slot),
         };
         let record = self.sharing(record);
-        self.words.add(slot, &record.text);
         let tokens = u32::try_from(estimate_tokens(&record.text)).unwrap_or(u32::MAX);
         self.tasks.add(&record, slot, tokens);
         *self.agents.entry(Arc::clone(&record.agent)).or_default() += 1;
@@ -102,7 +121,14 @@ impl Project {
         self.ages = Some(self.ages.map_or((at, at), |(oldest, newest)| (oldest.min(at), newest.max(at))));
         self.tokens.push(tokens);
         self.records.push(Some(record));
-        true
+        Some(slot)
+    }
+
+    /// Adds the words of records that have a slot.
+    fn index_words(&mut self, slots: impl IntoIterator<Item = u32>) {
+        let records = &self.records;
+        let text = |slot: u32| Some((slot, &*records.get(slot as usize)?.as_ref()?.text));
+        self.words.add(slots.into_iter().filter_map(text));
     }
 
     /// The record with the names that others have as well: each was read by itself.
