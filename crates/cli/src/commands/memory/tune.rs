@@ -94,7 +94,7 @@ const KNOBS: [Knob; 10] = [
     Knob { set: |weights, value| weights.next = value, values: &[0.0, 0.1, 0.2, 0.3] },
     Knob { set: |weights, value| weights.task = value, values: &[0.0, 0.15, 0.3, 0.5] },
     Knob { set: |weights, value| weights.recency = value, values: &[0.0, 0.05, 0.1] },
-    Knob { set: |weights, value| weights.repeats = value, values: &[0.0, -0.1, -0.2, -0.4] },
+    Knob { set: |weights, value| weights.repeats = value, values: &[0.0, -0.05, -0.1, -0.2] },
 ];
 
 /// Runs the command.
