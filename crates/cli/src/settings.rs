@@ -71,6 +71,8 @@ pub(crate) struct Settings {
     pub(crate) qdrant: Option<String>,
     /// Its key.
     pub(crate) qdrant_key: Option<String>,
+    /// What `QDRANT_URL` names. Other programs read that as well, so crews do not.
+    qdrant_of_all: Option<String>,
     /// How stdout looks.
     pub(crate) output: Output,
     /// Say less on stderr.
@@ -132,6 +134,7 @@ impl Settings {
                 .or_else(|| read.text(&["CREWLINE_DATABASE__URL", "CREWLINE_DATABASE_URL", "CREWLINE_DATABASE"])),
             qdrant: global.qdrant.clone().or_else(|| read.text(&["CREWLINE_QDRANT__URL", "CREWLINE_QDRANT_URL"])),
             qdrant_key: read.text(&["CREWLINE_QDRANT__API_KEY"]),
+            qdrant_of_all: read.text(&["QDRANT_URL"]),
             output,
             quiet: global.quiet,
             verbose: global.verbose,
@@ -150,6 +153,11 @@ impl Settings {
     /// The same with another lease, when one is given.
     pub(crate) fn with_lease(&self, lease: Option<Duration>) -> Self {
         Self { lease: lease.or(self.lease), ..self.clone() }
+    }
+
+    /// The same for measuring, which leaves nothing behind: with any Qdrant server that is named.
+    pub(crate) fn with_any_qdrant(&self) -> Self {
+        Self { qdrant: self.qdrant.clone().or_else(|| self.qdrant_of_all.clone()), ..self.clone() }
     }
 
     /// The bounds of the runtime.
@@ -357,6 +365,16 @@ mod tests {
         assert_eq!(load(&flag, &[]).unwrap().database_url(), "sqlite:/d/crewline.db");
         let env = [("CREWLINE_DATABASE__URL", "postgres://h/db")];
         assert_eq!(load(&flag, &env).unwrap().database_url(), "postgres://h/db");
+    }
+
+    #[test]
+    fn the_qdrant_server_of_all_programs_is_for_measuring_only() {
+        let (of_all, own) = (("QDRANT_URL", "http://all"), ("CREWLINE_QDRANT__URL", "http://own"));
+        let settings = load(&Global::default(), &[of_all]).unwrap();
+        assert_eq!(settings.qdrant, None);
+        assert_eq!(settings.with_any_qdrant().qdrant.as_deref(), Some("http://all"));
+        let settings = load(&Global::default(), &[of_all, own]).unwrap();
+        assert_eq!(settings.with_any_qdrant().qdrant.as_deref(), Some("http://own"));
     }
 
     #[test]

@@ -45,7 +45,8 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    /// Reads both files, writes all memories and waits until every vector is made.
+    /// Reads both files, writes all memories and waits until every vector is made. A failure leaves nothing in a shared
+    /// vector store.
     pub(super) async fn load(
         memories: &Path,
         questions: &Path,
@@ -71,12 +72,22 @@ impl Bench {
         };
         let records = bench.records(&memories, is_shared)?;
         console.note(&format!("{} memories of {} projects", records.len(), bench.scopes.len()));
+        let filled = bench.fill(&records, console).await;
+        if filled.is_err()
+            && let Err(error) = bench.clean_up().await
+        {
+            console.warn(&format!("what was loaded before it failed may still be in the vector store: {error}"));
+        }
+        filled.map(|()| bench)
+    }
+
+    async fn fill(&self, records: &[MemoryRecord], console: &Console) -> Result<(), Error> {
         for batch in records.chunks(WRITE_BATCH) {
-            bench.library.add(batch.to_vec()).await?;
+            self.library.add(batch.to_vec()).await?;
         }
         let mut carried = 0;
         loop {
-            let drained = bench.library.drain().await?;
+            let drained = self.library.drain().await?;
             let before = carried / 1_024;
             carried += drained.carried;
             if carried / 1_024 > before {
@@ -86,10 +97,10 @@ impl Bench {
                 break;
             }
         }
-        for scope in bench.scopes.values() {
-            bench.library.load(scope).await?;
+        for scope in self.scopes.values() {
+            self.library.load(scope).await?;
         }
-        Ok(bench)
+        Ok(())
     }
 
     fn records(&mut self, memories: &[Memory], is_shared: bool) -> Result<Vec<MemoryRecord>, Error> {
@@ -190,6 +201,8 @@ fn folder(scratch: Option<&Path>) -> Result<(Option<TempDir>, PathBuf), Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use crewline_memory::QdrantOptions;
     use crewline_testkit::{Illness, QdrantServer};
     use serde_json::json;
@@ -261,5 +274,30 @@ mod tests {
         let parts = Parts { embedder: Some(embedder()), qdrant: qdrant(), weights: Weights::default(), scratch: None };
         let loaded = Bench::load(&paths[0], &paths[1], parts, &Console::fallback()).await;
         assert!(loaded.is_err(), "figures of a server that is down would be those of words alone");
+    }
+
+    #[tokio::test]
+    async fn a_load_that_fails_leaves_nothing_in_a_server() {
+        let folder = tempfile::tempdir().unwrap();
+        let [memories, questions] = write(folder.path());
+        let server = Arc::new(QdrantServer::start().await.unwrap());
+        let options =
+            QdrantOptions { url: server.url(), api_key: None, model: "bench".into(), dimensions: WORDS.len() };
+        // The first batch of vectors gets there.
+        let (made, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let embedder = {
+            let (most, server) = (Arc::clone(&most), Arc::clone(&server));
+            Embedder::of("bench", WORDS.len(), move |_| {
+                most.fetch_max(server.points().len(), Ordering::Relaxed);
+                if made.fetch_add(1, Ordering::Relaxed) < 100 {
+                    return Ok(vec![1.0; WORDS.len()]);
+                }
+                Err(crewline_memory::Error::Stopped)
+            })
+        };
+        let qdrant = Some(Qdrant::new(options).unwrap());
+        let parts = Parts { embedder: Some(embedder), qdrant, weights: Weights::default(), scratch: None };
+        assert!(Bench::load(&memories, &questions, parts, &Console::fallback()).await.is_err());
+        assert_eq!((most.load(Ordering::Relaxed), server.points().len()), (64, 0));
     }
 }

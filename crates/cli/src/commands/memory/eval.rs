@@ -54,7 +54,7 @@ pub(crate) struct EvalArgs {
 enum StoreKind {
     /// In the database.
     Embedded,
-    /// In the server of `--qdrant`.
+    /// In the server of `--qdrant`, else of `QDRANT_URL`.
     Qdrant,
 }
 
@@ -75,13 +75,14 @@ struct Outcome {
 
 /// Runs the command.
 pub(crate) async fn run(args: EvalArgs, settings: &Settings, console: &Console) -> Result<Exit, Error> {
+    let settings = &settings.with_any_qdrant();
     let place = match args.store {
         StoreKind::Embedded => Place::Database,
         StoreKind::Qdrant if settings.qdrant.is_some() => Place::Configured,
         StoreKind::Qdrant => {
             return Err(Error::Usage {
                 message: "`--store qdrant` needs a server".into(),
-                hint: "name it with `--qdrant URL`",
+                hint: "name it with `--qdrant URL`, or set `QDRANT_URL`",
             });
         }
     };
