@@ -25,6 +25,7 @@ mod operate;
 mod outage;
 mod plans;
 mod postgres;
+mod reach;
 mod reload;
 mod remote;
 mod repair;

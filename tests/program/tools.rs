@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use crate::app;
 
 /// A workspace in the directory of the test, beside a secret.
-fn desk() -> TestApp {
+pub(crate) fn desk() -> TestApp {
     let app = app();
     fs::create_dir(app.path("w")).unwrap();
     app.write("secret.txt", "top-secret");
@@ -264,13 +264,17 @@ fn a_command_ends_with_crewline_however_it_ends() {
 }
 
 /// A toolbox whose commands run with less than the kernel offers.
-async fn toolbox(app: &TestApp, confinement: impl Fn(Confinement) -> Confinement, unconfined: Unconfined) -> Toolbox {
+pub(crate) async fn toolbox(
+    app: &TestApp,
+    confinement: impl Fn(Confinement) -> Confinement,
+    unconfined: Unconfined,
+) -> Toolbox {
     let root = app.path("w").canonicalize().unwrap();
     let outputs = OutputStore::new(&app.path("outputs"));
     let runner = Runner::find(Path::new(env!("CARGO_BIN_EXE_crewline"))).await;
     let found = runner.confinement();
     let policy = CommandPolicy {
-        allow: vec![CommandRule::parse("bash **").unwrap()],
+        allow: vec![CommandRule::parse("bash **").unwrap(), CommandRule::parse("perl **").unwrap()],
         unconfined,
         limits: CommandLimits { time_max: Duration::from_mins(1), processes_max: 64, ..CommandLimits::default() },
         ..CommandPolicy::default()
@@ -282,7 +286,7 @@ async fn toolbox(app: &TestApp, confinement: impl Fn(Confinement) -> Confinement
     toolbox
 }
 
-fn in_executor<T>(work: impl Future<Output = T>) -> T {
+pub(crate) fn in_executor<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 
@@ -293,11 +297,11 @@ fn without_namespaces_nothing_gets_away_either() {
         let less = |found| Confinement {
             namespaces: false,
             process_view: false,
+            held_files: false,
             process_limit: false,
             loopback: false,
             ..found
         };
-        // Root is not counted, hence would be asked for without namespaces.
         let toolbox = toolbox(&app, less, Unconfined::Run).await;
         for (line, outcome) in [
             ("setsid bash -c 'setsid sleep 1000 & sleep 1000 # WORD' & disown; echo left", Outcome::Ok),

@@ -4,14 +4,10 @@
 
 use std::io;
 
-use nix::sched::{CloneFlags, unshare};
-use rustix::{
-    mount::{MountFlags, MountPropagationFlags, mount, mount_change},
-    process::{Signal, WaitOptions, WaitStatus, set_parent_process_death_signal, wait},
-};
+use rustix::process::{Signal, WaitOptions, WaitStatus, set_parent_process_death_signal, wait};
 
 use super::{
-    Doing, Failure, Stage,
+    Doing, Failure, Stage, mounts,
     order::{Ended, Network, Order, Report},
     wire,
 };
@@ -33,8 +29,11 @@ pub(super) fn run() -> Result<(), Failure> {
 
 /// Makes the namespace one's own.
 fn prepare(order: &Order) -> Result<(), Failure> {
+    if order.with.process_view || order.with.held_files {
+        mounts::make_own().doing("make mounts of its own")?;
+    }
     if order.with.process_view {
-        show_own_processes().doing("mount `/proc`")?;
+        mounts::show_own_processes().doing("mount `/proc`")?;
     }
     if order.with.process_limit {
         limit_processes(order.processes_max).doing("limit processes")?;
@@ -42,14 +41,10 @@ fn prepare(order: &Order) -> Result<(), Failure> {
     if order.network == Network::Loopback {
         super::probe::loopback_up().doing("bring loopback up")?;
     }
-    Ok(())
-}
-
-/// Shows the processes of this namespace only, to itself and what it starts: the keeper must go on seeing all.
-pub(super) fn show_own_processes() -> io::Result<()> {
-    unshare(CloneFlags::CLONE_NEWNS)?;
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-    mount("proc", "/proc", "proc", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None)?;
+    // The last: what is set above is set in files.
+    if order.with.held_files {
+        mounts::hold(&order.writable).doing("make what is not its own read-only")?;
+    }
     Ok(())
 }
 

@@ -18,6 +18,7 @@ mod enter;
 mod family;
 mod first;
 mod keeper;
+mod mounts;
 mod order;
 mod probe;
 mod seccomp;
@@ -25,10 +26,12 @@ mod wire;
 
 use std::{
     ffi::OsString,
-    fmt,
+    fmt, fs,
     io::{self, Write as _},
+    os::fd::RawFd,
 };
 
+use nix::unistd::close;
 pub use order::Network;
 pub(crate) use order::{Ended, Limit, Order, Report};
 pub use probe::Confinement;
@@ -37,6 +40,8 @@ pub use probe::Confinement;
 pub const CONFINE_COMMAND: &str = "confine";
 /// The exit code of a helper that can not do its work.
 const FAILED: i32 = 125;
+/// Standard error: what is open beyond is not meant for a helper.
+const STREAM_LAST: RawFd = 2;
 
 /// The part that a process of the helper plays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +74,7 @@ impl Stage {
 
 /// The hidden subcommand `confine STAGE`. Takes the words behind it; blocks; returns the exit code for the process.
 pub fn confine_main(args: &[OsString]) -> i32 {
+    close_inherited();
     let stage = match args {
         [name] => Stage::ALL.into_iter().find(|it| Some(it.as_str()) == name.to_str()),
         _ => None,
@@ -88,6 +94,16 @@ pub fn confine_main(args: &[OsString]) -> i32 {
             let _ = writeln!(io::stderr(), "error: {failure}");
             FAILED
         }
+    }
+}
+
+/// Closes what whoever started crewline left open for its children: a command would have it, whatever it may open itself.
+fn close_inherited() {
+    let Ok(open) = fs::read_dir("/proc/self/fd") else { return };
+    let open: Vec<RawFd> = open.flatten().filter_map(|it| it.file_name().to_str()?.parse().ok()).collect();
+    for file in open.into_iter().filter(|file| *file > STREAM_LAST) {
+        // The list was a file itself, and is closed already.
+        let _ = close(file);
     }
 }
 

@@ -8,7 +8,7 @@ use landlock::{ABI, Access as _, AccessFs, LandlockStatus, Ruleset, RulesetAttr 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
 use serde::{Deserialize, Serialize};
 
-use super::{Doing, Failure, Stage, first, keeper::make_namespaces, order::Network, seccomp, wire};
+use super::{Doing, Failure, Stage, first, keeper::make_namespaces, mounts, order::Network, seccomp, wire};
 
 /// What the kernel offers to confine commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -22,12 +22,12 @@ pub struct Confinement {
     pub namespaces: bool,
     /// A view of the own processes only.
     pub process_view: bool,
+    /// Mounts that are read-only but where a command may write: modes, owners and times, which Landlock does not guard.
+    pub held_files: bool,
     /// A bound of processes that the kernel keeps for each namespace.
     pub process_limit: bool,
     /// A loopback of its own.
     pub loopback: bool,
-    /// A user for whom the kernel counts processes; it does not for root.
-    pub counted_user: bool,
 }
 
 impl Confinement {
@@ -37,14 +37,17 @@ impl Confinement {
         if self.landlock.is_none() {
             missing.push("Landlock (files)");
         }
-        // Without either, a program that multiplies can outrun whoever stops it.
-        if !self.namespaces && !self.counted_user {
-            missing.push("namespaces (processes of root)");
+        if !self.namespaces {
+            missing.push("namespaces (processes)");
         }
-        match network {
-            Network::None if !self.seccomp && !self.namespaces => missing.push("seccomp or namespaces (network)"),
-            Network::Loopback if !self.loopback => missing.push("a network namespace (loopback)"),
-            Network::None | Network::Loopback | Network::Host => {}
+        if !self.held_files {
+            missing.push("read-only mounts (modes and owners of files)");
+        }
+        if !self.seccomp {
+            missing.push("seccomp (sockets)");
+        }
+        if network == Network::Loopback && !self.loopback {
+            missing.push("a network namespace (loopback)");
         }
         missing
     }
@@ -65,7 +68,6 @@ impl fmt::Display for Confinement {
 pub(super) fn run() -> Result<(), Failure> {
     let crewline = wire::standard_input().doing("answer")?;
     let mut found = inside().unwrap_or_default();
-    found.counted_user = !rustix::process::geteuid().is_root();
     found.landlock = landlock();
     // This is the last: from here on this process may do little.
     found.seccomp = rustix::thread::set_no_new_privs(true).is_ok() && seccomp::apply(Network::None).is_ok();
@@ -94,11 +96,13 @@ fn inside() -> Option<Confinement> {
 /// Runs the stage: what works inside.
 pub(super) fn run_inside() -> Result<(), Failure> {
     let above = wire::standard_input().doing("answer")?;
+    let has_mounts = mounts::make_own().is_ok();
     let found = Confinement {
         namespaces: true,
-        process_view: first::show_own_processes().is_ok(),
+        process_view: has_mounts && mounts::show_own_processes().is_ok(),
         process_limit: first::limit_processes(0).is_ok(),
         loopback: loopback_up().is_ok(),
+        held_files: has_mounts && mounts::hold(&[]).is_ok(),
         ..Confinement::default()
     };
     wire::send(&above, &found).doing("answer")

@@ -14,7 +14,7 @@ use seccompiler::{
 use super::order::Network;
 
 /// Never needed by a program that is built or tested.
-const REFUSED: [i64; 52] = [
+const REFUSED: [i64; 53] = [
     // Requests that are made by the kernel itself, past this filter.
     libc::SYS_io_uring_setup,
     libc::SYS_io_uring_enter,
@@ -65,6 +65,7 @@ const REFUSED: [i64; 52] = [
     libc::SYS_swapoff,
     libc::SYS_acct,
     libc::SYS_quotactl,
+    libc::SYS_quotactl_fd,
     libc::SYS_settimeofday,
     libc::SYS_clock_settime,
     libc::SYS_clock_adjtime,
@@ -85,6 +86,8 @@ const NAMESPACES: [i32; 7] = [
     libc::CLONE_NEWUTS,
     libc::CLONE_NEWCGROUP,
 ];
+/// The part of a socket's kind that is not a flag.
+const SOCKET_KINDS: u64 = 0xf;
 /// The second numbering of calls that some kernels take on x86-64.
 #[cfg(target_arch = "x86_64")]
 const OTHER_NUMBERING: Option<i64> = Some(0x4000_0000);
@@ -116,6 +119,15 @@ fn rules(network: Network) -> io::Result<BTreeMap<i64, Vec<SeccompRule>>> {
     let others = allowed.iter().map(|&family| condition(0, SeccompCmpOp::Ne, u64::from(family.unsigned_abs())));
     let others: Vec<SeccompCondition> = others.collect::<io::Result<_>>()?;
     rules.insert(libc::SYS_socket, if others.is_empty() { Vec::new() } else { vec![when(others)?] });
+    // A pair is for who made it, but one of datagrams can still send to any other socket of a file.
+    let mut pairs = vec![when(vec![condition(0, SeccompCmpOp::Ne, u64::from(libc::AF_UNIX.unsigned_abs()))?])?];
+    if !allowed.contains(&libc::AF_UNIX) {
+        for kind in [libc::SOCK_DGRAM, libc::SOCK_RAW] {
+            let kind = u64::from(kind.unsigned_abs());
+            pairs.push(when(vec![condition(1, SeccompCmpOp::MaskedEq(SOCKET_KINDS), kind)?])?);
+        }
+    }
+    rules.insert(libc::SYS_socketpair, pairs);
     if let Some(bit) = OTHER_NUMBERING {
         let again: Vec<_> = rules.keys().map(|call| (call | bit, Vec::new())).collect();
         rules.extend(again);
