@@ -158,5 +158,6 @@ fn task(run: RunId, id: TaskId, position: u32) -> Task {
         created_at: AT,
         started_at: None,
         finished_at: None,
+        created_by: None,
     }
 }

@@ -13,16 +13,16 @@ use crate::{
     workers::{LONG, World, wait_until},
 };
 
-fn action(name: &str, arguments: &Value) -> StubReply {
+pub(crate) fn action(name: &str, arguments: &Value) -> StubReply {
     StubReply::json(&json!({"action": name, "arguments": arguments}))
 }
 
-fn end(text: &str) -> StubReply {
+pub(crate) fn end(text: &str) -> StubReply {
     StubReply::json(&json!({"action": "final", "text": text}))
 }
 
 /// How many calls of tools came back so far.
-fn results(request: &StubRequest) -> usize {
+pub(crate) fn results(request: &StubRequest) -> usize {
     request.text().matches("Result of `").count()
 }
 

@@ -11,6 +11,7 @@ mod bad_input;
 mod context;
 mod control;
 mod failures;
+mod further;
 mod handoff;
 mod injection;
 mod keys;

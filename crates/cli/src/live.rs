@@ -7,7 +7,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crewline_runtime::Report;
 use crewline_types::{
-    Event, EventBody, MicroUsd, RunStatus, TaskId, TaskKind, TaskStatus, Timestamp, Usage, event::PlanEntry,
+    Event, EventBody, MicroUsd, RunStatus, TaskId, TaskKind, TaskStatus, Timestamp, Usage,
+    event::{PlanEntry, TaskAction},
 };
 
 use crate::view::{Style, clean, cost, count, duration, fit, pad, tokens, width};
@@ -398,6 +399,9 @@ impl Board {
             }
             EventBody::BudgetReached { message, .. } => format!("limit reached: {}", clean(message)),
             EventBody::RunFinished { status, .. } => format!("run {} {}", event.run, words(*status)),
+            EventBody::TaskChanged { key, action: TaskAction::Refused, detail, .. } => {
+                format!("{key} asked for a task that does not enter the plan: {}", fit(&clean(detail), 300))
+            }
             EventBody::TaskChanged { key, action, agent, .. } => {
                 format!("{key} {} by {}", action.as_str(), fit(&clean(agent), 60))
             }

@@ -48,6 +48,9 @@ pub(crate) fn detailed(report: &Report, style: Style) -> String {
     for repair in &report.repairs {
         _ = writeln!(text, "{} {}", style.bold("repaired"), clean(repair));
     }
+    for wish in &report.refused {
+        _ = writeln!(text, "{} {}", style.bold("refused "), clean(wish));
+    }
     text.push('\n');
     let columns = [
         ("TASK", Align::Left),
@@ -114,6 +117,7 @@ pub(crate) fn task(task: &TaskReport, text: Option<&str>, style: Style) -> Strin
     line("reason", task.reason.as_deref().unwrap_or_default());
     line("model", task.model.as_deref().unwrap_or_default());
     line("from", &task.copied_from.map(|id| format!("taken over from {id}")).unwrap_or_default());
+    line("asked by", &task.created_by.map(|id| id.to_string()).unwrap_or_default());
     line("planned", &task.planned_for.map(|at| format!("not before {at}")).unwrap_or_default());
     line("deadline", &task.deadline.map(|at| at.to_string()).unwrap_or_default());
     line("spent", &format!("{} tokens, {}", tokens(&task.usage), cost(task.cost_usd, 0)));

@@ -374,6 +374,8 @@ pub struct Output {
     pub plan: Option<PlanOutput>,
     /// The model that made it.
     pub model: ModelAlias,
+    /// Further tasks that it asked for.
+    pub wishes: Vec<plan::Wish>,
 }
 
 /// A plan that can be run.

@@ -209,6 +209,12 @@ fn index(report: &Report) -> String {
             writeln!(page, "- {}", one_line(repair)).ok();
         }
     }
+    if !report.refused.is_empty() {
+        page.push_str("\n## Tasks that did not enter the plan\n\n");
+        for wish in &report.refused {
+            writeln!(page, "- {}", one_line(wish)).ok();
+        }
+    }
     page.push_str("\n## Rules\n\n- The final document is [RESULT.md](RESULT.md); cost and timings are in [report.json](report.json).\n");
     page.push_str("- Outputs cite their sources as `[task:<id>]`.\n");
     page

@@ -139,6 +139,7 @@ mod tests {
             created_at: crewline_types::Timestamp(0),
             started_at: None,
             finished_at: None,
+            created_by: None,
         }
     }
 

@@ -588,5 +588,6 @@ pub(crate) fn root_task(run: RunId, id: TaskId, goal: &str, at: crewline_types::
         created_at: at,
         started_at: None,
         finished_at: None,
+        created_by: None,
     }
 }

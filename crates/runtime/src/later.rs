@@ -145,6 +145,7 @@ mod tests {
             created_at: Timestamp(0),
             started_at: None,
             finished_at: None,
+            created_by: None,
         }
     }
 

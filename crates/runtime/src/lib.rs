@@ -18,6 +18,7 @@ mod chapters;
 mod config;
 mod context;
 mod control;
+mod create_task;
 mod crew;
 mod curated;
 mod diff;

@@ -4,7 +4,10 @@
 
 use std::time::Duration;
 
-use crewline_types::{MicroUsd, ModelAlias, RunStatus, ToolOutcome, event::CheckResult};
+use crewline_types::{
+    MicroUsd, ModelAlias, RunStatus, ToolOutcome,
+    event::{CheckResult, TaskAction},
+};
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 /// Describes all metrics of this crate to the recorder.
@@ -23,6 +26,10 @@ pub fn describe() {
     describe_counter!(
         "crewline_tool_calls_refused_total",
         "Calls of tools that were asked for and not made, by outcome."
+    );
+    describe_counter!(
+        "crewline_tasks_asked_for_total",
+        "Further tasks that specialists asked for, by what was decided."
     );
     describe_gauge!("crewline_approvals_pending", "Questions to people that nobody has decided.");
     describe_gauge!("crewline_worker_attempts", "Claimed attempts that this process works on.");
@@ -143,6 +150,11 @@ pub fn answer_reused(model: &ModelAlias) {
 /// A call of a tool was asked for and is not made.
 pub fn tool_not_made(outcome: ToolOutcome) {
     counter!("crewline_tool_calls_refused_total", "outcome" => outcome.as_str()).increment(1);
+}
+
+/// A specialist's wish for a further task was decided on.
+pub fn task_asked_for(decision: TaskAction) {
+    counter!("crewline_tasks_asked_for_total", "outcome" => decision.as_str()).increment(1);
 }
 
 /// How many questions wait for people.

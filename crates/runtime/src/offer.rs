@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use crewline_engine::context::Item;
+use crewline_engine::{context::Item, plan::Wish};
 use crewline_store::{CallEnd, CallRow, Change, OfferState, OpenAttempt, OpenOffer, Store, WorkRow};
 use crewline_types::{
     AttemptId, ErrorKind, LinkKind, MicroUsd, ModelAlias, Role, RunId, TaskId, Text, TextHash, Usage,
@@ -113,12 +113,28 @@ struct Wire {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 enum WireResult {
-    Made { text: TextHash, model: ModelAlias },
-    Models { error: ErrorNote, may_retry: bool },
+    Made {
+        text: TextHash,
+        model: ModelAlias,
+        #[serde(default)]
+        wishes: Vec<Wish>,
+    },
+    Models {
+        error: ErrorNote,
+        may_retry: bool,
+    },
     Down(Outage),
-    OverBudget { cap: Cap, message: String },
-    Awaiting { what: String },
-    HandedOver { to: Role, summary: String },
+    OverBudget {
+        cap: Cap,
+        message: String,
+    },
+    Awaiting {
+        what: String,
+    },
+    HandedOver {
+        to: Role,
+        summary: String,
+    },
     Busy,
     TimedOut,
     Lost,
@@ -132,10 +148,10 @@ pub fn write_report(change: &mut Change, role: &Role, report: Report) -> Result<
     let has_answer = ended.calls.iter().any(|it| it.end.outcome == CallOutcome::Ok);
     end_calls(change, attempt, role, ended);
     let result = match result {
-        Ok(Output { text, model, plan: _ }) => {
+        Ok(Output { text, model, wishes, plan: _ }) => {
             let hash = text.hash;
             change.texts.push(text);
-            WireResult::Made { text: hash, model }
+            WireResult::Made { text: hash, model, wishes }
         }
         Err(Failure::Models { error, may_retry }) => WireResult::Models { error, may_retry },
         Err(Failure::Down(outage)) => WireResult::Down(outage),
@@ -274,8 +290,11 @@ impl Wire {
     fn read(self, attempt: AttemptId, texts: &HashMap<TextHash, Arc<str>>) -> Read {
         let Self { is_started, usage, cost, unpriced, has_answer, result } = self;
         let result = match result {
-            WireResult::Made { text, model } => match texts.get(&text) {
-                Some(body) => Ok(Output { text: Text { hash: text, body: Arc::clone(body) }, plan: None, model }),
+            WireResult::Made { text, model, wishes } => match texts.get(&text) {
+                Some(body) => {
+                    let text = Text { hash: text, body: Arc::clone(body) };
+                    Ok(Output { text, plan: None, model, wishes })
+                }
                 // It was recorded with the report; a database that lost it lost the result.
                 None => Err(Failure::Lost),
             },

@@ -7,7 +7,7 @@ use std::{fmt::Write, sync::Arc, time::Duration};
 
 use crewline_engine::{
     context::{estimate_tokens, trim_to},
-    plan::{self, Plan, Preface, Rules, Times},
+    plan::{self, Plan, Planned, Preface, Rules, Times},
 };
 use crewline_models::Registry;
 use crewline_types::{
@@ -57,46 +57,10 @@ pub struct Below<'a> {
 /// Makes the rows of `plan`.
 pub fn rows(below: Below<'_>, plan: &Plan, author: Author, ids: &mut IdSource, index_tokens: u32) -> Rows {
     let Below { run, root, goal, at } = below;
-    let new_task = |ids: &mut IdSource, position: usize, key: Arc<str>, kind, title, description, role| Task {
-        id: TaskId::new(ids),
-        run,
-        parent: Some(root),
-        key,
-        position: u32::try_from(position).unwrap_or(u32::MAX),
-        kind,
-        title,
-        description,
-        role,
-        priority: Priority::default(),
-        status: TaskStatus::Pending,
-        duration: None,
-        success_criteria: Vec::new(),
-        attempts: 0,
-        result: None,
-        reason: None,
-        model: None,
-        usage: Usage::default(),
-        cost: MicroUsd::ZERO,
-        created_at: at,
-        started_at: None,
-        finished_at: None,
-    };
     let mut tasks: Vec<Task> = Vec::with_capacity(plan.tasks.len() + 1);
     let mut links = Vec::new();
-    for (index, planned) in plan.tasks.iter().enumerate() {
-        let mut task = new_task(
-            ids,
-            index + 1,
-            Arc::clone(&planned.key),
-            TaskKind::Atomic,
-            Arc::clone(&planned.title),
-            Arc::clone(&planned.description),
-            planned.role.clone(),
-        );
-        task.priority = planned.priority;
-        task.duration = planned.duration.and_then(|it| Duration::try_from_secs_f64(it).ok());
-        task.success_criteria.clone_from(&planned.success_criteria);
-        tasks.push(task);
+    for (position, planned) in (1..).zip(&plan.tasks) {
+        tasks.push(task(run, root, position, planned, at, ids));
     }
     for (task, planned) in tasks.iter().zip(&plan.tasks) {
         for need in &planned.depends_on {
@@ -115,11 +79,19 @@ pub fn rows(below: Below<'_>, plan: &Plan, author: Author, ids: &mut IdSource, i
         Author::Planner => plan.tasks.len() > 1,
     };
     if needs_synthesis {
-        let title: Arc<str> = "Write the final document".into();
-        let description: Arc<str> = "Write the document that answers the goal from what the other tasks made.".into();
-        let role = Role::from("writer");
-        let key = SYNTHESIS_KEY.into();
-        let task = new_task(ids, tasks.len() + 1, key, TaskKind::Synthesis, title, description, role);
+        let planned = Planned {
+            key: SYNTHESIS_KEY.into(),
+            title: "Write the final document".into(),
+            description: "Write the document that answers the goal from what the other tasks made.".into(),
+            role: Role::from("writer"),
+            depends_on: Vec::new(),
+            success_criteria: Vec::new(),
+            priority: Priority::default(),
+            duration: None,
+            times: Times::default(),
+        };
+        let position = u32::try_from(tasks.len() + 1).unwrap_or(u32::MAX);
+        let task = Task { kind: TaskKind::Synthesis, ..task(run, root, position, &planned, at, ids) };
         let mut is_sink = vec![false; tasks.len()];
         for sink in sinks {
             is_sink[sink as usize] = true;
@@ -132,6 +104,35 @@ pub fn rows(below: Below<'_>, plan: &Plan, author: Author, ids: &mut IdSource, i
     let entries = entries(&tasks, &links);
     let index = Text::from(index(goal, &plan.preface, &entries, index_tokens));
     Rows { tasks, details, links, entries, index }
+}
+
+/// The row of a task that waits for its first attempt.
+pub fn task(run: RunId, parent: TaskId, position: u32, planned: &Planned, at: Timestamp, ids: &mut IdSource) -> Task {
+    Task {
+        id: TaskId::new(ids),
+        run,
+        parent: Some(parent),
+        key: Arc::clone(&planned.key),
+        position,
+        kind: TaskKind::Atomic,
+        title: Arc::clone(&planned.title),
+        description: Arc::clone(&planned.description),
+        role: planned.role.clone(),
+        priority: planned.priority,
+        status: TaskStatus::Pending,
+        duration: planned.duration.and_then(|it| Duration::try_from_secs_f64(it).ok()),
+        success_criteria: planned.success_criteria.clone(),
+        attempts: 0,
+        result: None,
+        reason: None,
+        model: None,
+        usage: Usage::default(),
+        cost: MicroUsd::ZERO,
+        created_at: at,
+        started_at: None,
+        finished_at: None,
+        created_by: None,
+    }
 }
 
 /// The plan as its event shows it.

@@ -11,7 +11,7 @@ use std::{collections::HashMap, sync::Arc};
 use crewline_models::{ChatReply, Finish, ToolCall};
 use crewline_store::{Answer, ApprovalFilter, ApprovalRow, Before, ContextRow, Store, ToolCallRow};
 use crewline_types::{
-    ApprovalId, CallId, ModelAlias, Text, TextHash, ToolCallId, Usage,
+    ApprovalId, CallId, ModelAlias, Text, TextHash, ToolCallId, ToolOutcome, Usage,
     event::{CallOutcome, ErrorNote},
 };
 
@@ -130,6 +130,12 @@ impl Recorded {
     /// A call of a tool that was asked for.
     pub fn tool(&self, id: ToolCallId) -> Option<&RecordedTool> {
         self.tools.get(&id)
+    }
+
+    /// How often a tool was called with success.
+    pub fn made(&self, tool: &str) -> usize {
+        let is_made = |it: &&RecordedTool| it.row.tool == tool && it.row.outcome == Some(ToolOutcome::Ok);
+        self.tools.values().filter(is_made).count()
     }
 
     /// What a person was asked.

@@ -11,7 +11,7 @@ use crewline_store::{AttemptStatus, CallRow, Origin, RunRow, ShadowSum, Store};
 use crewline_types::{
     EventBody, LinkKind, MicroUsd, Role, RunId, RunStatus, Task, TaskCounts, TaskId, TaskKind, TaskStatus, Timestamp,
     Usage,
-    event::{CallOutcome, ErrorNote},
+    event::{CallOutcome, ErrorNote, TaskAction},
 };
 use serde::Serialize;
 
@@ -19,6 +19,8 @@ use crate::Error;
 
 /// The kind of the event that tells the plan.
 const PLAN_EVENT: &str = "plan_ready";
+/// The kind of the events that tell what was done to a task.
+const CHANGE_EVENT: &str = "task_changed";
 
 /// A run in one line.
 #[derive(Debug, Clone, Serialize)]
@@ -114,6 +116,9 @@ pub struct Report {
     pub models: Vec<ModelReport>,
     /// What had to be repaired in the plan.
     pub repairs: Vec<String>,
+    /// Further tasks that specialists asked for and that did not enter the plan, each with its author and the reason.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<String>,
     /// Why it did not complete.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorNote>,
@@ -202,6 +207,9 @@ pub struct TaskReport {
     /// The task of another run whose result it took over.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copied_from: Option<TaskId>,
+    /// The task whose specialist asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created_by: Option<TaskId>,
     /// Its document, relative to the output folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub document: Option<String>,
@@ -304,6 +312,13 @@ pub async fn report(store: &Store, run: RunId) -> Result<Report, Error> {
         Some(EventBody::PlanReady { repairs, .. }) => repairs,
         Some(_) | None => Vec::new(),
     };
+    let changes = store.events_of_kind(run, CHANGE_EVENT).await?;
+    let refused = changes.into_iter().filter_map(|event| match event.body {
+        EventBody::TaskChanged { key, action: TaskAction::Refused, detail, .. } => {
+            Some(format!("{key} asked for {detail}"))
+        }
+        _ => None,
+    });
 
     let mut needs: HashMap<TaskId, Vec<TaskId>> = HashMap::new();
     for (from, to, kind) in links {
@@ -387,6 +402,7 @@ pub async fn report(store: &Store, run: RunId) -> Result<Report, Error> {
         tasks,
         models: models.into_values().collect(),
         repairs,
+        refused: refused.collect(),
         error: row.error.as_deref().and_then(|text| serde_json::from_str(text).ok()),
     })
 }
@@ -428,6 +444,7 @@ fn task_report(task: Task, depends_on: Vec<TaskId>, attempts: Vec<AttemptReport>
         elapsed_ms: task.started_at.zip(task.finished_at).map(|(from, to)| millis(from, to)),
         reason: task.reason,
         copied_from: None,
+        created_by: task.created_by,
         attempts,
         result: task.result,
     }

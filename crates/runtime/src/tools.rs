@@ -3,10 +3,18 @@
 //! **Invariant:** rules come from the registry file, and from nowhere else.
 //! **Invariant:** a tool that no rule could ever allow is not offered.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use crewline_engine::act::{
-    ASK_PERSON, Condition, Entry, GIVE_UP, HAND_OFF, Limits, Look, Policy, Rule, Test, Verdict,
+use crewline_engine::{
+    act::{ASK_PERSON, Condition, Entry, GIVE_UP, HAND_OFF, Limits, Look, Policy, Rule, Test, Verdict},
+    plan::WISHES_MAX,
 };
 use crewline_memory::{Filter, Query};
 use crewline_models::{Registry, ToolTest, ToolVerdict};
@@ -18,7 +26,7 @@ use crate::{
     actor::ask,
     assignment::{Assignment, Failure, RunBrief, TaskBrief},
     attempt::Deps,
-    journal, memory,
+    create_task, journal, memory, planning,
     recorded::Recorded,
     remote,
     rooms::Rooms,
@@ -162,7 +170,11 @@ impl Toolbox {
             return Ok(Self { own: BTreeMap::new(), tools: None, place: None });
         };
         let others = others(&registry, &assignment.task.role);
-        let tools = Kind::ALL.iter().map(|kind| RunTool::of(*kind, assignment, deps, recorded, &others));
+        let planned = planning::planner_rules(&registry).roles;
+        let tools = Kind::ALL.iter().map(|kind| {
+            let roles = if *kind == Kind::CreateTask { &planned } else { &others };
+            RunTool::of(*kind, assignment, deps, recorded, roles)
+        });
         let tools = tools.filter(|tool| policy.may_ever(&tool.spec.name));
         let tools = tools.filter(|tool| tool.kind != Kind::HandOff || !others.is_empty());
         let own = tools.map(|tool| (Arc::clone(&tool.spec.name), tool)).collect();
@@ -248,6 +260,7 @@ enum Kind {
     MemorySearch,
     MemoryStore,
     Share,
+    CreateTask,
     HandOff,
     AskPerson,
     GiveUp,
@@ -260,12 +273,13 @@ impl Kind {
         Self::MemorySearch,
         Self::MemoryStore,
         Self::Share,
+        Self::CreateTask,
         Self::HandOff,
         Self::AskPerson,
         Self::GiveUp,
     ];
 
-    fn spec(self, others: &[Role]) -> ToolSpec {
+    fn spec(self, roles: &[Role]) -> ToolSpec {
         let text = |about: &str| json!({"type": "string", "minLength": 1, "maxLength": 20_000, "description": about});
         let one = |name: &str, about: &str| {
             json!({
@@ -315,11 +329,12 @@ impl Kind {
                 one("text", "What they need to know."),
                 ToolEffect::Repeatable,
             ),
+            Self::CreateTask => return create_task::spec(roles),
             Self::HandOff => {
                 let part = |about: &str| json!({"type": "string", "maxLength": HANDED_CHARS_MAX, "description": about});
                 let mut properties: serde_json::Map<String, Value> =
                     HANDED.iter().map(|(name, _, about)| ((*name).to_owned(), part(about))).collect();
-                let roles: Vec<&str> = others.iter().map(Role::as_str).collect();
+                let roles: Vec<&str> = roles.iter().map(Role::as_str).collect();
                 properties.insert("role".to_owned(), json!({"type": "string", "enum": roles}));
                 (
                     HAND_OFF,
@@ -361,14 +376,17 @@ struct RunTool {
     recall: Duration,
     /// How often the task was handed on already.
     handoffs: usize,
+    /// How many further tasks were asked for already.
+    wishes: AtomicUsize,
 }
 
 impl RunTool {
-    fn of(kind: Kind, assignment: &Assignment, deps: &Deps, recorded: &Recorded, others: &[Role]) -> Self {
+    fn of(kind: Kind, assignment: &Assignment, deps: &Deps, recorded: &Recorded, roles: &[Role]) -> Self {
         Self {
             kind,
-            spec: Arc::new(kind.spec(others)),
+            spec: Arc::new(kind.spec(roles)),
             handoffs: recorded.handoffs(),
+            wishes: recorded.made(create_task::NAME).into(),
             run: Arc::clone(&assignment.run),
             task: Arc::clone(&assignment.task),
             attempt: assignment.attempt,
@@ -451,6 +469,12 @@ impl RunTool {
                 self.store(MemoryType::from(kind), text).await
             }
             Kind::Share => self.store(MemoryType::HandoffSummary, text).await,
+            Kind::CreateTask if self.wishes.fetch_add(1, Ordering::Relaxed) < WISHES_MAX => {
+                Observation::ok("it is asked for; the manager decides when this task is done. Go on with your own work")
+            }
+            Kind::CreateTask => {
+                Observation::failed(format!("this task asked for {WISHES_MAX} others already, and may for no more"))
+            }
             // The attempt ends with it; the manager does the rest.
             Kind::HandOff if self.handoffs < HANDOFFS_MAX => Observation::ok("it is handed over"),
             Kind::HandOff => Observation::failed(format!(

@@ -304,6 +304,7 @@ fn task(run: RunId, id: TaskId, position: u32) -> Task {
         created_at: Timestamp(1_700_000_001_000_000),
         started_at: None,
         finished_at: None,
+        created_by: None,
     }
 }
 

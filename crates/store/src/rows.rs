@@ -78,6 +78,7 @@ pub(super) fn add_task(args: &mut Args, task: &Task) {
     args.int_or_null(task.started_at.map(|at| at.0));
     args.int_or_null(task.finished_at.map(|at| at.0));
     args.int_or_null(task.duration.map(|it| i64::try_from(it.as_millis()).unwrap_or(i64::MAX)));
+    args.text_or_null(task.created_by.as_ref().map(TaskId::as_str));
 }
 
 /// A transition and where it comes from.

@@ -195,6 +195,8 @@ pub enum TaskAction {
     Noted,
     /// Another role goes on with it.
     HandedOver,
+    /// A further task that its specialist asked for does not enter the plan.
+    Refused,
 }
 
 impl TaskAction {
@@ -216,6 +218,7 @@ impl TaskAction {
             Self::Unlinked => "unlinked",
             Self::Noted => "noted",
             Self::HandedOver => "handed_over",
+            Self::Refused => "refused",
         }
     }
 }
@@ -346,7 +349,7 @@ pub enum EventBody {
         /// Why.
         reason: Arc<str>,
     },
-    /// A person or an outside agent changed a task, or its specialist handed it to another role.
+    /// A person or an outside agent changed a task, or its specialist handed it to another role or asked for a further one.
     TaskChanged {
         /// The task's name inside the plan.
         key: Arc<str>,

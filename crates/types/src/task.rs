@@ -297,6 +297,8 @@ pub struct Task {
     pub started_at: Option<Timestamp>,
     /// When it became final.
     pub finished_at: Option<Timestamp>,
+    /// The task whose specialist asked for it; none for one of the plan.
+    pub created_by: Option<TaskId>,
 }
 
 /// What people and outside agents say about a task; none of it is needed to run it.

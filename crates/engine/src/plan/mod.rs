@@ -17,6 +17,7 @@ mod repair;
 mod reply;
 mod roles;
 mod schema;
+mod wish;
 mod words;
 
 use std::{fmt, sync::Arc};
@@ -33,6 +34,7 @@ pub use preface::Preface;
 pub use repair::{Repair, Repaired, repair};
 pub use reply::parse_reply;
 pub use schema::{SCHEMA_TASKS_MAX, schema};
+pub use wish::{Refusal, Room, WISHES_MAX, Wish, admit};
 
 /// What a plan may look like.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -53,7 +53,7 @@ fn arrows(path: &[u32]) -> String {
     path.iter().map(u32::to_string).collect::<Vec<_>>().join(" → ")
 }
 
-/// Refuses the needs of new tasks, the first of which has the index `base`. Old tasks never get new needs, so a circle can
+/// Refuses the needs of new tasks, the first of which has the index `base`. No old task needs a new one yet, so a circle can
 /// only be among the new ones.
 pub(super) fn refuse_bad(base: u32, needs: &[&[u32]]) -> Result<(), Cycle> {
     let end = base.saturating_add(to_u32(needs.len()));

@@ -2,11 +2,13 @@
 //!
 //! **Invariant:** an event touches only the task it is about and the edges that leave it.
 
+mod grow;
+
 use std::{cmp::Reverse, collections::BinaryHeap};
 
 use crewline_types::Priority;
 
-use super::{Action, Cycle, Event, Finish, Limits, NONE, Node, Retry, Stage, cycle::refuse_bad, to_u32};
+use super::{Action, Cycle, Event, Finish, Limits, Node, Retry, Stage};
 
 /// What goes first among those that are ready; of equals the lower index.
 type Rank = (u64, Priority);
@@ -95,88 +97,6 @@ impl Dag {
         };
         dag.extend(nodes)?;
         Ok(dag)
-    }
-
-    /// Appends `nodes`; they may need any task, old or new. An error leaves the graph as it was.
-    ///
-    /// A graph that had ended with all tasks done or lost goes on with the new ones and ends once more; a drained one
-    /// starts nothing. Call this before the event that would end the run, and its end is announced only once.
-    #[expect(clippy::needless_pass_by_value, reason = "the nodes become part of the graph")]
-    pub fn extend(&mut self, nodes: Vec<Node>) -> Result<Vec<Action>, Cycle> {
-        let base = to_u32(self.slots.len());
-        let needs: Vec<&[u32]> = nodes.iter().map(|it| it.needs.as_slice()).collect();
-        refuse_bad(base, &needs)?;
-        for node in &nodes {
-            let stage = match node.stage {
-                Stage::Waiting | Stage::Running => Stage::Waiting,
-                Stage::Done | Stage::Failed | Stage::Blocked | Stage::Parked => node.stage,
-            };
-            match stage {
-                Stage::Waiting | Stage::Running => self.open += 1,
-                Stage::Parked => {
-                    self.open += 1;
-                    self.parked += 1;
-                }
-                Stage::Failed | Stage::Blocked => self.lost += 1,
-                Stage::Done => {}
-            }
-            self.slots.push(Slot {
-                rank: (node.urgency, node.priority),
-                stage,
-                attempt: node.attempts,
-                lost_attempts: 0,
-                open_needs: 0,
-                is_held: false,
-                is_planned: false,
-                first: NONE,
-                last: NONE,
-            });
-        }
-        for (index, node) in (base..).zip(&nodes) {
-            if matches!(self.slots[index as usize].stage, Stage::Waiting | Stage::Parked) {
-                self.link(index, &node.needs);
-            }
-        }
-        let mut actions = Vec::new();
-        if self.is_ended && !self.is_draining && self.open > 0 {
-            self.is_ended = false;
-        }
-        if self.has_begun && !self.is_ended {
-            self.block_doomed(&mut actions);
-            self.advance(&mut actions);
-        }
-        self.assert_invariants();
-        Ok(actions)
-    }
-
-    fn link(&mut self, index: u32, needs: &[u32]) {
-        let mut lost = None;
-        let mut open_needs = 0;
-        for &need in needs {
-            let edge = to_u32(self.edges.len());
-            let slot = &mut self.slots[need as usize];
-            match slot.stage {
-                Stage::Done => {}
-                Stage::Failed | Stage::Blocked => lost = lost.or(Some(need)),
-                Stage::Waiting | Stage::Running | Stage::Parked => {
-                    open_needs += 1;
-                    let last = std::mem::replace(&mut slot.last, edge);
-                    if last == NONE {
-                        slot.first = edge;
-                    } else {
-                        self.edges[last as usize].next = edge;
-                    }
-                    self.edges.push(Edge { to: index, next: NONE });
-                }
-            }
-        }
-        let slot = &mut self.slots[index as usize];
-        slot.open_needs = open_needs;
-        if let Some(need) = lost {
-            self.doomed.push((index, need));
-        } else if open_needs == 0 && slot.stage == Stage::Waiting {
-            self.ready.push((slot.rank, Reverse(index)));
-        }
     }
 
     /// Applies one event and says what to do now.

@@ -8,6 +8,7 @@
 //! the more urgent goes first, then the higher priority, then the lower index, so a schedule is deterministic.
 //! **Invariant:** a failed task blocks the tasks that need it, directly or through others, each once, and no others.
 //! **Invariant:** every edge is looked at once when its need is done or lost, so an event costs what it touches.
+//! **Invariant:** a task that waits for another may get a further need; a circle is never closed.
 //! **Invariant:** late and repeated events do nothing; the end is announced once.
 
 mod cycle;

@@ -96,6 +96,27 @@ impl Oracle {
         ready
     }
 
+    /// Whether a task may get a further need.
+    fn may_require(&self, node: u32, need: u32) -> bool {
+        let it = &self.nodes[node as usize];
+        let waits = it.needs.iter().any(|need| self.nodes[*need as usize].stage != Stage::Done);
+        matches!(it.stage, Stage::Waiting | Stage::Parked) && waits && !self.reaches(need, node)
+    }
+
+    /// What is blocked by a need that it got later may name a blocked task as the cause; that is checked here, and its cause put in
+    /// its place.
+    fn name_causes(&self, actions: &mut [Action]) {
+        for action in actions {
+            let Action::Block { node, because } = *action else { continue };
+            if self.nodes[because as usize].stage == Stage::Blocked {
+                assert!(self.reaches(node, because), "seed {}", self.seed);
+                let failed = (0..to_u32(self.nodes.len()))
+                    .find(|it| self.nodes[*it as usize].stage == Stage::Failed && self.reaches(because, *it));
+                *action = Action::Block { node, because: failed.unwrap() };
+            }
+        }
+    }
+
     fn reaches(&self, from: u32, to: u32) -> bool {
         from == to || self.nodes[from as usize].needs.iter().any(|need| self.reaches(*need, to))
     }
@@ -224,6 +245,7 @@ fn simulate(seed: u64) -> Finish {
     let (held, lost) = (vec![false; nodes.len()], vec![0; nodes.len()]);
     let mut oracle = Oracle { seed, nodes, held, lost, is_draining: false, finishes: 0 };
     let (mut inbox, mut past, mut extensions) = (vec![Event::Begin], vec![Event::Begin], rng.below(3));
+    let mut further_needs = rng.below(4);
     let drains = rng.below(8) == 0;
     let mut has_begun = false;
     for _ in 0..2_000 {
@@ -237,20 +259,16 @@ fn simulate(seed: u64) -> Finish {
             oracle.held.resize(oracle.nodes.len(), false);
             oracle.lost.resize(oracle.nodes.len(), 0);
             actions.extend(dag.extend(nodes).unwrap());
-            let is_cause = |it: &Action| {
-                matches!(it, Action::Block { because, .. }
-                if oracle.nodes[*because as usize].stage == Stage::Blocked)
-            };
-            // A new task may name a blocked task as the cause; that is checked here, and its cause put in its place.
-            for action in &mut actions {
-                if is_cause(action)
-                    && let Action::Block { node, because } = *action
-                {
-                    assert!(oracle.reaches(node, because), "seed {seed}");
-                    let failed = (0..to_u32(oracle.nodes.len()))
-                        .find(|it| oracle.nodes[*it as usize].stage == Stage::Failed && oracle.reaches(because, *it));
-                    *action = Action::Block { node, because: failed.unwrap() };
-                }
+            oracle.name_causes(&mut actions);
+        } else if further_needs > 0 && oracle.nodes.len() > 1 && rng.below(5) == 0 {
+            further_needs -= 1;
+            let [node, need] = [0; 2].map(|_: u8| to_u32(rng.index(oracle.nodes.len())));
+            let made = dag.require(node, need);
+            assert_eq!(made.is_some(), oracle.may_require(node, need), "seed {seed}: {node} requires {need}");
+            if let Some(made) = made {
+                oracle.nodes[node as usize].needs.push(need);
+                actions.extend(made);
+                oracle.name_causes(&mut actions);
             }
         } else {
             let event = if drains && has_begun && !oracle.is_draining && rng.below(8) == 0 {
@@ -525,6 +543,33 @@ fn a_plan_grows_the_graph() {
     assert!(dag.is_ended());
     assert_eq!(dag.extend(vec![node(5, &[2])]).unwrap(), [dispatch(4)]);
     assert_eq!(dag.apply(Event::Succeeded { node: 4, attempt: 1 }), [Action::Finish(Finish::AllDone)]);
+}
+
+#[test]
+fn a_task_that_waits_gets_a_further_need() {
+    let mut dag = Dag::new(vec![node(5, &[]), node(5, &[0]), node(5, &[1])], limits(4, 1)).unwrap();
+    dag.apply(Event::Begin);
+    assert!(dag.extend(vec![node(5, &[0])]).unwrap().is_empty());
+    assert_eq!(dag.require(1, 3), Some(vec![]));
+    assert_eq!((dag.require(0, 3), dag.require(3, 9)), (None, None), "what runs waits no more, and what is not there");
+    assert_eq!((dag.require(1, 1), dag.require(3, 2)), (None, None), "it would be a circle");
+    let dispatch = |node| Action::Dispatch { node, attempt: 1 };
+    assert_eq!(dag.apply(Event::Succeeded { node: 0, attempt: 1 }), [dispatch(3)]);
+    assert_eq!(dag.require(2, 0), Some(vec![]), "what is done holds nobody up");
+    assert_eq!(dag.apply(Event::Succeeded { node: 3, attempt: 1 }), [dispatch(1)]);
+    assert_eq!(dag.require(1, 0), None);
+    // Through what is lost, too: a run that is loaded again refuses a circle.
+    let blocked = Node { stage: Stage::Blocked, ..node(5, &[1]) };
+    let mut loaded = Dag::new(vec![node(5, &[]), node(5, &[0]), blocked], limits(1, 1)).unwrap();
+    assert_eq!(loaded.require(1, 2), None);
+    // A need that is lost already blocks at once.
+    let failed = Node { stage: Stage::Failed, ..node(5, &[]) };
+    let mut lost = Dag::new(vec![node(5, &[]), node(5, &[0]), failed, node(5, &[1])], limits(1, 1)).unwrap();
+    lost.apply(Event::Begin);
+    let blocked = [Action::Block { node: 1, because: 2 }, Action::Block { node: 3, because: 2 }];
+    assert_eq!(lost.require(1, 2), Some(blocked.to_vec()));
+    let end = lost.apply(Event::Succeeded { node: 0, attempt: 1 });
+    assert_eq!(end, [Action::Finish(Finish::SomeFailed)]);
 }
 
 #[test]

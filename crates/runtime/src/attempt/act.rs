@@ -109,7 +109,12 @@ async fn work(
                 if let Some(place) = &toolbox.place {
                     place.merge().await?;
                 }
-                return Ok(Output { text: Text::from(text.trim()), plan: None, model: said.model.alias.clone() });
+                return Ok(Output {
+                    text: Text::from(text.trim()),
+                    plan: None,
+                    model: said.model.alias.clone(),
+                    wishes: talk.wishes(),
+                });
             }
             Step::GiveUp { code, reason } => return Err(stopped(code, &reason)),
             Step::Tools(planned) | Step::HandOff(planned) | Step::NeedsApproval(planned) | Step::AskPerson(planned) => {

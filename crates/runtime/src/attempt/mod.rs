@@ -112,7 +112,7 @@ async fn work(assignment: &mut Assignment, deps: &Deps) -> Result<Output, Failur
         return act::act(&mut climb, &told).await;
     }
     let said = climb.next(Question::Task { told: &told }).await?;
-    Ok(Output { text: said.text, plan: said.plan, model: said.model.alias.clone() })
+    Ok(Output { text: said.text, plan: said.plan, model: said.model.alias.clone(), wishes: Vec::new() })
 }
 
 /// Instructions of a role that has none.

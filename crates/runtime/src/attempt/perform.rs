@@ -19,7 +19,7 @@ use tracing::Instrument as _;
 use super::{Deps, act::asked_event, call::end_calls, climb::Said, talk::Turn};
 use crate::{
     assignment::{Assignment, EndedTool, Failure},
-    journal, metrics,
+    create_task, journal, metrics,
     recorded::Recorded,
     tools::{self, Toolbox},
 };
@@ -97,6 +97,9 @@ impl Performer<'_> {
             let (to, summary) = tools::handed_over(&it.arguments);
             return Err(Failure::HandedOver { to, summary });
         }
+        let asked = planned.iter().enumerate().filter(|(_, it)| &*it.call.name == create_task::NAME);
+        let wishes = asked.filter(|(place, _)| self.is_made(id_of(*place)));
+        let wishes = wishes.map(|(_, it)| create_task::read(&it.arguments)).collect();
         let results = planned.into_iter().zip(due).map(|(it, due)| {
             let text = match due {
                 Due::Known(text) | Due::Told(_, text) => text,
@@ -105,7 +108,7 @@ impl Performer<'_> {
             let call = ToolCall { id: it.call.id, name: it.call.name, arguments: it.call.arguments };
             (call, text)
         });
-        Ok(Turn { protocol, text: said.text.clone(), results: results.collect(), note: None })
+        Ok(Turn { protocol, text: said.text.clone(), results: results.collect(), note: None, wishes })
     }
 
     /// What is to be done about a call.

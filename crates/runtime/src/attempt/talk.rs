@@ -11,6 +11,7 @@ use std::{borrow::Cow, sync::Arc};
 use crewline_engine::{
     act::{Offered, Protocol, action},
     context::{estimate_tokens, fenced},
+    plan::Wish,
 };
 use crewline_models::{ChatMessage, OutputSchema, Registry, Speaker, Tool, ToolCall, ToolSet, request::form_tokens};
 use crewline_tools::ToolSpec;
@@ -112,12 +113,14 @@ pub(super) struct Turn {
     pub(super) results: Vec<(ToolCall, Text)>,
     /// What the model is told of a final answer that was not accepted.
     pub(super) note: Option<Text>,
+    /// Further tasks that were asked for.
+    pub(super) wishes: Vec<Wish>,
 }
 
 impl Turn {
     /// A final answer that was not accepted.
     pub(super) fn rejected(protocol: Protocol, text: Text, note: Text) -> Self {
-        Self { protocol, text, results: Vec::new(), note: Some(note) }
+        Self { protocol, text, results: Vec::new(), note: Some(note), wishes: Vec::new() }
     }
 }
 
@@ -174,6 +177,11 @@ impl Talk {
 
     pub(super) fn push(&mut self, turn: Turn) {
         self.turns.push(turn);
+    }
+
+    /// Further tasks that were asked for so far.
+    pub(super) fn wishes(&self) -> Vec<Wish> {
+        self.turns.iter().flat_map(|turn| turn.wishes.iter().cloned()).collect()
     }
 
     /// The conversation for `model`, or how many tokens it has that do not fit. The oldest observations give way when there

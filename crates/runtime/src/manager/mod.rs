@@ -8,6 +8,7 @@ mod approve;
 mod composite;
 mod dispatch;
 mod end;
+mod further;
 mod hand_over;
 mod park;
 mod queue;

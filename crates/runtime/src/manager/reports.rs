@@ -24,7 +24,9 @@ use crate::{
 };
 
 use super::{
-    Distrust, Message, Recorded, State, park,
+    Distrust, Message, Recorded, State,
+    further::Asked,
+    park,
     run::{AfterPlanning, LOSS_PAUSE, LOSSES_MAX, limit_reached},
 };
 
@@ -78,7 +80,7 @@ impl State {
             error: None,
         };
         let failure = match result {
-            Ok(Output { plan: Some(made), text, model }) => {
+            Ok(Output { plan: Some(made), text, model, wishes: _ }) => {
                 let below = Below { run: run.brief.run, root: run.root.brief.id, goal: &run.brief.goal, at };
                 let rows = {
                     let mut ids = self.args.ids.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -216,6 +218,11 @@ impl State {
             },
         ));
         entry.result = Some(output.text.clone());
+        if !output.wishes.is_empty() {
+            let registry = self.args.deps.registry();
+            let mut ids = self.args.ids.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            run.grow(&Asked { node, attempt, wishes: &output.wishes }, &registry, &mut ids, &mut change);
+        }
         metrics::task_ended(self.args.deps.role_label(&brief.role), "completed", took);
         let deps = &self.args.deps;
         let memories = if deps.rules.is_chatter(&output.text.body) {
@@ -229,6 +236,7 @@ impl State {
         change.memories = memories;
         change.texts.push(output.text);
         self.record(myself, change, Recorded::Result(node, attempt.number));
+        self.perform(myself);
         if self.parking.is_some() {
             self.look_at_parked(myself);
         }

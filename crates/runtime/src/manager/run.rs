@@ -60,6 +60,10 @@ pub(super) struct Entry {
     /// `task:<id>`, as contexts name it.
     pub(super) source: Arc<str>,
     pub(super) priority: Priority,
+    /// Its place in the plan.
+    pub(super) position: u32,
+    /// The task that asked for it.
+    pub(super) created_by: Option<TaskId>,
     /// Not to begin before.
     pub(super) planned_for: Option<Timestamp>,
     /// To be done by then; none any more once it was told that it has passed.
@@ -260,13 +264,18 @@ impl Running {
         (!change.transitions.is_empty()).then_some(change)
     }
 
-    pub(super) fn build_dag(&mut self) -> Result<(), schedule::Cycle> {
+    /// How urgent each task is, by what it needs and what needs it.
+    pub(super) fn urgencies(&self) -> Result<Vec<u64>, schedule::Cycle> {
         let jobs = self.tasks.iter().map(|it| schedule::Job {
             needs: it.needs.clone(),
             priority: it.priority,
             duration: it.duration.map(|it| it.as_secs_f64()),
         });
-        let urgencies = schedule::Graph::new(jobs.collect())?.urgencies(self.settings.strategy);
+        Ok(schedule::Graph::new(jobs.collect())?.urgencies(self.settings.strategy))
+    }
+
+    pub(super) fn build_dag(&mut self) -> Result<(), schedule::Cycle> {
+        let urgencies = self.urgencies()?;
         let nodes = self
             .tasks
             .iter()
@@ -505,6 +514,8 @@ impl Entry {
             brief: Arc::new(TaskBrief::of(task)),
             source: format!("task:{}", task.id).into(),
             priority: task.priority,
+            position: task.position,
+            created_by: task.created_by,
             planned_for: None,
             deadline: None,
             duration: task.duration,

@@ -51,6 +51,7 @@ pub(super) fn make(recorded: &Recorded, tasks: &[Task], verdicts: &[Verdict], ne
         created_at: at,
         started_at: None,
         finished_at: None,
+        created_by: task.created_by.and_then(|author| names.get(&author).copied()),
         ..task.clone()
     };
     let row = &recorded.row;

@@ -122,6 +122,7 @@ impl Draft {
             created_at: self.at,
             started_at: None,
             finished_at: None,
+            created_by: None,
         });
         let place = self.tasks.len() - 1;
         self.set_fields(place, fields)?;

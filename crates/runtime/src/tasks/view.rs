@@ -210,7 +210,7 @@ impl Handle {
 
 fn note(event: Event) -> Option<NoteView> {
     match event.body {
-        EventBody::TaskChanged { action: TaskAction::Noted, agent, detail, .. } => {
+        EventBody::TaskChanged { action: TaskAction::Noted | TaskAction::Refused, agent, detail, .. } => {
             Some(NoteView { at: event.at, agent, text: detail })
         }
         _ => None,

@@ -46,6 +46,7 @@ pub struct Model {
     pub finished_at: Option<i64>,
     pub copied_from: Option<String>,
     pub duration_ms: Option<i64>,
+    pub created_by: Option<String>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -82,6 +83,7 @@ impl TryFrom<Model> for Task {
             created_at: Timestamp(row.created_at),
             started_at: row.started_at.map(Timestamp),
             finished_at: row.finished_at.map(Timestamp),
+            created_by: opt("tasks.created_by", row.created_by, |it| it.parse().ok())?,
         })
     }
 }

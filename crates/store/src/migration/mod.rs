@@ -17,6 +17,7 @@ mod m011_tool_pins;
 mod m012_offer_told;
 mod m013_api_keys;
 mod m014_shadows;
+mod m015_created_by;
 
 use sea_orm::ConnectionTrait as _;
 use sea_orm_migration::{DbErr, MigrationName, MigrationTrait, MigratorTrait, SchemaManager, async_trait};
@@ -45,6 +46,7 @@ impl MigratorTrait for Migrator {
             Box::new(m012_offer_told::Migration),
             text("m013_api_keys", m013_api_keys::SCHEMA),
             text("m014_shadows", m014_shadows::SCHEMA),
+            text("m015_created_by", m015_created_by::SCHEMA),
         ]
     }
 }

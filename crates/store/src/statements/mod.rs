@@ -135,13 +135,13 @@ pub(crate) static CONFIGURE_RUN: Bulk = Bulk::new(
 pub(crate) static INSERT_TASKS: Bulk = Bulk::new(
     "INSERT INTO tasks (id, run_id, parent_id, key, position, kind, title, description, role, priority, status, \
      success_criteria, attempts, result, reason, model, input_tokens, output_tokens, cached_tokens, reasoning_tokens, \
-     estimated, cost_micro_usd, created_at, started_at, finished_at, duration_ms) \
+     estimated, cost_micro_usd, created_at, started_at, finished_at, duration_ms, created_by) \
      SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9, column10, column11, \
      column12, column13, column14, column15, column16, column17, column18, column19, column20, column21, column22, \
-     column23, column24, column25, column26 FROM ",
+     column23, column24, column25, column26, column27 FROM ",
     &[
         Text, Text, Text, Text, Int, Text, Text, Text, Text, Int, Text, Text, Int, Bytes, Text, Text, Int, Int, Int,
-        Int, Bool, Int, Int, Int, Int, Int,
+        Int, Bool, Int, Int, Int, Int, Int, Text,
     ],
     " WHERE column1 IS NOT NULL RETURNING id, number",
 );

@@ -2,19 +2,22 @@
 
 use std::time::Duration;
 
-use crewline_store::{ApprovalFilter, NewApproval, NewDecision, NewToolCall, RunEnd, ToolCallEnd};
+use crewline_store::{
+    ApprovalFilter, Committed, NewApproval, NewDecision, NewToolCall, RunEnd, ToolCallEnd, Transition,
+};
 use crewline_types::{
-    ApprovalId, ApprovalKind, ApprovalState, AttemptId, CallId, Effect, RunStatus, TaskId, Text, ToolCallId,
-    ToolOutcome,
+    ApprovalId, ApprovalKind, ApprovalState, AttemptId, CallId, Effect, LinkKind, RunStatus, Task, TaskId, TaskStatus,
+    Text, ToolCallId, ToolOutcome,
 };
 
-use crate::common::{Crew, Place, at};
+use crate::common::{Crew, Place, at, task_of};
 
 on_both! {
     a_call_is_kept_from_its_intent_to_its_outcome
     what_is_decided_stays
     acts_go_with_their_run
     a_task_is_given_to_another_role
+    what_a_task_asked_for_is_there_when_it_is_done_or_not_at_all
 }
 
 async fn end(crew: &Crew, status: RunStatus) {
@@ -127,6 +130,33 @@ async fn a_task_is_given_to_another_role(place: &Place) {
     let role = |task: TaskId| rows.iter().find(|it| it.id == task).unwrap().role.to_string();
     assert_eq!(role(tasks[0]), "tester");
     assert_ne!(role(tasks[1]), "tester");
+}
+
+async fn what_a_task_asked_for_is_there_when_it_is_done_or_not_at_all(place: &Place) {
+    let mut crew = Crew::new(place, "p", 1).await;
+    let [author, last] = crew.tasks(2).await[..] else { panic!("two tasks were made") };
+    let new = TaskId::new(&mut crew.ids);
+    let done = |attempts| {
+        let mut change = crew.change();
+        let (from, to) = (TaskStatus::Pending, TaskStatus::Completed);
+        change.transitions.push(Transition {
+            attempts_from: attempts,
+            attempts_to: 1,
+            ..Transition::new(author, from, to)
+        });
+        change.tasks.push(Task { created_by: Some(author), ..task_of(crew.run, new, 9) });
+        change.links = vec![(new, author, LinkKind::Requires), (last, new, LinkKind::Requires)];
+        change
+    };
+    assert_eq!(crew.store.commit(&[done(7)]).await.unwrap(), [Committed::Stale]);
+    assert_eq!(crew.store.tasks(crew.run).await.unwrap().len(), 3, "the root and the two");
+    assert!(crew.store.links(crew.run).await.unwrap().is_empty());
+    crew.done(done(0)).await;
+    let rows = crew.store.tasks(crew.run).await.unwrap();
+    let of = |id: TaskId| rows.iter().find(|it| it.id == id).unwrap();
+    assert_eq!((of(author).status, of(new).status), (TaskStatus::Completed, TaskStatus::Pending));
+    assert_eq!((of(new).created_by, of(last).created_by), (Some(author), None));
+    assert_eq!(crew.store.links(crew.run).await.unwrap().len(), 2);
 }
 
 async fn acts_go_with_their_run(place: &Place) {

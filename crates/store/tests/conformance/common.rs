@@ -182,6 +182,7 @@ pub(crate) fn task_of(run: RunId, id: TaskId, position: u32) -> Task {
         created_at: at(2),
         started_at: None,
         finished_at: None,
+        created_by: None,
     }
 }
 

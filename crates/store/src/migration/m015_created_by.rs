@@ -1,0 +1,6 @@
+//! The task whose specialist asked for another.
+
+/// See the file's head.
+pub(super) const SCHEMA: &str = "
+ALTER TABLE tasks ADD COLUMN created_by {id};
+";
