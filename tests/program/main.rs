@@ -41,6 +41,7 @@ mod shared;
 mod tasks;
 mod templates;
 mod tools;
+mod traffic;
 mod verify;
 mod workers;
 

@@ -75,6 +75,12 @@ fn a_run_over_http() {
         assert!(metrics.contains(name), "{name} is missing in:\n{metrics}");
     }
     assert!(!metrics.contains(&id), "no id is a label");
+    for way in ["egress", "ingress"] {
+        let series = format!("crewline_{way}_bytes_total{{host_class=\"loopback\",host=\"127.0.0.1\"}}");
+        assert!(metrics.contains(&series), "{metrics}");
+    }
+    let (_, detail) = get(port, &format!("/api/v1/runs/{id}")).unwrap();
+    assert!(detail.contains(r#""hosts":[{"host":"127.0.0.1","host_class":"loopback","sent_bytes":"#), "{detail}");
     for line in metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         let (name, kind) = line.split_once(' ').unwrap();
         assert_eq!(

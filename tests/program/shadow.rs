@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crewline_testkit::{Script, StubReply, StubServer, TestApp, app::finish};
 use serde_json::{Value, json};
 
-use crate::{app, run_args, workers::wait_until};
+use crate::{app, run_args, traffic, workers::wait_until};
 
 /// A registry whose role `coder` has the candidate `tiny`.
 fn registry(server: &StubServer, shadow: &str) -> String {
@@ -84,6 +84,8 @@ fn a_candidate_is_compared_and_never_heard() {
     let id = run.events()[0]["run"].as_str().unwrap().to_owned();
     let shown = app.run(["show", &id]).expect_code(0).stdout;
     assert!(shown.contains("3 copies for candidates, $"), "{shown}");
+    let hosts = traffic::hosts(&app, &id);
+    assert_eq!(hosts[0]["sent_bytes"], traffic::sent_to(&server), "what copies send is sent by the run");
 
     // The candidate that takes the place of the cheap model begins with what is known of it.
     app.write("crewline.yaml", &server_with_tiny_in_the_chain(&server));

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::{
     fan,
+    traffic::sent_to,
     workers::{LONG, World, wait_until},
 };
 
@@ -66,7 +67,9 @@ fn what_workers_made_is_replayed_without_a_call() {
     let run = world.submit(&fan(6));
     assert_eq!(world.end_of(&run)["status"], "completed");
     let calls = world.server.calls();
+    assert_eq!(world.show(&run)["hosts"][0]["sent_bytes"], sent_to(&world.server), "what workers send is the run's");
     let replayed = world.json(&["replay", &run, "--out", "out"], 0);
+    assert_eq!(replayed["hosts"], Value::Array(Vec::new()));
     assert_eq!((&replayed["status"], &replayed["calls"]), (&"completed".into(), &0.into()));
     assert_eq!(world.server.calls(), calls, "worker and manager name the same inputs");
     world.json(&["fork", &run, "--from", "m3", "--out", "out"], 0);

@@ -52,16 +52,18 @@ const TESTKIT: &str = "crewline-testkit";
 const TOP: [&str; 3] = ["crewline-runtime", "crewline-api", "crewline-cli"];
 
 /// A library, and the only crates that may use it.
-const OWNERS: [(&str, &[&str]); 24] = [
+const OWNERS: [(&str, &[&str]); 26] = [
     ("ractor", &["crewline-runtime"]),
     ("minijinja", &["crewline-runtime"]),
     ("sea-orm", &["crewline-store"]),
     ("sea-orm-migration", &["crewline-store"]),
     ("sqlx", &["crewline-store"]),
     ("qdrant-client", &["crewline-memory", "crewline-testkit"]),
+    ("prost", &["crewline-memory", "crewline-testkit"]),
     ("fastembed", &["crewline-memory"]),
     ("ort", &["crewline-memory"]),
     ("reqwest", &["crewline-models"]),
+    ("nvml-wrapper", &["crewline-models"]),
     ("cap-std", &["crewline-tools"]),
     ("landlock", &["crewline-tools"]),
     ("seccompiler", &["crewline-tools"]),

@@ -5,8 +5,8 @@
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use crewline_runtime::{
-    Approve, Difference, Document, Mode, ModelReport, Reloaded, Report, RunRequest, RunSummary, ShadowReport, Strategy,
-    TaskReport,
+    Approve, Difference, Document, HostReport, Mode, ModelReport, Reloaded, Report, RunRequest, RunSummary,
+    ShadowReport, Strategy, TaskReport,
 };
 use crewline_types::{
     ErrorKind, MicroUsd, Role, RunId, RunLimits, RunStatus, TaskCounts, TaskId, TaskKind, TaskStatus, Timestamp, Usage,
@@ -231,6 +231,8 @@ pub struct RunDetail {
     pub tasks: Vec<TaskItem>,
     /// What each model did.
     pub models: Vec<ModelItem>,
+    /// What its requests sent to which host, and received from there.
+    pub hosts: Vec<HostItem>,
     /// What had to be repaired in the plan.
     pub repairs: Vec<String>,
     /// Why it did not complete.
@@ -314,6 +316,26 @@ pub struct ModelItem {
     pub unpriced_calls: u64,
 }
 
+/// What passed between a run and one host.
+#[derive(Debug, Serialize)]
+pub struct HostItem {
+    /// Its name, without a port.
+    pub host: Arc<str>,
+    /// Where it is: `loopback`, `private` or `remote`.
+    pub host_class: &'static str,
+    /// Bytes that went there.
+    pub sent_bytes: u64,
+    /// Bytes that came back.
+    pub received_bytes: u64,
+}
+
+impl From<HostReport> for HostItem {
+    fn from(host: HostReport) -> Self {
+        let HostReport { host, host_class, sent_bytes, received_bytes } = host;
+        Self { host, host_class: host_class.as_str(), sent_bytes, received_bytes }
+    }
+}
+
 impl From<Report> for RunDetail {
     fn from(report: Report) -> Self {
         Self {
@@ -332,6 +354,7 @@ impl From<Report> for RunDetail {
             counts: report.counts,
             tasks: report.tasks.into_iter().map(TaskItem::from).collect(),
             models: report.models.into_iter().map(ModelItem::from).collect(),
+            hosts: report.hosts.into_iter().map(HostItem::from).collect(),
             repairs: report.repairs,
             error: report.error,
         }

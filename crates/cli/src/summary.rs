@@ -2,13 +2,15 @@
 
 use std::{fmt::Write as _, path::Path, time::Duration};
 
-use crewline_runtime::{Report, ShadowReport, TaskReport};
+use crewline_runtime::{HostReport, Report, ShadowReport, TaskReport};
 use crewline_types::{Clock as _, RunStatus, SystemClock, TaskCounts, TaskKind, TaskStatus, Timestamp, task::PARKED};
 
-use crate::view::{Align, Style, clean, cost, count, duration, fit, table, tokens};
+use crate::view::{Align, Style, bytes, clean, cost, count, duration, fit, table, tokens};
 
 /// Columns of a title in a table.
 const TITLE: usize = 48;
+/// Hosts that are listed.
+const HOSTS_MAX: usize = 10;
 
 /// What `run` and `resume` print at the end. `out` is where the documents were written.
 pub(crate) fn finished(report: &Report, out: Option<&Path>, style: Style) -> String {
@@ -26,6 +28,7 @@ pub(crate) fn finished(report: &Report, out: Option<&Path>, style: Style) -> Str
         text.push_str(&models(report, style));
         text.push_str("\n\n");
     }
+    text.push_str(&hosts(report, style));
     text.push_str(&totals(report));
     text
 }
@@ -71,6 +74,7 @@ pub(crate) fn detailed(report: &Report, style: Style) -> String {
         text.push_str(&models(report, style));
         text.push_str("\n\n");
     }
+    text.push_str(&hosts(report, style));
     text.push_str(&totals(report));
     for task in report.tasks.iter().filter(|task| task.kind != TaskKind::Root) {
         if let (TaskStatus::Failed | TaskStatus::Blocked, Some(reason)) = (task.status, &task.reason) {
@@ -176,6 +180,31 @@ fn models(report: &Report, style: Style) -> String {
         })
         .collect();
     table(style, &columns, &rows)
+}
+
+/// Which hosts were asked, those first that most was sent to; nothing when none was.
+fn hosts(report: &Report, style: Style) -> String {
+    if report.hosts.is_empty() {
+        return String::new();
+    }
+    let columns = [("HOST", Align::Left), ("WHERE", Align::Left), ("SENT", Align::Right), ("RECEIVED", Align::Right)];
+    let mut hosts: Vec<&HostReport> = report.hosts.iter().collect();
+    hosts.sort_by_key(|it| std::cmp::Reverse(it.sent_bytes));
+    let row = |it: &&HostReport| {
+        vec![
+            clean(&it.host).into_owned(),
+            it.host_class.as_str().to_owned(),
+            bytes(it.sent_bytes),
+            bytes(it.received_bytes),
+        ]
+    };
+    let rows: Vec<Vec<String>> = hosts.iter().take(HOSTS_MAX).map(row).collect();
+    let mut text = table(style, &columns, &rows);
+    if let more @ 1.. = hosts.len().saturating_sub(HOSTS_MAX) {
+        _ = write!(text, "\n{}", style.dim(&format!("and {more} more, in the report as JSON")));
+    }
+    text.push_str("\n\n");
+    text
 }
 
 fn totals(report: &Report) -> String {

@@ -156,6 +156,15 @@ pub(crate) fn count(number: u64) -> String {
     text
 }
 
+/// Bytes for people: `4.1 GB`.
+pub(crate) fn bytes(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000 => format!("{} kB", bytes.div_ceil(1_000)),
+        1_000_000..1_000_000_000 => format!("{} MB", bytes / 1_000_000),
+        _ => format!("{}.{} GB", bytes / 1_000_000_000, bytes % 1_000_000_000 / 100_000_000),
+    }
+}
+
 /// `340→120`: tokens sent and received.
 pub(crate) fn tokens(usage: &Usage) -> String {
     let about = if usage.estimated { "~" } else { "" };
@@ -235,6 +244,7 @@ mod tests {
         assert_eq!(cost(MicroUsd(10_000), 2), "$0.0100 + unknown");
         assert_eq!(count(1_234_567), "1,234,567");
         assert_eq!(count(12), "12");
+        assert_eq!([512, 4_100_000, 4_190_000_000].map(bytes), ["1 kB", "4 MB", "4.1 GB"]);
     }
 
     #[test]

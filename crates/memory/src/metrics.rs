@@ -1,9 +1,10 @@
 //! The metrics of memory.
 //!
-//! **Invariant:** no labels, hence two series.
+//! **Invariant:** no label but the one host of the vector store, hence four series.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use crewline_types::model::Locality;
 use metrics::{counter, describe_counter, describe_histogram, histogram};
 
 const WRITES_TOTAL: &str = "crewline_memory_writes_total";
@@ -13,6 +14,25 @@ const QUERY_DURATION_SECONDS: &str = "crewline_memory_query_duration_seconds";
 pub fn describe() {
     describe_counter!(WRITES_TOTAL, "Memories added to an index");
     describe_histogram!(QUERY_DURATION_SECONDS, metrics::Unit::Seconds, "Duration of a recall, without embedding");
+}
+
+/// Counts what passes between us and the server of a vector store, beside what other hosts are sent.
+#[derive(Debug, Clone)]
+pub(crate) struct HostMeter {
+    host: Arc<str>,
+    class: &'static str,
+}
+
+impl HostMeter {
+    pub(crate) fn new(host: &str) -> Self {
+        Self { host: host.into(), class: Locality::of_host(host).as_str() }
+    }
+
+    pub(crate) fn passed(&self, sent: usize, received: usize) {
+        for (name, bytes) in [("crewline_egress_bytes_total", sent), ("crewline_ingress_bytes_total", received)] {
+            counter!(name, "host_class" => self.class, "host" => self.host.to_string()).increment(bytes as u64);
+        }
+    }
 }
 
 pub(crate) fn written(count: usize) {

@@ -21,6 +21,7 @@ use std::{
 
 use crewline_types::{MemoryId, ProjectScope};
 use futures::{FutureExt, future::BoxFuture};
+use prost::Message;
 use qdrant_client::{
     QdrantError,
     qdrant::{Condition, DeletePointsBuilder, Filter as Conditions, PointStruct, UpsertPointsBuilder},
@@ -28,7 +29,7 @@ use qdrant_client::{
 
 pub(crate) use self::ask::Similar;
 use self::wire::{Status, collection_name, conditions, point_id, to_point};
-use crate::{Error, Filter, Hit, Point, Query, VectorStore, store::belongs};
+use crate::{Error, Filter, Hit, Point, Query, VectorStore, metrics::HostMeter, store::belongs};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
@@ -69,6 +70,7 @@ pub struct Qdrant {
     collection: Arc<str>,
     dimensions: usize,
     limit: Duration,
+    meter: HostMeter,
     is_ready: Arc<AtomicBool>,
     /// Whether the collection was missing when it was last asked for.
     is_lost: Arc<AtomicBool>,
@@ -96,12 +98,14 @@ impl Qdrant {
             .build()
             .map_err(|error| Error::Address { url: url.clone(), reason: error.to_string() })?;
         let collection = collection_name(&model, dimensions);
+        let meter = HostMeter::new(host_of(&url));
         Ok(Self {
             client,
             url: url.into(),
             collection: collection.into(),
             dimensions,
             limit: REQUEST_LIMIT,
+            meter,
             is_ready: Arc::default(),
             is_lost: Arc::default(),
         })
@@ -140,8 +144,8 @@ impl Qdrant {
         if self.is_missing().await? {
             return Ok(());
         }
-        let request = DeletePointsBuilder::new(&*self.collection).points(conditions).wait(true);
-        self.limited("delete", self.client.delete_points(request)).await.map(|_| ())
+        let request = DeletePointsBuilder::new(&*self.collection).points(conditions).wait(true).build();
+        self.carried("delete", request.encoded_len(), self.client.delete_points(request)).await.map(|_| ())
     }
 
     /// Every call goes through here: the limit on time, and what the client's errors mean. Boxed, because the
@@ -159,6 +163,22 @@ impl Qdrant {
             }
         }
         .boxed()
+    }
+
+    /// The same for calls that bring texts or vectors there or back: their `sent` bytes and those of the answer are counted.
+    async fn carried<T: Message>(
+        &self,
+        operation: &'static str,
+        sent: usize,
+        call: impl Future<Output = Result<T, QdrantError>> + Send,
+    ) -> Result<T, Error> {
+        let answer = self.limited(operation, call).await;
+        match &answer {
+            Ok(answer) => self.meter.passed(sent, answer.encoded_len()),
+            Err(Error::Unavailable { .. }) => {}
+            Err(_) => self.meter.passed(sent, 0),
+        }
+        answer
     }
 
     fn timeout(&self, operation: &'static str) -> Error {
@@ -190,6 +210,17 @@ impl Qdrant {
     }
 }
 
+/// The host of an address, without name, port and path.
+fn host_of(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let server = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let server = server.rsplit_once('@').map_or(server, |(_, host)| host);
+    match server.split_once(']') {
+        Some((address, _)) => &server[..=address.len()],
+        None => server.split(':').next().unwrap_or_default(),
+    }
+}
+
 impl VectorStore for Qdrant {
     /// Points without a vector are left out: the database has their texts.
     fn upsert<'a>(&'a self, scope: &'a ProjectScope, points: Vec<Point>) -> BoxFuture<'a, Result<(), Error>> {
@@ -202,8 +233,8 @@ impl VectorStore for Qdrant {
             let mut points = points.into_iter().filter_map(to_point).peekable();
             while points.peek().is_some() {
                 let batch: Vec<PointStruct> = points.by_ref().take(BATCH).collect();
-                let request = UpsertPointsBuilder::new(&*self.collection, batch).wait(true);
-                self.limited("upsert", self.client.upsert_points(request)).await?;
+                let request = UpsertPointsBuilder::new(&*self.collection, batch).wait(true).build();
+                self.carried("upsert", request.encoded_len(), self.client.upsert_points(request)).await?;
             }
             Ok(())
         }
@@ -253,6 +284,18 @@ pub(super) mod tests {
             model: "All MiniLM/L6.v2".to_owned(),
             dimensions: 2,
         })
+    }
+
+    #[test]
+    fn a_host_is_named_without_the_rest() {
+        for (url, host) in [
+            ("http://localhost:6334", "localhost"),
+            ("https://name:secret@q.example/", "q.example"),
+            ("http://[::1]:6334/x", "[::1]"),
+            ("http://", ""),
+        ] {
+            assert_eq!(host_of(url), host);
+        }
     }
 
     #[test]

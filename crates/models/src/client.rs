@@ -25,6 +25,7 @@ use crate::{
     request::estimate_tokens,
     requests::RequestLog,
     runtimes::{LoadOptions, PullProgress, Runtime, RuntimeStatus},
+    traffic::Tally,
 };
 
 /// What the handle is given.
@@ -44,7 +45,11 @@ pub struct Options {
 
 /// The models of a registry. Cheap to clone; all clones change together.
 #[derive(Clone)]
-pub struct Models(Arc<Shared>);
+pub struct Models {
+    shared: Arc<Shared>,
+    /// Who is told of the bytes of its calls, beside the metrics.
+    tally: Option<Tally>,
+}
 
 struct Shared {
     options: Arc<Options>,
@@ -82,26 +87,35 @@ impl Models {
         metrics::describe();
         let inner = Inner::new(registry, &options, None)?;
         let mcp = McpServers::new(&options);
-        Ok(Self(Arc::new(Shared { options: Arc::new(options), mcp, current: RwLock::new(Arc::new(inner)) })))
+        let current = RwLock::new(Arc::new(inner));
+        Ok(Self { shared: Arc::new(Shared { options: Arc::new(options), mcp, current }), tally: None })
     }
 
     /// Takes another registry, at once for all clones. Calls under way end with the one they began with; providers that did not
     /// change keep their connections and their servers. On an error nothing changes.
     pub fn reload(&self, registry: Arc<Registry>) -> Result<(), Error> {
-        let mut current = self.0.current.write().unwrap_or_else(PoisonError::into_inner);
-        *current = Arc::new(Inner::new(registry, &self.0.options, Some(&current))?);
+        let mut current = self.shared.current.write().unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(Inner::new(registry, &self.shared.options, Some(&current))?);
         Ok(())
     }
 
     /// The models as they are now; a later [`Self::reload`] of this handle does not change them.
     #[must_use]
     pub fn pinned(&self) -> Self {
+        let Shared { options, mcp, .. } = &*self.shared;
         let current = RwLock::new(self.current());
-        Self(Arc::new(Shared { options: Arc::clone(&self.0.options), mcp: self.0.mcp.clone(), current }))
+        let shared = Shared { options: Arc::clone(options), mcp: mcp.clone(), current };
+        Self { shared: Arc::new(shared), tally: self.tally.clone() }
+    }
+
+    /// The same models, of whose calls `tally` is told what they send and receive.
+    #[must_use]
+    pub fn tallied(&self, tally: Tally) -> Self {
+        Self { shared: Arc::clone(&self.shared), tally: Some(tally) }
     }
 
     fn current(&self) -> Arc<Inner> {
-        Arc::clone(&self.0.current.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.shared.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The registry behind it.
@@ -111,12 +125,12 @@ impl Models {
 
     /// Whether remote hosts may be reached.
     pub fn mode(&self) -> Mode {
-        self.0.options.mode
+        self.shared.options.mode
     }
 
     /// The servers of tools.
     pub fn mcp(&self) -> &McpServers {
-        &self.0.mcp
+        &self.shared.mcp
     }
 
     /// Asks a model. Dropping the future cancels the call and closes its connection.
@@ -147,9 +161,9 @@ impl Models {
         let turn = lane.gate.turn(model, request.input_tokens() + u64::from(output_tokens_max)).await?;
         metrics.waited(turn.waited);
         let meter = metrics.call();
-        let result = lane.provider.chat(&lane.config, request, listener).await;
+        let result = lane.provider.chat(&lane.config, request, listener, self.tally.as_ref()).await;
         meter.end(&result);
-        if let Some(log) = &self.0.options.requests {
+        if let Some(log) = &self.shared.options.requests {
             log.record(model, &lane.config.spec.provider, request, &result);
         }
         if let Ok(reply) = &result {
@@ -220,7 +234,7 @@ impl Models {
         let inner = self.current();
         let servers = inner.providers.values().filter_map(|it| it.managed());
         let models = futures::future::join_all(servers.map(Managed::shutdown));
-        futures::future::join(models, self.0.mcp.shutdown()).await;
+        futures::future::join(models, self.shared.mcp.shutdown()).await;
     }
 }
 

@@ -2,10 +2,7 @@
 //!
 //! **Invariant:** a name is judged without asking DNS; what DNS says later is judged again before a connection is opened.
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
-};
+use std::{fmt, net::SocketAddr};
 
 use crewline_types::model::Locality;
 use reqwest::{
@@ -24,57 +21,8 @@ pub enum Mode {
 }
 
 /// Where `url` points, as far as its host tells.
-///
-/// Names of one label, and names below `local`, `internal`, `lan` and `home.arpa`, are private: public DNS has none of them.
 pub fn locality(url: &Url) -> Locality {
-    let host = url.host_str().unwrap_or_default();
-    let bare = host.strip_prefix('[').and_then(|it| it.strip_suffix(']')).unwrap_or(host);
-    if let Ok(ip) = bare.parse::<IpAddr>() {
-        return locality_of(ip);
-    }
-    let name = host.trim_end_matches('.').to_ascii_lowercase();
-    if name == "localhost" || name.ends_with(".localhost") {
-        Locality::Loopback
-    } else if name.is_empty() {
-        Locality::Remote
-    } else if !name.contains('.')
-        || [".local", ".internal", ".lan", ".home.arpa"].iter().any(|suffix| name.ends_with(suffix))
-    {
-        Locality::Private
-    } else {
-        Locality::Remote
-    }
-}
-
-/// Where an address is. Private: RFC 1918, shared (RFC 6598), link-local, unique local (RFC 4193).
-pub fn locality_of(ip: IpAddr) -> Locality {
-    match ip {
-        IpAddr::V4(ip) => {
-            let [a, b, ..] = ip.octets();
-            if ip.is_loopback() || ip.is_unspecified() {
-                Locality::Loopback
-            } else if ip.is_private() || ip.is_link_local() || (a == 100 && (64..128).contains(&b)) {
-                Locality::Private
-            } else {
-                Locality::Remote
-            }
-        }
-        IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
-            Some(ip) => locality_of(IpAddr::V4(ip)),
-            None if ip.is_loopback() || ip == Ipv6Addr::UNSPECIFIED => Locality::Loopback,
-            None if ip.is_unique_local() || ip.is_unicast_link_local() => Locality::Private,
-            None => Locality::Remote,
-        },
-    }
-}
-
-/// The class of a host as a metric label.
-pub(crate) fn host_class(locality: Locality) -> &'static str {
-    match locality {
-        Locality::Loopback => "loopback",
-        Locality::Private => "private",
-        Locality::Remote => "remote",
-    }
+    Locality::of_host(url.host_str().unwrap_or_default())
 }
 
 /// A private name that DNS sends to a public address.
@@ -113,7 +61,7 @@ impl Resolve for PrivateOnly {
             let host = name.as_str();
             let found: Vec<SocketAddr> = tokio::net::lookup_host((host, 0))
                 .await?
-                .filter(|it| locality_of(it.ip()) != Locality::Remote)
+                .filter(|it| Locality::of_ip(it.ip()) != Locality::Remote)
                 .collect();
             if found.is_empty() {
                 // Boxed once, so that it is still found among the causes.

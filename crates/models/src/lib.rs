@@ -29,6 +29,7 @@ pub mod runtimes;
 pub mod schema;
 pub mod setup;
 pub mod tools;
+mod traffic;
 pub mod web;
 
 pub use client::{Models, Options};
@@ -48,3 +49,4 @@ pub use reload::{Env, Reloaded, Reloader};
 pub use request::{ChatMessage, ChatReply, ChatRequest, EmbedReply, Finish, Listener, Piece, Speaker};
 pub use schema::OutputSchema;
 pub use tools::{Tool, ToolCall, ToolChoice, ToolSet};
+pub use traffic::Tally;

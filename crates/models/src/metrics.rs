@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use crewline_types::{Usage, event::CallOutcome};
+use crewline_types::{Usage, event::CallOutcome, model::Locality};
 use metrics::{Counter, Histogram, counter, histogram};
 
-use crate::{ChatReply, Error, ModelConfig, egress::host_class};
+use crate::{ChatReply, Error, ModelConfig};
 
 const OUTCOMES: [CallOutcome; 6] = [
     CallOutcome::Ok,
@@ -57,7 +57,12 @@ pub(crate) fn describe() {
     metrics::describe_counter!(
         "crewline_egress_bytes_total",
         metrics::Unit::Bytes,
-        "Bytes of request bodies sent, by class of host."
+        "Bytes of addresses and bodies of requests sent, by host."
+    );
+    metrics::describe_counter!(
+        "crewline_ingress_bytes_total",
+        metrics::Unit::Bytes,
+        "Bytes of bodies of answers received, by host."
     );
 }
 
@@ -170,7 +175,10 @@ impl Drop for CallMeter<'_> {
     }
 }
 
-/// The counter of bytes sent to hosts of one class.
-pub(crate) fn egress(locality: crewline_types::model::Locality) -> Counter {
-    counter!("crewline_egress_bytes_total", "host_class" => host_class(locality))
+/// The counters of bytes sent to and received from a host. `host` is a name of the registry, or `other`.
+pub(crate) fn traffic(host: &str, locality: Locality) -> (Counter, Counter) {
+    let class = locality.as_str();
+    let sent = counter!("crewline_egress_bytes_total", "host_class" => class, "host" => host.to_owned());
+    let received = counter!("crewline_ingress_bytes_total", "host_class" => class, "host" => host.to_owned());
+    (sent, received)
 }

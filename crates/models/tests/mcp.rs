@@ -14,7 +14,7 @@ use std::{
 };
 
 use crewline_models::{
-    McpServerConfig, Mode, Options, Registry, managed_guard_main,
+    McpReach, McpServerConfig, Mode, Options, Registry, Tally, managed_guard_main,
     mcp::{McpError, McpReply, McpServers, McpTool},
 };
 use crewline_testkit::{ToolServer, serve_tools_on_stdio};
@@ -110,7 +110,12 @@ async fn call(
 async fn tools_of_both_kinds_are_listed_and_called(folder: &Path) {
     let server = ToolServer::start().unwrap();
     for (servers, config) in [stdio(folder, "serve", "", Guard::Yes), http(folder, &server.url(), Mode::Offline)] {
+        let tally = Tally::default();
+        let servers = servers.tallied(tally.clone());
         let found = servers.tools(&config).await.unwrap();
+        let asked: Vec<_> = tally.take().iter().map(|(host, it)| (host.to_string(), it.received > 0)).collect();
+        let is_process = matches!(config.reach, McpReach::Command { .. });
+        assert_eq!(asked, if is_process { vec![] } else { vec![("127.0.0.1".to_owned(), true)] });
         assert!(found.refused.is_empty());
         assert_eq!(&*found.tool("s.echo").unwrap().description, "Gives a text back.");
         let reply = call(&servers, &config, "echo", json!({"text": "hä\nho"})).await.unwrap();

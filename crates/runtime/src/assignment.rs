@@ -12,11 +12,11 @@ use std::{
 };
 
 use crewline_engine::{context::Item, plan, route::Mode};
-use crewline_models::{Models, OutputSchema};
+use crewline_models::{Models, OutputSchema, Tally};
 use crewline_store::{CallEnd, Change, Fence, NewToolCall, ProjectMax, ToolCallEnd};
 use crewline_types::{
     AttemptId, CallId, Criterion, ErrorKind, MicroUsd, ModelAlias, ModelSpec, ProjectScope, Role, RunId, Task, TaskId,
-    TaskKind, Text, TextHash, Timestamp, Usage,
+    TaskKind, Text, TextHash, Timestamp, Traffic, Usage,
     event::{CallOutcome, Candidate, CheckResult, ErrorNote},
 };
 use ractor::ActorRef;
@@ -180,9 +180,18 @@ pub struct Progress {
     pub ended: Ended,
     /// What all ended calls consumed, recorded or not.
     pub spent: Spent,
+    /// What its requests sent and received since that was last asked.
+    pub tally: Tally,
 }
 
 impl Progress {
+    /// What is to be recorded now.
+    pub fn take_ended(&mut self) -> Ended {
+        let mut ended = std::mem::take(&mut self.ended);
+        ended.traffic += &self.tally.take();
+        ended
+    }
+
     /// A call's beginning was refused, and the ends of earlier calls with it.
     pub fn not_recorded(&mut self, refusal: &Refusal, ended: Ended) {
         match refusal {
@@ -196,8 +205,9 @@ impl Progress {
     }
 
     /// What the attempt consumed, and what of it is not recorded as ended; a call that is still open is cancelled.
-    pub fn close(self) -> (Spent, Ended) {
-        let Self { open, mut ended, mut spent, is_started: _ } = self;
+    pub fn close(mut self) -> (Spent, Ended) {
+        let mut ended = self.take_ended();
+        let Self { open, mut spent, .. } = self;
         if let Some(OpenCall { id, by, model, provider, worst, input_tokens, is_sent }) = open {
             let (input_tokens, cost) = if is_sent {
                 // What the provider bills for an aborted call is unknown: the worst case is never too little.
@@ -236,6 +246,8 @@ pub struct Ended {
     pub calls: Vec<EndedCall>,
     /// Calls of tools.
     pub tools: Vec<EndedTool>,
+    /// What they sent and received.
+    pub traffic: Traffic,
 }
 
 /// A call of a tool that ended, with what its event shows.
@@ -327,6 +339,11 @@ impl Obligation {
     /// Notes how far the attempt came.
     pub fn note<R>(&self, change: impl FnOnce(&mut Progress) -> R) -> R {
         change(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Who is to be told what the attempt's requests send and receive.
+    pub fn tally(&self) -> Tally {
+        self.note(|progress| progress.tally.clone())
     }
 
     /// Settles the obligation.

@@ -116,7 +116,7 @@ pub use library::{Drained, Kept, Library, Noted, Recalled};
 pub use remember::{MEMORY_CHARS_MAX, RECALL_MAX, Remembered};
 pub use remote::{Remote, RemoteTool};
 pub use replay::{Edit, Mismatch, ReplayRequest, Replayed};
-pub use report::{AttemptReport, CallReport, ModelReport, Report, RunSummary, ShadowReport, TaskReport};
+pub use report::{AttemptReport, CallReport, HostReport, ModelReport, Report, RunSummary, ShadowReport, TaskReport};
 pub use retry::Retried;
 pub use settings::Approve;
 pub use tasks::{Changed, ChangedTask, DEPTH_MAX, Next, Place, TaskCommand, TaskFields, TaskView, document_of, unmet};

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error,
-    assignment::{Ended, EndedCall, Failure, Output, Progress, Report, Spent},
+    assignment::{EndedCall, Failure, Output, Progress, Report, Spent},
     attempt::{JUDGE, end_calls},
     outage::Outage,
     purse::Cap,
@@ -309,11 +309,7 @@ impl Wire {
         };
         let spent = Spent { usage, cost, unpriced };
         Read {
-            report: Report {
-                attempt,
-                progress: Progress { is_started, open: None, ended: Ended::default(), spent },
-                result,
-            },
+            report: Report { attempt, progress: Progress { is_started, spent, ..Progress::default() }, result },
             has_answer,
         }
     }

@@ -103,7 +103,7 @@ pub async fn tools_of(assignment: &Assignment, deps: &Deps, policy: &Policy) -> 
         Mode::Online => crewline_models::Mode::Online,
         Mode::Offline => crewline_models::Mode::Offline,
     };
-    let servers = &assignment.models.mcp().in_mode(mode);
+    let servers = &assignment.models.mcp().in_mode(mode).tallied(assignment.obligation.tally());
     let listed = join_all(configs.iter().map(|config| servers.tools(config))).await;
     let mut asked = Vec::new();
     let mut found = Vec::new();

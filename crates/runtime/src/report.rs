@@ -1,6 +1,6 @@
 //! What a run made, tried and cost, as `report.json`, `show` and the API tell it.
 //!
-//! **Invariant:** every figure is summed from recorded calls; nothing is remembered beside the database.
+//! **Invariant:** every figure is summed from what is recorded; nothing is remembered beside the database.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -9,9 +9,10 @@ use std::{
 
 use crewline_store::{AttemptStatus, CallRow, Origin, RunRow, ShadowSum, Store};
 use crewline_types::{
-    EventBody, LinkKind, MicroUsd, Role, RunId, RunStatus, Task, TaskCounts, TaskId, TaskKind, TaskStatus, Timestamp,
-    Usage,
+    EventBody, HostBytes, LinkKind, MicroUsd, Role, RunId, RunStatus, Task, TaskCounts, TaskId, TaskKind, TaskStatus,
+    Timestamp, Traffic, Usage,
     event::{CallOutcome, ErrorNote, TaskAction},
+    model::Locality,
 };
 use serde::Serialize;
 
@@ -114,6 +115,8 @@ pub struct Report {
     pub tasks: Vec<TaskReport>,
     /// What each model did.
     pub models: Vec<ModelReport>,
+    /// What its requests sent to which host, and received from there.
+    pub hosts: Vec<HostReport>,
     /// What had to be repaired in the plan.
     pub repairs: Vec<String>,
     /// Further tasks that specialists asked for and that did not enter the plan, each with its author and the reason.
@@ -156,6 +159,30 @@ impl From<ShadowSum> for ShadowReport {
     fn from(sum: ShadowSum) -> Self {
         Self { calls: sum.calls, open: sum.open, accepted: sum.accepted, cost_usd: sum.cost }
     }
+}
+
+/// What passed between a run and one host: addresses and bodies of requests, bodies of answers, as far as it is recorded how
+/// their calls ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HostReport {
+    /// Its name, without a port.
+    pub host: Arc<str>,
+    /// Where it is, as far as its name tells.
+    pub host_class: Locality,
+    /// Bytes that went there.
+    pub sent_bytes: u64,
+    /// Bytes that came back.
+    pub received_bytes: u64,
+}
+
+fn host_reports(traffic: &Traffic) -> Vec<HostReport> {
+    let report = |(host, bytes): (&Arc<str>, &HostBytes)| HostReport {
+        host_class: Locality::of_host(host),
+        host: Arc::clone(host),
+        sent_bytes: bytes.sent,
+        received_bytes: bytes.received,
+    };
+    traffic.iter().map(report).collect()
 }
 
 /// A task of a run.
@@ -308,6 +335,7 @@ pub async fn report(store: &Store, run: RunId) -> Result<Report, Error> {
     let attempts = store.attempts(run).await?;
     let calls = store.calls(run).await?;
     let asked_beside = store.shadow_sum(run).await?;
+    let traffic = store.traffic(run).await?;
     let repairs = match store.first_event(run, PLAN_EVENT).await?.map(|event| event.body) {
         Some(EventBody::PlanReady { repairs, .. }) => repairs,
         Some(_) | None => Vec::new(),
@@ -401,6 +429,7 @@ pub async fn report(store: &Store, run: RunId) -> Result<Report, Error> {
         counts,
         tasks,
         models: models.into_values().collect(),
+        hosts: host_reports(&traffic),
         repairs,
         refused: refused.collect(),
         error: row.error.as_deref().and_then(|text| serde_json::from_str(text).ok()),

@@ -10,7 +10,7 @@ use crewline_engine::{
     context::{self, Item, Tier},
     route::{self, Request, Traits, View},
 };
-use crewline_models::{ChatRequest, Finish, Registry};
+use crewline_models::{ChatRequest, Finish, Registry, Tally};
 use crewline_store::{CallEnd, Change, NewCall, Transition};
 use crewline_types::{
     AttemptId, CallId, MicroUsd, ModelSpec, Role, TaskId, TaskKind, TaskStatus, Text, TextHash, Usage,
@@ -63,7 +63,8 @@ pub fn is_wanted(deps: &Deps) -> bool {
 pub async fn write(deps: &Deps, brief: &RunBrief, root: Root, draft: &Draft) -> Result<Option<Written>, crate::Error> {
     let (Post::Manager { epoch }, true) = (&brief.post, is_wanted(deps)) else { return Ok(None) };
     let role = Role::from(ROLE);
-    let models = deps.models.pinned();
+    let tally = Tally::default();
+    let models = deps.models.pinned().tallied(tally.clone());
     let registry = models.registry();
     let Some(model) = choose(deps, &registry, brief, root, draft) else { return Ok(None) };
     let tokens_max = deps.limits.project_tokens;
@@ -149,7 +150,7 @@ pub async fn write(deps: &Deps, brief: &RunBrief, root: Root, draft: &Draft) -> 
         checks: Vec::new(),
         asked: Vec::new(),
     };
-    let ended = Ended { calls: vec![ended], tools: Vec::new() };
+    let ended = Ended { calls: vec![ended], tools: Vec::new(), traffic: tally.take() };
     end_calls(&mut change, call.attempt, &role, ended);
     let made = text.map(|text| {
         let text = context::summarise(&text.body, tokens_max);

@@ -19,8 +19,8 @@ use crewline_models::{
     web::{Web, WebLimits},
 };
 use crewline_tools::{
-    CommandLimits, CommandPolicy, CommandRule, Error, Fetch, Hosts, HttpFetch, Kit, Limits, Merge, Network,
-    OutputStore, Rules, Runner, Toolbox, TreeLimits, Unconfined, View, Workspace,
+    CommandLimits, CommandPolicy, CommandRule, Error, Hosts, HttpFetch, Kit, Limits, Merge, Network, OutputStore,
+    Rules, Runner, Toolbox, TreeLimits, Unconfined, View, Workspace,
 };
 use crewline_types::{ErrorKind, Role, RunId, event::ErrorNote};
 use tokio::sync::{Mutex, OnceCell};
@@ -44,7 +44,7 @@ pub struct Workshop {
     folder: Arc<Path>,
     helper: Option<PathBuf>,
     runner: OnceCell<Option<Runner>>,
-    web: OnceCell<Option<Arc<dyn Fetch>>>,
+    web: OnceCell<Option<Web>>,
     open: Mutex<HashMap<Arc<Path>, Workspace>>,
     /// By the folder's real path.
     held: Mutex<HashMap<PathBuf, Weak<File>>>,
@@ -100,7 +100,7 @@ impl Workshop {
         }
         let make = || async {
             match Web::new(crewline_models::Mode::Online, WebLimits::default()) {
-                Ok(web) => Some(Arc::new(WebFetch(web)) as Arc<dyn Fetch>),
+                Ok(web) => Some(web),
                 Err(error) => {
                     tracing::warn!(%error, "no page can be read");
                     None
@@ -109,7 +109,8 @@ impl Workshop {
         };
         let Some(web) = self.web.get_or_init(make).await else { return Ok(None) };
         let hosts = Hosts::parse(&rules.hosts).map_err(|error| unusable(&error))?;
-        Ok(Some(HttpFetch::new(Arc::clone(web), Arc::new(hosts))))
+        let web = WebFetch(web.tallied(assignment.obligation.tally()));
+        Ok(Some(HttpFetch::new(Arc::new(web), Arc::new(hosts))))
     }
 
     /// A workspace to look at: what was merged of it.

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use crewline_types::{
     ApprovalId, ApprovalKind, AttemptId, CallId, Effect, Event, MemoryRecord, MicroUsd, Role, RunId, RunStatus, Task,
-    TaskDetails, TaskId, TaskStatus, Text, TextHash, Timestamp, ToolCallId, ToolOutcome, Usage,
+    TaskDetails, TaskId, TaskStatus, Text, TextHash, Timestamp, ToolCallId, ToolOutcome, Traffic, Usage,
     event::{CallOutcome, ErrorNote, NewEvent},
     task::LinkKind,
 };
@@ -71,6 +71,8 @@ pub struct Change {
     pub tool_calls_begun: Vec<(ToolCallId, u32)>,
     /// Calls of tools whose outcome is known; one whose outcome is known already stays as it is.
     pub tool_calls_ended: Vec<ToolCallEnd>,
+    /// What requests of the run sent and received; added to what is known of each host.
+    pub traffic: Traffic,
     /// What a person is asked; what was asked before is not asked again.
     pub approvals: Vec<NewApproval>,
     /// What attempts were told.
@@ -144,6 +146,7 @@ impl Change {
             tool_calls: Vec::new(),
             tool_calls_begun: Vec::new(),
             tool_calls_ended: Vec::new(),
+            traffic: Traffic::default(),
             approvals: Vec::new(),
             contexts: Vec::new(),
             texts: Vec::new(),

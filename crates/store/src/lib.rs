@@ -50,6 +50,7 @@ mod statements;
 mod stats;
 mod summaries;
 mod tool_pins;
+mod traffic;
 mod tx;
 mod work;
 

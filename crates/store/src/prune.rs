@@ -20,6 +20,7 @@ use crate::{
     graph::DELETE_INDEX_VERSIONS,
     sql::{Args, Bulk, dialect},
     statements as sql,
+    traffic::DELETE_TRAFFIC,
     tx::Tx,
 };
 
@@ -174,6 +175,7 @@ async fn delete_batch(tx: &mut Tx, run: RunId) -> Result<Option<u64>, Error> {
     if tasks.is_empty() {
         tx.write(&sql::DELETE_APPROVALS, &[run], id).await?;
         tx.write(&sql::DELETE_EVENTS, &[run], id).await?;
+        tx.write(&DELETE_TRAFFIC, &[run], id).await?;
         tx.write(&DELETE_INDEX_VERSIONS, &[run], id).await?;
         tx.write(&sql::DELETE_RUNS, &[run], id).await?;
         return Ok(Some(0));

@@ -17,7 +17,7 @@ const DEADLOCKS_MAX: u32 = 3;
 pub(crate) const RETURN_LIMIT: Duration = Duration::from_secs(30);
 
 /// The same for a single statement: who asks for a lease can not wait long.
-const RETURN_LIMIT_ALONE: Duration = Duration::from_secs(2);
+pub(crate) const RETURN_LIMIT_ALONE: Duration = Duration::from_secs(2);
 
 /// Pauses between tries to reach a server.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);

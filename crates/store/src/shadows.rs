@@ -8,12 +8,13 @@
 
 use std::time::Duration;
 
-use crewline_types::{AttemptId, MicroUsd, RunId, Timestamp, Usage, event::CallOutcome};
+use crewline_types::{AttemptId, MicroUsd, RunId, Timestamp, Traffic, Usage, event::CallOutcome};
 use sea_orm::{ConnectionTrait as _, Statement};
 
 use crate::{
     Backend, CallEnd, Error, Store,
     entity::{unsigned, usage},
+    retry::{RETURN_LIMIT_ALONE, Retry},
     rows::{add_note, add_usage},
     sql::{
         Args, Bulk,
@@ -21,6 +22,7 @@ use crate::{
         clamp,
     },
     statements::LOCK_PROJECT,
+    traffic,
     tx::Tx,
 };
 
@@ -141,18 +143,34 @@ impl Store {
         }
     }
 
-    /// Ends a copy; false when it had ended before, or its run is gone.
-    pub async fn end_shadow(&self, end: &CallEnd) -> Result<bool, Error> {
-        let add = |args: &mut Args, end: &&CallEnd| {
-            args.text(end.id.attempt.task.as_str());
-            args.int(end.id.attempt.number.into());
-            args.word(end.outcome.as_str());
-            add_usage(args, &end.usage);
-            args.int(money(end.cost.unwrap_or_default()));
-            args.int(i64::try_from(end.elapsed.as_micros()).unwrap_or(i64::MAX));
-            add_note(args, end.error.as_ref());
+    /// Ends a copy of `run`, and adds what it sent and received; false when it had ended before, or its run is gone.
+    pub async fn end_shadow(&self, run: RunId, end: &CallEnd, passed: &Traffic) -> Result<bool, Error> {
+        let mut retry = Retry::new(RETURN_LIMIT_ALONE);
+        loop {
+            match self.try_end_shadow(run, end, passed).await {
+                Ok(is_ended) => return Ok(is_ended),
+                Err(error) => retry.after(self.backend(), error).await?,
+            }
+        }
+    }
+
+    async fn try_end_shadow(&self, run: RunId, end: &CallEnd, passed: &Traffic) -> Result<bool, Error> {
+        let mut tx = self.inner.writer.begin().await?;
+        let written = async {
+            // An end stays, so that what is done again adds nothing.
+            let is_ended = tx.write(&END_SHADOW, &[end], |args, end| add_end(args, end)).await? > 0;
+            if is_ended {
+                traffic::add(&mut tx, &traffic::rows([(run, passed)].into_iter())).await?;
+            }
+            Ok(is_ended)
         };
-        Ok(self.write_alone(&END_SHADOW, &[end], add).await? > 0)
+        match written.await {
+            Ok(is_ended) => tx.commit().await.map(|()| is_ended),
+            Err(error) => {
+                tx.rollback(&error).await;
+                Err(error)
+            }
+        }
     }
 
     /// How candidates compare, by role, model of the chain and candidate: the last `limit` copies.
@@ -244,6 +262,16 @@ async fn begin(tx: &mut Tx, new: &NewShadow) -> Result<bool, Error> {
 
 fn money(amount: MicroUsd) -> i64 {
     clamp(amount.0).min(COPY_MAX)
+}
+
+fn add_end(args: &mut Args, end: &CallEnd) {
+    args.text(end.id.attempt.task.as_str());
+    args.int(end.id.attempt.number.into());
+    args.word(end.outcome.as_str());
+    add_usage(args, &end.usage);
+    args.int(money(end.cost.unwrap_or_default()));
+    args.int(i64::try_from(end.elapsed.as_micros()).unwrap_or(i64::MAX));
+    add_note(args, end.error.as_ref());
 }
 
 fn add_new(args: &mut Args, new: &NewShadow) {

@@ -82,6 +82,11 @@ impl Hosts {
         self.0.iter().any(|rule| rule.fits(&host, port))
     }
 
+    /// Whether a rule has the host's own name, and not only one above it.
+    pub fn names(&self, host: &str) -> bool {
+        self.0.iter().any(|rule| !rule.is_wide && rule.name.eq_ignore_ascii_case(host))
+    }
+
     fn list(&self) -> String {
         let show = |rule: &HostRule| {
             let star = if rule.is_wide { "*." } else { "" };

@@ -21,6 +21,7 @@ pub mod share;
 pub mod task;
 pub mod text;
 pub mod time;
+pub mod traffic;
 
 pub use act::{ApprovalKind, ApprovalState, Effect, ToolOutcome};
 pub use check::Check;
@@ -37,3 +38,4 @@ pub use share::Share;
 pub use task::{Criterion, LinkKind, Priority, Task, TaskDetails, TaskKind, TaskStatus};
 pub use text::{Text, TextHash};
 pub use time::{Clock, SystemClock, Timestamp};
+pub use traffic::{HostBytes, Traffic};

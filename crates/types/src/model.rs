@@ -1,6 +1,11 @@
 //! Models as the router sees them: alias, window, price, limits. Endpoints and keys stay in the `models` crate.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -100,6 +105,61 @@ pub enum Locality {
     Private,
     /// Anywhere else.
     Remote,
+}
+
+impl Locality {
+    /// Where a host is, as far as its name tells.
+    ///
+    /// Names of one label, and names below `local`, `internal`, `lan` and `home.arpa`, are private: public DNS has none of them.
+    pub fn of_host(host: &str) -> Self {
+        let bare = host.strip_prefix('[').and_then(|it| it.strip_suffix(']')).unwrap_or(host);
+        if let Ok(ip) = bare.parse::<IpAddr>() {
+            return Self::of_ip(ip);
+        }
+        let name = host.trim_end_matches('.').to_ascii_lowercase();
+        if name == "localhost" || name.ends_with(".localhost") {
+            Self::Loopback
+        } else if name.is_empty() {
+            Self::Remote
+        } else if !name.contains('.')
+            || [".local", ".internal", ".lan", ".home.arpa"].iter().any(|suffix| name.ends_with(suffix))
+        {
+            Self::Private
+        } else {
+            Self::Remote
+        }
+    }
+
+    /// Where an address is. Private: RFC 1918, shared (RFC 6598), link-local, unique local (RFC 4193).
+    pub fn of_ip(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(ip) => {
+                let [a, b, ..] = ip.octets();
+                if ip.is_loopback() || ip.is_unspecified() {
+                    Self::Loopback
+                } else if ip.is_private() || ip.is_link_local() || (a == 100 && (64..128).contains(&b)) {
+                    Self::Private
+                } else {
+                    Self::Remote
+                }
+            }
+            IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
+                Some(ip) => Self::of_ip(IpAddr::V4(ip)),
+                None if ip.is_loopback() || ip == Ipv6Addr::UNSPECIFIED => Self::Loopback,
+                None if ip.is_unique_local() || ip.is_unicast_link_local() => Self::Private,
+                None => Self::Remote,
+            },
+        }
+    }
+
+    /// The word for it in reports and as a label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Loopback => "loopback",
+            Self::Private => "private",
+            Self::Remote => "remote",
+        }
+    }
 }
 
 /// The limits of one call on time.

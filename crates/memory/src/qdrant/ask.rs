@@ -6,6 +6,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crewline_types::{MemoryId, MemoryRecord, ProjectScope};
+use prost::Message as _;
 use qdrant_client::qdrant::{
     BatchResult, Condition, Filter as Conditions, PrefetchQueryBuilder, Query as Wanted, QueryBatchPoints,
     QueryPointsBuilder, ScoredPoint, SearchParams, SearchParamsBuilder, VectorInput,
@@ -155,7 +156,7 @@ impl Qdrant {
             read_consistency: None,
             timeout: Some(REQUEST_LIMIT.as_secs()),
         };
-        Ok(self.limited("query", self.client.query_batch(batch)).await?.result)
+        Ok(self.carried("query", batch.encoded_len(), self.client.query_batch(batch)).await?.result)
     }
 }
 

@@ -25,6 +25,7 @@ use rmcp::{
         streamable_http_client::StreamableHttpClientTransportConfig,
     },
 };
+use serde::Serialize;
 use tokio::time::timeout;
 
 use super::{
@@ -34,10 +35,11 @@ use super::{
     tool::{McpTools, Said, TOOLS_MAX, sort},
 };
 use crate::{
-    Mode,
+    Mode, Tally,
     egress::is_public_address,
     providers::{excerpt, http_client, root_cause},
     registry::{McpReach, McpServerConfig},
+    traffic::{HostMeter, Passing, json_bytes},
 };
 
 /// Bytes of one message.
@@ -72,11 +74,18 @@ pub(super) struct Link {
     process: Mutex<Option<Process>>,
     is_dirty: Arc<AtomicBool>,
     is_passed: Arc<AtomicBool>,
+    /// None for a process of this machine.
+    meter: Option<HostMeter>,
 }
 
 impl Link {
     /// Connects, within the server's `start_timeout`.
-    pub(super) async fn open(config: &Arc<McpServerConfig>, launcher: &Launcher, mode: Mode) -> Result<Self, McpError> {
+    pub(super) async fn open(
+        config: &Arc<McpServerConfig>,
+        launcher: &Launcher,
+        mode: Mode,
+        tally: Option<&Tally>,
+    ) -> Result<Self, McpError> {
         let is_dirty = Arc::new(AtomicBool::new(false));
         let is_passed = Arc::new(AtomicBool::new(false));
         let ear = Ear { is_dirty: Arc::clone(&is_dirty) };
@@ -105,7 +114,7 @@ impl Link {
                     }
                 };
                 let process = Mutex::new(Some(process));
-                Ok(Self { config: Arc::clone(config), service, process, is_dirty, is_passed })
+                Ok(Self { config: Arc::clone(config), service, process, is_dirty, is_passed, meter: None })
             }
             McpReach::Http { url, locality, headers } => {
                 let host = || url.host_str().unwrap_or_default().to_owned();
@@ -121,7 +130,16 @@ impl Link {
                 // A call is never sent again by the transport: what became of the first one is not known.
                 settings.reinit_on_expired_session = false;
                 let transport = StreamableHttpClientTransport::with_client(client, settings);
-                let service = match timeout(limit, serve_client(ear, transport)).await {
+                let meter = HostMeter::named(&host(), *locality);
+                let mut passing = meter.exchange(tally, json_bytes(&ear.get_info()));
+                let opened = timeout(limit, serve_client(ear, transport)).await;
+                match &opened {
+                    Ok(Ok(service)) => passing.received(service.peer_info().map_or(0, |it| json_bytes(&*it))),
+                    Ok(Err(error)) => passing.failed(initialise_cause(error)),
+                    Err(_) => {}
+                }
+                drop(passing);
+                let service = match opened {
                     Ok(Ok(service)) => service,
                     Ok(Err(error)) if is_elsewhere(&error) => {
                         return Err(McpError::Offline { server: server(), host: host() });
@@ -132,7 +150,8 @@ impl Link {
                     }
                     Err(_) => return Err(start(format!("it was not ready within {} s", limit.as_secs_f64()))),
                 };
-                Ok(Self { config: Arc::clone(config), service, process: Mutex::default(), is_dirty, is_passed })
+                let (config, process) = (Arc::clone(config), Mutex::default());
+                Ok(Self { config, service, process, is_dirty, is_passed, meter: Some(meter) })
             }
         }
     }
@@ -148,23 +167,36 @@ impl Link {
     }
 
     /// All tools, as they are now.
-    pub(super) async fn tools(&self) -> Result<McpTools, McpError> {
+    pub(super) async fn tools(&self, tally: Option<&Tally>) -> Result<McpTools, McpError> {
         let limit = self.config.start_timeout;
         self.is_dirty.store(false, Ordering::Relaxed);
-        match timeout(limit, self.pages()).await {
+        match timeout(limit, self.pages(tally)).await {
             Ok(found) => found,
             Err(_) => Err(McpError::Timeout { server: self.config.name.to_string(), limit }),
         }
     }
 
-    async fn pages(&self) -> Result<McpTools, McpError> {
+    /// Begins to count a question; none when it goes to a process of this machine.
+    fn passing<'a>(&'a self, question: &impl Serialize, tally: Option<&'a Tally>) -> Option<Passing<'a>> {
+        let meter = self.meter.as_ref()?;
+        Some(meter.exchange(tally, json_bytes(question)))
+    }
+
+    async fn pages(&self, tally: Option<&Tally>) -> Result<McpTools, McpError> {
         let mut said = Vec::new();
         let mut cursor = None;
         for _ in 0..PAGES_MAX {
             // Not through the library's cache: how long an answer holds would be the server's word.
             let params = PaginatedRequestParams::default().with_cursor(cursor.take());
             let request = ClientRequest::ListToolsRequest(ListToolsRequest::with_param(params));
-            let answer = self.service.send_request(request).await.map_err(|error| self.failed(&error))?;
+            let mut passing = self.passing(&request, tally);
+            let answer = self.service.send_request(request).await;
+            match (&mut passing, &answer) {
+                (Some(passing), Ok(answer)) => passing.received(json_bytes(answer)),
+                (Some(passing), Err(error)) => passing.failed(error),
+                (None, _) => {}
+            }
+            let answer = answer.map_err(|error| self.failed(&error))?;
             let ServerResult::ListToolsResult(page) = answer else {
                 return Err(self.protocol("a list of tools was asked for"));
             };
@@ -182,10 +214,22 @@ impl Link {
     }
 
     /// Calls a tool, by the server's own name of it. Dropping the future tells the server that nobody waits any more.
-    pub(super) async fn call(&self, tool: &str, arguments: JsonObject) -> Result<McpReply, McpError> {
+    pub(super) async fn call(
+        &self,
+        tool: &str,
+        arguments: JsonObject,
+        tally: Option<&Tally>,
+    ) -> Result<McpReply, McpError> {
         let limit = self.config.call_timeout;
         let params = CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments);
-        match timeout(limit, self.service.call_tool_once(params)).await {
+        let mut passing = self.passing(&params, tally);
+        let answer = timeout(limit, self.service.call_tool_once(params)).await;
+        match (&mut passing, &answer) {
+            (Some(passing), Ok(Ok(CallToolResponse::Complete(result)))) => passing.received(json_bytes(result)),
+            (Some(passing), Ok(Err(error))) => passing.failed(error),
+            (Some(_), Ok(Ok(_)) | Err(_)) | (None, _) => {}
+        }
+        match answer {
             Ok(Ok(CallToolResponse::Complete(result))) => Ok(reply::of(result)),
             Ok(Ok(_)) => Err(self.protocol("it wants to be asked again, which is not offered")),
             Ok(Err(error)) => Err(self.failed(&error)),
@@ -239,10 +283,15 @@ fn initialise_error(error: &ClientInitializeError) -> String {
     }
 }
 
+/// What the library's error is about.
+fn initialise_cause(error: &ClientInitializeError) -> &(dyn std::error::Error + 'static) {
+    match error {
+        ClientInitializeError::TransportError { error, .. } => &*error.error,
+        other => other,
+    }
+}
+
 /// Whether a private name turned out to have a public address only.
 fn is_elsewhere(error: &ClientInitializeError) -> bool {
-    match error {
-        ClientInitializeError::TransportError { error, .. } => is_public_address(&*error.error),
-        other => is_public_address(other),
-    }
+    is_public_address(initialise_cause(error))
 }

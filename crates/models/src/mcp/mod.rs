@@ -36,7 +36,7 @@ use self::{
     link::Link,
     process::{Launcher, folder},
 };
-use crate::{Mode, Options, metrics, registry::McpServerConfig};
+use crate::{Mode, Options, Tally, metrics, registry::McpServerConfig};
 
 /// Starts within [`WINDOW`].
 const STARTS_MAX: usize = 8;
@@ -54,6 +54,8 @@ const TIMEOUTS_MAX: u32 = 2;
 pub struct McpServers {
     inner: Arc<Inner>,
     mode: Mode,
+    /// Who is told of the bytes of its questions, beside the metrics.
+    tally: Option<Tally>,
 }
 
 struct Inner {
@@ -99,13 +101,20 @@ impl McpServers {
     /// Connects to nothing yet.
     pub fn new(options: &Options) -> Self {
         let launcher = Launcher { guard: options.guard.clone(), folder: folder(&options.data_dir), env: options.env };
-        Self { inner: Arc::new(Inner { launcher, servers: StdMutex::default() }), mode: options.mode }
+        let inner = Arc::new(Inner { launcher, servers: StdMutex::default() });
+        Self { inner, mode: options.mode, tally: None }
     }
 
     /// The same for a run that may be offline: what the process may not reach, none of its runs may.
     pub fn in_mode(&self, mode: Mode) -> Self {
         let mode = if self.mode == Mode::Offline { Mode::Offline } else { mode };
-        Self { inner: Arc::clone(&self.inner), mode }
+        Self { mode, ..self.clone() }
+    }
+
+    /// The same servers, of whose questions `tally` is told what they send and receive.
+    #[must_use]
+    pub fn tallied(&self, tally: Tally) -> Self {
+        Self { tally: Some(tally), ..self.clone() }
     }
 
     /// The server as the registry has it now. One that changed is connected to anew, and the old connection ends with its calls.
@@ -125,8 +134,9 @@ impl McpServers {
     /// The tools of a server as they are now.
     pub async fn tools(&self, config: &Arc<McpServerConfig>) -> Result<McpTools, McpError> {
         let server = self.server(config);
-        let link = server.link(&self.inner).await?;
-        let found = link.tools().await;
+        let tally = self.tally.as_ref();
+        let link = server.link(&self.inner, tally).await?;
+        let found = link.tools(tally).await;
         server.seen(&link, found.as_ref().err(), Question::Tools).await;
         found
     }
@@ -139,16 +149,17 @@ impl McpServers {
         arguments: Map<String, Value>,
     ) -> Result<McpReply, McpError> {
         let server = self.server(config);
-        let link = server.link(&self.inner).await?;
+        let tally = self.tally.as_ref();
+        let link = server.link(&self.inner, tally).await?;
         let answer = async {
             if link.is_dirty() {
-                let now = link.tools().await?;
+                let now = link.tools(tally).await?;
                 let hash = now.tool(&tool.name).map(|it| it.hash);
                 if hash != Some(tool.hash) {
                     return Err(changed(config, tool));
                 }
             }
-            link.call(&tool.own_name, arguments).await
+            link.call(&tool.own_name, arguments, tally).await
         };
         let answer = answer.await;
         server.seen(&link, answer.as_ref().err(), Question::Call).await;
@@ -175,7 +186,7 @@ fn changed(config: &McpServerConfig, tool: &McpTool) -> McpError {
 
 impl Server {
     /// The connection; made when there is none.
-    async fn link(&self, inner: &Inner) -> Result<Arc<Link>, McpError> {
+    async fn link(&self, inner: &Inner, tally: Option<&Tally>) -> Result<Arc<Link>, McpError> {
         let mut state = self.state.lock().await;
         if let Some(link) = &state.link {
             if !link.is_closed() {
@@ -206,7 +217,7 @@ impl Server {
         }
         sleep(pause).await;
         state.starts.push_back(Instant::now());
-        let opened = Link::open(&self.config, &inner.launcher, self.mode).await;
+        let opened = Link::open(&self.config, &inner.launcher, self.mode, tally).await;
         metrics::mcp_connected(&self.config.name, opened.is_ok());
         match opened {
             Ok(link) => {

@@ -22,6 +22,7 @@ use crate::{
     ChatReply, Error, ModelConfig, Phase,
     provider::{Framing, Outgoing},
     request::Listener,
+    traffic::{Passing, Tally},
 };
 
 /// Bytes of a whole reply, and of what is kept of a stream, at most.
@@ -44,6 +45,8 @@ pub(super) struct Exchange<'a> {
     pub(super) endpoint: &'a Endpoint,
     pub(super) started: Instant,
     pub(super) listener: Option<Listener<'a>>,
+    /// Who is told of the bytes, beside the metrics.
+    pub(super) tally: Option<&'a Tally>,
 }
 
 impl<'a> Exchange<'a> {
@@ -99,6 +102,7 @@ impl<'a> Exchange<'a> {
     }
 
     async fn run(&self, client: &Client, request: Request, sent: usize) -> Result<ChatReply, Error> {
+        let mut passing = self.transport.passing(&request, self.tally);
         let pending = client.execute(request);
         let response = if self.outgoing.is_streaming {
             let first_token = self.model().spec.timeouts.first_token;
@@ -107,17 +111,21 @@ impl<'a> Exchange<'a> {
         } else {
             pending.await
         };
-        let response = response.map_err(|error| self.transport_error(&error))?;
+        let response = response.map_err(|error| {
+            passing.failed(&error);
+            self.transport_error(&error)
+        })?;
         if response.status() != StatusCode::OK {
-            return Err(self.refused(response).await);
+            return Err(self.refused(response, &mut passing).await);
         }
-        self.read(response, sent).await
+        self.read(response, sent, &mut passing).await
     }
 
-    async fn refused(&self, mut response: Response) -> Error {
+    async fn refused(&self, mut response: Response, passing: &mut Passing<'_>) -> Error {
         let mut body = Vec::new();
         // What can not be read of an error's body is no news.
         while let Ok(Some(chunk)) = response.chunk().await {
+            passing.received(chunk.len());
             body.extend_from_slice(&chunk[..chunk.len().min(ERROR_BODY_MAX - body.len())]);
             if body.len() >= ERROR_BODY_MAX {
                 break;
@@ -133,7 +141,7 @@ impl<'a> Exchange<'a> {
         (ANSWER_MIN + tokens.saturating_mul(TOKEN_BYTES_MAX)).min(REPLY_MAX)
     }
 
-    async fn read(&self, mut response: Response, sent: usize) -> Result<ChatReply, Error> {
+    async fn read(&self, mut response: Response, sent: usize, passing: &mut Passing<'_>) -> Result<ChatReply, Error> {
         let claims_stream = claims_stream(&response);
         let length = response.content_length();
         if length.is_some_and(|it| it > STREAM_MAX as u64 || (it > REPLY_MAX as u64 && !claims_stream)) {
@@ -148,6 +156,7 @@ impl<'a> Exchange<'a> {
             .then(|| (Phase::FirstToken, self.started + self.model().spec.timeouts.first_token));
         while let Some(chunk) = self.chunk(&mut response, deadline).await? {
             size += chunk.len();
+            passing.received(chunk.len());
             if let Form::Unknown = form {
                 if chunk.trim_ascii_start().is_empty() && size < LINE_MAX {
                     continue;
@@ -177,7 +186,9 @@ impl<'a> Exchange<'a> {
             }
             if answer.is_done {
                 // Reading to the end lets the connection be used again; a server that does not end is not waited for.
-                let _ = timeout(TAIL_LIMIT, response.chunk()).await;
+                if let Ok(Ok(Some(tail))) = timeout(TAIL_LIMIT, response.chunk()).await {
+                    passing.received(tail.len());
+                }
                 break;
             }
             if is_alive && answer.first_token.is_some() && self.outgoing.is_streaming {

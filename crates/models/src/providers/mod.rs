@@ -36,6 +36,7 @@ use crate::{
     ChatReply, ChatRequest, EmbedReply, Error, ListedModel, ModelConfig, Phase,
     provider::Outgoing,
     request::{Listener, estimate_tokens},
+    traffic::Tally,
 };
 
 /// How long the list of models may take.
@@ -50,6 +51,7 @@ impl Transport {
         model: &ModelConfig,
         request: &ChatRequest,
         listener: Option<Listener<'_>>,
+        tally: Option<&Tally>,
     ) -> Result<ChatReply, Error> {
         self.admit()?;
         let endpoint = self.endpoint().await?;
@@ -60,7 +62,8 @@ impl Transport {
         };
         let is_streaming = self.config.is_streaming || listener.is_some();
         let outgoing = Outgoing { model, request: told.as_ref().unwrap_or(request), is_streaming };
-        let exchange = Exchange { outgoing, transport: self, endpoint: &endpoint, started: Instant::now(), listener };
+        let started = Instant::now();
+        let exchange = Exchange { outgoing, transport: self, endpoint: &endpoint, started, listener, tally };
         exchange.chat(client).await
     }
 
@@ -109,11 +112,14 @@ impl Transport {
             base_url: self.config.base_url.clone(),
             message,
         };
+        let mut passing = self.passing(&request, None);
         let fetch = async {
-            let mut response = client.execute(request).await.map_err(|error| unreachable(root_cause(&error)))?;
+            let response = client.execute(request).await.inspect_err(|error| passing.failed(error));
+            let mut response = response.map_err(|error| unreachable(root_cause(&error)))?;
             let status = response.status();
             let mut body = Vec::new();
             while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(root_cause(&error)))? {
+                passing.received(chunk.len());
                 body.extend_from_slice(&chunk);
                 if body.len() > REPLY_MAX {
                     return Err(unreachable(format!("its answer is larger than {REPLY_MAX} bytes")));
@@ -143,15 +149,15 @@ impl Transport {
                 .map_err(|error| Error::Client { message: error.to_string() })?;
             let sent = body.len() as u64;
             let request = self.post(url.clone(), body);
+            let mut passing = self.passing(&request, None);
             let ask = async {
-                let mut response = client
-                    .execute(request)
-                    .await
-                    .map_err(|error| transport_error(&error, model, endpoint.base_url()))?;
+                let response = client.execute(request).await.inspect_err(|error| passing.failed(error));
+                let mut response = response.map_err(|error| transport_error(&error, model, endpoint.base_url()))?;
                 let mut body = Vec::new();
                 while let Some(chunk) =
                     response.chunk().await.map_err(|error| transport_error(&error, model, endpoint.base_url()))?
                 {
+                    passing.received(chunk.len());
                     body.extend_from_slice(&chunk);
                     if body.len() > REPLY_MAX {
                         return Err(Error::TooLarge { model: alias.clone(), limit: REPLY_MAX });

@@ -3,9 +3,11 @@
 //! **Invariant:** a key goes to its provider's origin only: the address comes from the registry, and redirects are not followed.
 //! **Invariant:** offline, a provider that is not on this machine or a private network is refused before a name is resolved.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
-use ::metrics::Counter;
 use crewline_types::model::Locality;
 use reqwest::{
     Client, Method, Request, Url,
@@ -18,8 +20,8 @@ use super::http::{self, host_of};
 use crate::{
     Error, Mode, ModelProvider, ProviderConfig,
     managed::Managed,
-    metrics,
     registry::{Key, ProviderType},
+    traffic::{HostMeter, Passing, Tally, sent_by},
 };
 
 /// The limit on connecting for what no model asks.
@@ -36,7 +38,8 @@ pub(crate) struct Transport {
     mode: Mode,
     /// One client for each limit on connecting.
     clients: Vec<(Duration, OnceCell<Client>)>,
-    bytes_sent: Counter,
+    /// Registered at the first request, so that a recorder installed after start-up is not missed.
+    meter: OnceLock<HostMeter>,
 }
 
 /// Where a provider is.
@@ -117,7 +120,7 @@ impl Transport {
             headers,
             mode,
             clients: limits(connect_limits).into_iter().map(|limit| (limit, OnceCell::new())).collect(),
-            bytes_sent: metrics::egress(config.locality),
+            meter: OnceLock::new(),
             config,
         }
     }
@@ -171,9 +174,16 @@ impl Transport {
         .await
     }
 
-    /// A request with a body; its bytes are counted.
+    /// Begins to count what `request` sends and what comes back.
+    pub(crate) fn passing<'a>(&'a self, request: &Request, tally: Option<&'a Tally>) -> Passing<'a> {
+        // All its addresses have one host.
+        let host = || request.url().host_str().unwrap_or_default();
+        let meter = self.meter.get_or_init(|| HostMeter::named(host(), self.config.locality));
+        meter.exchange(tally, sent_by(request))
+    }
+
+    /// A request with a body.
     pub(crate) fn post(&self, url: Url, body: Vec<u8>) -> Request {
-        self.bytes_sent.increment(body.len() as u64);
         let mut request = Request::new(Method::POST, url);
         request.headers_mut().clone_from(&self.headers);
         *request.body_mut() = Some(body.into());

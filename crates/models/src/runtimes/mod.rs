@@ -244,13 +244,16 @@ impl Runtime<'_> {
         self.0.admit()?;
         let client = self.0.client(ASK_LIMIT).await?;
         let request = self.0.post(self.url(path).await?, body.to_string().into_bytes());
+        let mut passing = self.0.passing(&request, None);
         let end = Instant::now() + PULL_LIMIT;
         let late = |_| self.failed(format!("no end within {PULL_LIMIT:?}"));
         let broken = |error: reqwest::Error| self.failed(root_cause(&error));
-        let mut response = timeout_at(end, client.execute(request)).await.map_err(late)?.map_err(broken)?;
+        let response = timeout_at(end, client.execute(request)).await.map_err(late)?;
+        let mut response = response.inspect_err(|error| passing.failed(error)).map_err(broken)?;
         let status = response.status();
         let mut lines = LineBuffer::default();
         while let Some(chunk) = timeout_at(end, response.chunk()).await.map_err(late)?.map_err(broken)? {
+            passing.received(chunk.len());
             lines.feed(&chunk);
             while let Some(line) =
                 lines.next_line().map_err(|_| self.failed("its answer has a line that is too long".to_owned()))?

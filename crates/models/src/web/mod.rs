@@ -27,7 +27,12 @@ use reqwest::{
 };
 use tokio::time::timeout;
 
-use crate::{Mode, providers::root_cause};
+use crate::{
+    Mode, Tally,
+    egress::locality,
+    providers::root_cause,
+    traffic::{HostMeter, Passing, sent_by},
+};
 
 /// Redirects that are followed.
 const REDIRECTS_MAX: usize = 5;
@@ -53,6 +58,19 @@ pub struct Web {
     client: Client,
     allows: fn(IpAddr) -> bool,
     limits: WebLimits,
+    /// Who is told of the bytes, beside the metrics.
+    tally: Option<Tally>,
+}
+
+/// What a policy says of a host at a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostRule {
+    /// It may be asked, by its own name.
+    Named,
+    /// It may be asked, as it is below a name.
+    Below,
+    /// It may not be asked.
+    Unknown,
 }
 
 /// Limits of one page.
@@ -182,43 +200,48 @@ impl Web {
             .dns_resolver(Arc::new(PublicOnly { allows }))
             .build();
         let client = client.map_err(|error| WebError::Client { message: root_cause(&error) })?;
-        Ok(Self { client, allows, limits })
+        Ok(Self { client, allows, limits, tally: None })
     }
 
-    /// Reads a page. `is_allowed` says of a host and its port whether it may be asked.
-    pub async fn get(
-        &self,
-        url: &str,
-        is_allowed: &(dyn Fn(&str, u16) -> bool + Send + Sync),
-    ) -> Result<Page, WebError> {
+    /// The same reader, of whose requests `tally` is told what they send and receive.
+    #[must_use]
+    pub fn tallied(&self, tally: Tally) -> Self {
+        Self { tally: Some(tally), ..self.clone() }
+    }
+
+    /// Reads a page. `rule` says of a host and its port whether it may be asked.
+    pub async fn get(&self, url: &str, rule: &(dyn Fn(&str, u16) -> HostRule + Send + Sync)) -> Result<Page, WebError> {
         let limit = self.limits.time_max;
-        match timeout(limit, self.follow(url, is_allowed)).await {
+        match timeout(limit, self.follow(url, rule)).await {
             Ok(page) => page,
             Err(_) => Err(WebError::Timeout { limit }),
         }
     }
 
-    async fn follow(
-        &self,
-        url: &str,
-        is_allowed: &(dyn Fn(&str, u16) -> bool + Send + Sync),
-    ) -> Result<Page, WebError> {
+    async fn follow(&self, url: &str, rule: &(dyn Fn(&str, u16) -> HostRule + Send + Sync)) -> Result<Page, WebError> {
         let mut url = parse(url)?;
         for _ in 0..=REDIRECTS_MAX {
-            let host = self.judge(&url, is_allowed)?;
+            let (host, meter) = self.judge(&url, rule)?;
             let request =
                 self.client.get(url.clone()).header(ACCEPT, "text/html, text/*;q=0.9, application/json;q=0.9");
-            let answer = request.send().await.map_err(|error| unreachable(&error, &host))?;
+            let request = request.build().map_err(|error| unreachable(&error, &host))?;
+            let mut passing = meter.exchange(self.tally.as_ref(), sent_by(&request));
+            let answer = self.client.execute(request).await.inspect_err(|error| passing.failed(error));
+            let answer = answer.map_err(|error| unreachable(&error, &host))?;
             match next(&url, &answer)? {
                 Some(further) => url = further,
-                None => return self.read(&url, answer, &host).await,
+                None => return self.read(&url, answer, &host, &mut passing).await,
             }
         }
         Err(WebError::Redirects)
     }
 
-    /// The host of an address that may be asked.
-    fn judge(&self, url: &Url, is_allowed: &(dyn Fn(&str, u16) -> bool + Send + Sync)) -> Result<String, WebError> {
+    /// The host of an address that may be asked, and what counts its bytes.
+    fn judge(
+        &self,
+        url: &Url,
+        rule: &(dyn Fn(&str, u16) -> HostRule + Send + Sync),
+    ) -> Result<(String, HostMeter), WebError> {
         let address = |reason| WebError::Address { url: short(url.as_str()), reason };
         if !matches!(url.scheme(), "http" | "https") {
             return Err(address("it is neither http nor https"));
@@ -240,13 +263,15 @@ impl Web {
         {
             return Err(WebError::Private { host: shown });
         }
-        if !is_allowed(host.trim_end_matches('.'), port) {
-            return Err(WebError::Host { host: shown });
+        let host = host.trim_end_matches('.');
+        match rule(host, port) {
+            HostRule::Named => Ok((shown, HostMeter::named(host, locality(url)))),
+            HostRule::Below => Ok((shown, HostMeter::unnamed(host, locality(url)))),
+            HostRule::Unknown => Err(WebError::Host { host: shown }),
         }
-        Ok(shown)
     }
 
-    async fn read(&self, url: &Url, answer: Response, host: &str) -> Result<Page, WebError> {
+    async fn read(&self, url: &Url, answer: Response, host: &str, passing: &mut Passing<'_>) -> Result<Page, WebError> {
         let kind = answer.headers().get(CONTENT_TYPE).and_then(|it| it.to_str().ok()).unwrap_or("text/plain");
         let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         if !kind.starts_with("text/") && !TEXTS.contains(&kind.as_str()) {
@@ -257,6 +282,7 @@ impl Web {
         let mut pieces = answer.bytes_stream();
         while let Some(piece) = pieces.next().await {
             let piece = piece.map_err(|error| unreachable(&error, host))?;
+            passing.received(piece.len());
             let room = self.limits.bytes_max - body.len();
             body.extend_from_slice(&piece[..piece.len().min(room)]);
             if piece.len() > room {

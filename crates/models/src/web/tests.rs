@@ -10,6 +10,8 @@ use std::{
     thread,
 };
 
+use crewline_types::{HostBytes, Traffic};
+
 use super::*;
 
 /// The one address that counts as public here. The rest of loopback stays what it is.
@@ -67,9 +69,12 @@ async fn a_page_of_an_allowed_host_is_read_within_its_limits() {
         "/gone" => "HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\nContent-Type: text/plain\r\n\r\ngone".to_owned(),
         _ => moved("/page#part"),
     });
-    let all = |_: &str, _: u16| true;
+    let all = |_: &str, _: u16| HostRule::Named;
     let at = |path: &str| format!("http://127.0.0.1:{port}{path}");
-    let found = web().get(&at("/start"), &all).await.unwrap();
+    let tally = Tally::default();
+    let found = web().tallied(tally.clone()).get(&at("/start"), &all).await.unwrap();
+    let passed = HostBytes { sent: "/start/page".len() as u64, received: "<p>hello".len() as u64 };
+    assert_eq!(tally.take(), Traffic::from_iter([("127.0.0.1".into(), passed)]));
     let expected =
         Page { url: at("/page"), status: 200, kind: "text/html".into(), body: b"<p>hello".to_vec(), is_cut: false };
     assert_eq!(found, expected);
@@ -92,7 +97,10 @@ async fn every_redirect_is_judged_again() {
         ("/again", "redirects"),
     ] {
         let (port, seen) = serve(move |_| moved(target));
-        let only_own = move |host: &str, asked: u16| host == "127.0.0.1" && asked == port;
+        let only_own = move |host: &str, asked: u16| match host {
+            "127.0.0.1" if asked == port => HostRule::Named,
+            _ => HostRule::Unknown,
+        };
         let found = web().get(&format!("http://127.0.0.1:{port}/"), &only_own).await.unwrap_err();
         let kind = match found {
             WebError::Private { .. } => "private",
@@ -149,13 +157,13 @@ async fn no_spelling_of_a_private_address_is_asked() {
         "crewline.localhost",
         "127.0.0.1.",
     ] {
-        let found = web.get(&format!("http://{host}:9/"), &|_, _| true).await.unwrap_err();
+        let found = web.get(&format!("http://{host}:9/"), &|_, _| HostRule::Named).await.unwrap_err();
         assert!(matches!(found, WebError::Private { .. } | WebError::Address { .. }), "{host}: {found:?}");
     }
     for url in
         ["file:///etc/passwd", "gopher://x/", "data:text/plain,x", "javascript:1", "http://", "//x", "x", "unix:/run/x"]
     {
-        assert!(web.get(url, &|_, _| true).await.unwrap_err().is_refusal(), "{url}");
+        assert!(web.get(url, &|_, _| HostRule::Named).await.unwrap_err().is_refusal(), "{url}");
     }
     assert_eq!(Web::new(Mode::Offline, WebLimits::default()).unwrap_err(), WebError::Offline);
 }
@@ -165,6 +173,6 @@ async fn an_answer_that_does_not_end_is_left() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let web = Web::with(WebLimits { time_max: Duration::from_millis(50), bytes_max: 10 }, public_or_test).unwrap();
-    let found = web.get(&format!("http://127.0.0.1:{port}/"), &|_, _| true).await;
+    let found = web.get(&format!("http://127.0.0.1:{port}/"), &|_, _| HostRule::Named).await;
     assert_eq!(found, Err(WebError::Timeout { limit: Duration::from_millis(50) }));
 }

@@ -2,15 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crewline_models::{Mode, Models, Options, Phase, Registry, runtimes::LoadOptions};
+use crewline_models::{Mode, Models, Options, Phase, Registry, Tally, runtimes::LoadOptions};
 use crewline_testkit::{
     FaultServer,
     fault::{Step, response},
     wire::{ChatCompletions, WIRES},
 };
-use crewline_types::ErrorKind;
+use crewline_types::{ErrorKind, HostBytes, Traffic};
 
-use crate::common::{JSON, LONG, Way, alias, assert_timeout, models_of, question, whole};
+use crate::common::{JSON, LONG, Limits, Way, alias, assert_timeout, models_of, question, whole};
 
 #[tokio::test]
 async fn connecting_has_a_limit() {
@@ -89,6 +89,40 @@ async fn the_list_of_models() {
     assert_eq!(models.list("p").await.unwrap_err().code(), "model.unreachable");
     assert_eq!(models.list("x").await.unwrap_err().code(), "model.unknown_provider");
     assert!(server.received()[0].head.starts_with("GET /v1/models "));
+}
+
+/// What passes is told however a call ends; what was not sent is not.
+#[tokio::test]
+async fn bytes_are_counted_however_a_call_ends() {
+    let body = whole(&ChatCompletions, "fine", None);
+    let size = body.len() as u64;
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{\"id\"";
+    let server = FaultServer::start(move |number| match number {
+        0 => vec![response("200 OK", JSON, "", &body)],
+        1 => vec![response("500 Oops", JSON, "", "{}")],
+        _ => vec![Step::Send(head.into()), Step::Hang],
+    })
+    .await;
+    let tally = Tally::default();
+    let models_of = |limits, port| models_of(&ChatCompletions, Way::Whole, port, limits, "").tallied(tally.clone());
+    let models = models_of(&LONG, server.port);
+    let passed = |received| {
+        let sent = "/v1/chat/completions".len() + server.received().last().unwrap().body.to_string().len();
+        Traffic::from_iter([("127.0.0.1".into(), HostBytes { sent: sent as u64, received })])
+    };
+    models.chat(&alias(), &question()).await.unwrap();
+    assert_eq!(tally.take(), passed(size));
+    models.chat(&alias(), &question()).await.unwrap_err();
+    assert_eq!(tally.take(), passed("{}".len() as u64));
+    let hasty = models_of(&Limits { total: "120ms", ..LONG }, server.port);
+    assert_timeout(&hasty.chat(&alias(), &question()).await.unwrap_err(), Phase::Total);
+    assert_eq!(tally.take(), passed("{\"id\"".len() as u64));
+    models.list("p").await.unwrap_err();
+    assert!(tally.take().is_empty(), "it is nobody's call");
+
+    let nobody = models_of(&LONG, 1);
+    assert_eq!(nobody.chat(&alias(), &question()).await.unwrap_err().code(), "model.unreachable");
+    assert!(tally.take().is_empty(), "nothing was sent");
 }
 
 /// Another registry is taken at once; calls under way end with the one they began with.

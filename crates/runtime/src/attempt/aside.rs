@@ -63,11 +63,13 @@ pub(super) async fn ask(climb: &Climb<'_>, aside: &Aside<'_>) -> Result<Result<V
     // What earlier judges said is not bought again either; the call that they judge is not over yet.
     let ended = assignment.obligation.note(|progress| {
         progress.open = Some(open.clone());
-        let ended = progress.ended.clone();
-        let (asides, rest) = std::mem::take(&mut progress.ended.calls).into_iter().partition(|it| it.by.is_some());
-        progress.ended.calls = rest;
-        end_calls(&mut change, assignment.attempt, role, Ended { calls: asides, tools: Vec::new() });
-        ended
+        let mut ended = progress.take_ended();
+        let all = ended.clone();
+        let (asides, rest) = std::mem::take(&mut ended.calls).into_iter().partition(|it| it.by.is_some());
+        let traffic = std::mem::take(&mut ended.traffic);
+        end_calls(&mut change, assignment.attempt, role, Ended { calls: asides, tools: Vec::new(), traffic });
+        progress.ended = Ended { calls: rest, ..ended };
+        all
     });
     if let Err(refusal) = journal::record(&deps.rooms.journal, change).await {
         held.refund();

@@ -335,8 +335,7 @@ fn intent(
     purpose: &'static str,
 ) -> (Change, Ended) {
     let mut change = assignment.run.change(assignment.attempt, deps.clock.now());
-    let (is_started, ended) =
-        assignment.obligation.note(|progress| (progress.is_started, std::mem::take(&mut progress.ended)));
+    let (is_started, ended) = assignment.obligation.note(|progress| (progress.is_started, progress.take_ended()));
     if !is_started {
         start(&mut change, assignment, model, told);
     }
@@ -431,7 +430,8 @@ fn purpose(assignment: &Assignment, wanted: Wanted<'_>, number: u32) -> &'static
 
 /// Adds the ends of calls and their events to `change`.
 pub fn end_calls(change: &mut Change, attempt: AttemptId, role: &Role, ended: Ended) {
-    let Ended { calls, tools } = ended;
+    let Ended { calls, tools, traffic } = ended;
+    change.traffic += &traffic;
     let millis = |elapsed: Duration| u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
     for EndedCall { end, by, model, provider, reply, asked, checks } in calls {
         metrics::checked(&checks);

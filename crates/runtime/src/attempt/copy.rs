@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crewline_engine::route::{self, Mode, breaker::Pass};
-use crewline_models::{ChatRequest, Models, Shadow};
+use crewline_models::{ChatRequest, Models, Shadow, Tally};
 use crewline_store::{CallEnd, NewShadow};
 use crewline_types::{
     AttemptId, CallId, ErrorKind, MicroUsd, ModelAlias, RunId, Usage,
@@ -117,8 +117,10 @@ pub async fn ask(copy: Copy, deps: Arc<Deps>) -> Copied {
         }
     }
     let request = ChatRequest { output_tokens_max, ..copy.request };
+    let tally = Tally::default();
+    let models = copy.models.tallied(tally.clone());
     let started = deps.clock.now();
-    let answer = tokio::time::timeout(copy.shadow.time_max, copy.models.chat(&model.alias, &request)).await;
+    let answer = tokio::time::timeout(copy.shadow.time_max, models.chat(&model.alias, &request)).await;
     let elapsed = deps.clock.now().since(started);
     let id = CallId { attempt: copy.attempt, number: 1 };
     let (end, copied) = match answer {
@@ -155,7 +157,7 @@ pub async fn ask(copy: Copy, deps: Arc<Deps>) -> Copied {
         }
     };
     metrics::copied_cost(&model.alias, end.cost.unwrap_or_default());
-    if let Err(error) = deps.store.end_shadow(&end).await {
+    if let Err(error) = deps.store.end_shadow(copy.run, &end, &tally.take()).await {
         tracing::warn!(error.code = error.code(), %error, "the end of a copy is not recorded: it counts with its worst case");
     }
     copied

@@ -93,6 +93,7 @@ impl Deps {
 
 /// Works on `assignment` and reports it.
 pub async fn run(mut assignment: Assignment, deps: Arc<Deps>) {
+    assignment.models = assignment.models.tallied(assignment.obligation.tally());
     let result = match tokio::time::timeout(deps.limits.attempt, work(&mut assignment, &deps)).await {
         Ok(result) => result,
         Err(_) => Err(Failure::TimedOut),

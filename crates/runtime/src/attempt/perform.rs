@@ -18,7 +18,7 @@ use tracing::Instrument as _;
 
 use super::{Deps, act::asked_event, call::end_calls, climb::Said, talk::Turn};
 use crate::{
-    assignment::{Assignment, EndedTool, Failure},
+    assignment::{Assignment, EndedTool, Failure, Progress},
     create_task, journal, metrics,
     recorded::Recorded,
     tools::{self, Toolbox},
@@ -296,7 +296,7 @@ impl Performer<'_> {
     /// Records `change` with everything that ended before it.
     async fn commit(&self, mut change: crewline_store::Change) -> Result<(), Failure> {
         let Self { assignment, deps, .. } = self;
-        let ended = assignment.obligation.note(|progress| std::mem::take(&mut progress.ended));
+        let ended = assignment.obligation.note(Progress::take_ended);
         end_calls(&mut change, assignment.attempt, &assignment.task.role, ended.clone());
         if let Err(refusal) = journal::record(&deps.rooms.journal, change).await {
             assignment.obligation.note(|progress| progress.not_recorded(&refusal, ended));

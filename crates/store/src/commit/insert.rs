@@ -16,7 +16,7 @@ use crate::{
         add_memory, add_offer, add_text, add_tool_call, add_tool_call_begun, add_tool_call_end, same_text,
     },
     sql::{Args, Part},
-    statements as sql,
+    statements as sql, traffic,
     tx::Tx,
 };
 
@@ -122,6 +122,8 @@ impl<'a> Batch<'a> {
             args.bytes(&hash.0);
         })
         .await?;
+        let passed = traffic::rows(self.live().map(|(_, change)| (change.run, &change.traffic)));
+        traffic::add(tx, &passed).await?;
         self.write_acts(tx, numbers).await?;
         self.write_offers(tx, numbers).await
     }

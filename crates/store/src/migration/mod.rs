@@ -18,6 +18,7 @@ mod m012_offer_told;
 mod m013_api_keys;
 mod m014_shadows;
 mod m015_created_by;
+mod m016_traffic;
 
 use sea_orm::ConnectionTrait as _;
 use sea_orm_migration::{DbErr, MigrationName, MigrationTrait, MigratorTrait, SchemaManager, async_trait};
@@ -47,6 +48,7 @@ impl MigratorTrait for Migrator {
             text("m013_api_keys", m013_api_keys::SCHEMA),
             text("m014_shadows", m014_shadows::SCHEMA),
             text("m015_created_by", m015_created_by::SCHEMA),
+            text("m016_traffic", m016_traffic::SCHEMA),
         ]
     }
 }

@@ -409,6 +409,8 @@ mod tests {
             &GO_ON,
             &DELETE_TOOL_CALLS_OF_TASKS,
             &DELETE_APPROVALS,
+            &crate::traffic::ADD_TRAFFIC,
+            &crate::traffic::DELETE_TRAFFIC,
         ] {
             let text = bulk.text(Backend::Sqlite, 64).0;
             let text = text.trim_start_matches("BEGIN IMMEDIATE; ").trim_end_matches("; COMMIT");

@@ -80,6 +80,7 @@ impl Place {
             "tool_calls",
             "approvals",
             "shadows",
+            "traffic",
         ] {
             counts.insert(table, self.count(table).await);
         }

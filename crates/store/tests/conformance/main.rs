@@ -22,4 +22,5 @@ mod reference;
 mod runs;
 mod server;
 mod shadows;
+mod traffic;
 mod values;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crewline_store::{CallEnd, CostBy, NewShadow, ShadowSum};
 use crewline_types::{
-    AttemptId, CallId, ErrorKind, MicroUsd, TaskId, Usage,
+    AttemptId, CallId, ErrorKind, HostBytes, MicroUsd, TaskId, Traffic, Usage,
     event::{CallOutcome, ErrorNote},
 };
 
@@ -61,7 +61,8 @@ async fn copies_hold_what_they_may_cost(place: &Place) {
     assert!(!begin(copy(&crew, tasks[2])).await, "40 + 40 + 40 is more than 100");
     assert!(begin(NewShadow { role: "writer".into(), ..copy(&crew, tasks[2]) }).await, "each role has its own money");
     // One that cost less than its worst case makes room; one that is open does not.
-    assert!(crew.store.end_shadow(&end(first(tasks[0]), CallOutcome::Ok, 20)).await.unwrap());
+    let passed = Traffic::default();
+    assert!(crew.store.end_shadow(crew.run, &end(first(tasks[0]), CallOutcome::Ok, 20), &passed).await.unwrap());
     assert!(begin(copy(&crew, tasks[3])).await, "20 + 40 + 40 is 100");
     let sum = crew.store.shadow_sum(crew.run).await.unwrap();
     assert_eq!(sum, ShadowSum { calls: 4, open: 3, accepted: 1, cost: MicroUsd(140) });
@@ -95,6 +96,7 @@ async fn a_copy_ends_once_and_counts_apart(place: &Place) {
         cost_max: MicroUsd(1_000),
         ..copy(&crew, task)
     };
+    let passed = Traffic::from_iter([("h".into(), HostBytes { sent: 7, received: 2 })]);
     for (task, incumbent, is_judged, outcome) in [
         (tasks[0], CallOutcome::Ok, true, Some(CallOutcome::Ok)),
         (tasks[1], CallOutcome::Ok, false, Some(CallOutcome::Invalid)),
@@ -104,10 +106,13 @@ async fn a_copy_ends_once_and_counts_apart(place: &Place) {
     ] {
         assert!(crew.store.begin_shadow(&new(task, incumbent, is_judged)).await.unwrap());
         if let Some(outcome) = outcome {
-            assert!(crew.store.end_shadow(&end(first(task), outcome, 20)).await.unwrap());
-            assert!(!crew.store.end_shadow(&end(first(task), CallOutcome::Lost, 0)).await.unwrap(), "an end stays");
+            let end_it = async |end: CallEnd| crew.store.end_shadow(crew.run, &end, &passed).await.unwrap();
+            assert!(end_it(end(first(task), outcome, 20)).await);
+            assert!(!end_it(end(first(task), CallOutcome::Lost, 0)).await, "an end stays");
         }
     }
+    let sums = crew.store.traffic(crew.run).await.unwrap();
+    assert_eq!(sums, Traffic::from_iter([("h".into(), HostBytes { sent: 4 * 7, received: 4 * 2 })]), "each end once");
     let rows = crew.store.shadows(100).await.unwrap();
     let row = &rows[0];
     assert_eq!((rows.len(), &*row.role, &*row.incumbent, &*row.model), (1, "coder", "m", "candidate"));
