@@ -16,6 +16,7 @@ mod follow;
 mod links;
 mod live;
 mod logging;
+mod machine;
 mod metrics;
 mod out;
 mod outcomes;

@@ -19,6 +19,7 @@ use crate::{
     console::Console,
     error::Error,
     exit::Exit,
+    machine,
     settings::{Settings, process_env},
     view::{Align, Style, clean, table},
 };
@@ -87,6 +88,7 @@ pub(crate) async fn run(_: DoctorArgs, settings: &Settings, console: &Console) -
     }
     checks.push(embedding(&settings.data_dir));
     checks.push(confinement().await);
+    checks.push(Check::new("machine", State::Ok, machine::lines(&machine::look().await?).join("; ")));
     console.list(&checks, |style| rows(&checks, style))?;
     for check in checks.iter().filter(|check| check.state != State::Ok) {
         if let Some(hint) = &check.hint {

@@ -18,8 +18,9 @@ use crate::{
     console::Console,
     error::Error,
     exit::Exit,
+    machine,
     settings::{Settings, parse_time},
-    view::{Align, Style, clean, count, table},
+    view::{Align, Style, bytes, clean, count, table},
 };
 
 mod check;
@@ -295,44 +296,14 @@ async fn ps(models: &Models, registry: &Registry, console: &Console) -> Result<E
     }
     let (mut rows, _) = rows(models, registry, local(registry), console).await;
     rows.retain(|it| matches!(it.model.state, LoadState::Loaded | LoadState::Loading));
-    // It watches the processors for a moment; nothing else is left to do on this executor.
-    let host = tokio::task::spawn_blocking(Host::look)
-        .await
-        .map_err(|error| Error::System { what: "look at this machine", source: std::io::Error::other(error) })?;
-    let loaded = Loaded { host, models: rows };
+    let loaded = Loaded { host: machine::look().await?, models: rows };
     console.value(&loaded, |style| {
-        let host = &loaded.host;
-        let line = format!(
-            "{} of {} memory free, {} processors {} % busy",
-            bytes(host.memory_free_bytes),
-            bytes(host.memory_bytes),
-            host.processors,
-            host.processor_percent
-        );
+        let lines = machine::lines(&loaded.host).join("\n");
         if loaded.models.is_empty() {
-            format!("{line}\nno model is loaded")
+            format!("{lines}\nno model is loaded")
         } else {
-            format!("{line}\n\n{}", listing(style, &loaded.models))
+            format!("{lines}\n\n{}", listing(style, &loaded.models))
         }
     })?;
     Ok(Exit::Ok)
-}
-
-/// Bytes for people: `4.1 GB`.
-fn bytes(bytes: u64) -> String {
-    match bytes {
-        0..1_000_000 => format!("{} kB", bytes.div_ceil(1_000)),
-        1_000_000..1_000_000_000 => format!("{} MB", bytes / 1_000_000),
-        _ => format!("{}.{} GB", bytes / 1_000_000_000, bytes % 1_000_000_000 / 100_000_000),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bytes_are_short() {
-        assert_eq!([512, 4_100_000, 4_190_000_000].map(bytes), ["1 kB", "4 MB", "4.1 GB"]);
-    }
 }

@@ -3,6 +3,8 @@
 use serde::Serialize;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
+use super::gpu::{self, Gpu};
+
 /// Memory and processors of this machine.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Host {
@@ -14,6 +16,9 @@ pub struct Host {
     pub processors: usize,
     /// How busy they are, in percent of all of them.
     pub processor_percent: f32,
+    /// Its NVIDIA graphics cards; none where there is no driver.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<Gpu>,
 }
 
 impl Host {
@@ -30,6 +35,7 @@ impl Host {
             memory_free_bytes: system.available_memory(),
             processors: system.cpus().len(),
             processor_percent: (system.global_cpu_usage() * 10.0).round() / 10.0,
+            gpus: gpu::look(),
         }
     }
 }

@@ -4,6 +4,7 @@
 //!
 //! **Invariant:** asking changes nothing: a managed server is not started to be asked.
 
+mod gpu;
 mod host;
 mod llama_cpp;
 mod lm_studio;
@@ -15,7 +16,7 @@ use reqwest::{StatusCode, Url};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::{Instant, timeout_at};
 
-pub use self::host::Host;
+pub use self::{gpu::Gpu, host::Host};
 use crate::{
     Error,
     providers::{LineBuffer, Transport, below, excerpt, root_cause},
