@@ -40,6 +40,37 @@ fn a_plan_gets_its_timetable() {
 }
 
 #[test]
+fn a_timetable_knows_what_is_planned_for_later_and_what_will_be_late() {
+    let app = app();
+    let tasks = json!({"goal": "g", "tasks": [
+        {"id": "a", "title": "A", "duration": 60},
+        {"id": "b", "title": "B", "duration": 600, "depends_on": ["a"], "planned_for": "2026-12-01T09:00:00Z"},
+        {"id": "c", "title": "C", "duration": 30, "depends_on": ["b"], "deadline": "2026-12-01T09:10:00Z"},
+        {"id": "d", "title": "D", "duration": 30, "deadline": "2026-12-01T09:10:00Z"},
+    ]});
+    app.write("plan.json", &tasks.to_string());
+    let schedule = |from: &str, output: &str| {
+        app.run(["schedule", "--plan", "plan.json", "--workers", "1", "--from", from, "-o", output]).expect_code(0)
+    };
+    // It begins an hour before: the worker waits for `b`, and `c` is half a minute late.
+    let early = schedule("2026-12-01T08:00:00Z", "json");
+    let found = value(&early);
+    assert_eq!(found["tasks"]["b"], json!({"start": 3600.0, "end": 4200.0}));
+    assert_eq!(found["makespan"], json!(4230.0));
+    assert_eq!(found["overdue"], json!([{"task": "c", "deadline": "2026-12-01T09:10:00.000Z", "late": 30.0}]));
+    assert!(early.stderr.contains("warning: `c` would end 30.0 s after its deadline"), "{}", early.stderr);
+    let late = schedule("2026-12-02T08:00:00Z", "json");
+    assert_eq!(value(&late)["makespan"], json!(720.0), "what was planned for yesterday waits for nothing");
+    assert_eq!(value(&late)["overdue"].as_array().unwrap().len(), 2);
+    let shown = schedule("2026-12-01T08:00:00Z", "table").stdout;
+    assert!(shown.contains("· from 2026-12-01T08:00:00.000Z"), "{shown}");
+    app.registry(&StubServer::start(Script::default()));
+    let preview = app.run(["run", "--plan", "plan.json", "--dry-run", "--concurrency", "1", "-o", "json"]);
+    assert!(value(&preview.expect_code(0))["schedule"]["makespan"].as_f64() >= Some(720.0));
+    app.run(["schedule", "--plan", "plan.json", "--workers", "1", "--from", "tomorrow"]).expect_code(2);
+}
+
+#[test]
 fn a_broken_plan_is_refused_with_all_its_errors_on_stdout() {
     let app = app();
     let tasks = json!({"tasks": [

@@ -3,11 +3,11 @@
 use crewline_engine::plan;
 use crewline_models::Registry;
 use crewline_runtime::{Document, Estimate, Strategy, estimate};
-use crewline_types::ModelAlias;
+use crewline_types::{ModelAlias, Timestamp};
 use serde::Serialize;
 
 use crate::{
-    commands::schedule::{Order, seconds},
+    commands::schedule::{Missed, Order, overdue, seconds},
     error::Error,
     view::{Align, Style, clean, cost, count, fit, table},
 };
@@ -19,6 +19,9 @@ pub(crate) struct Preview {
     tasks: Vec<Task>,
     schedule: Schedule,
     estimate: Estimate,
+    /// Tasks that would end after their deadlines.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) overdue: Vec<Missed>,
 }
 
 #[derive(Debug, Serialize)]
@@ -42,13 +45,22 @@ struct Schedule {
 }
 
 impl Preview {
-    /// Of a document that is refused when it is not valid; `name` is its file.
-    pub(crate) fn of(document: &Document, name: &str, order: Order, registry: &Registry) -> Result<Self, Error> {
+    /// Of a document that is refused when it is not valid; `name` is its file. It would begin at `from`.
+    pub(crate) fn of(
+        document: &Document,
+        name: &str,
+        order: Order,
+        registry: &Registry,
+        from: Timestamp,
+    ) -> Result<Self, Error> {
         let error = |problems| Error::Plan { name: name.to_owned(), problems };
         let estimate = estimate(document, registry).map_err(error)?;
         let plan = plan::check(document, &plan::Rules::open()).map_err(error)?;
         let graph = plan.graph()?;
+        // Steps have no place in time.
+        let graph = if graph.has_durations() { plan.graph_from(from)? } else { graph };
         let times = graph.timetable(order.workers, order.strategy);
+        let overdue = if graph.has_durations() { overdue(&plan, &times, from) } else { Vec::new() };
         let tasks = document.tasks.iter().zip(&times.slots).map(|(task, slot)| Task {
             id: task.id.clone(),
             title: task.title.clone(),
@@ -63,7 +75,7 @@ impl Preview {
             strategy: order.strategy,
             without_duration: graph.unknown(),
         };
-        Ok(Self { goal: document.goal.clone(), tasks: tasks.collect(), schedule, estimate })
+        Ok(Self { goal: document.goal.clone(), tasks: tasks.collect(), schedule, estimate, overdue })
     }
 
     /// For people.

@@ -16,7 +16,7 @@ use crewline_engine::plan::DocumentTask;
 use crewline_models::Registry;
 use crewline_runtime::{Approve, Document, Mode, RunRequest, Strategy};
 use crewline_store::NodeKind;
-use crewline_types::{MicroUsd, RunId, RunLimits, TaskKind};
+use crewline_types::{Clock as _, MicroUsd, RunId, RunLimits, SystemClock, TaskKind};
 use serde::Serialize;
 
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
     commands::{
         approve,
         preview::Preview,
-        schedule::{Order, strategies},
+        schedule::{Order, strategies, warn_overdue},
         wait_for,
     },
     console::Console,
@@ -241,7 +241,7 @@ async fn follow(
         return Ok(exit);
     }
     let document = Document { goal: Some(report.goal.to_string()), tasks, ..Document::default() };
-    let preview = Preview::of(&document, "plan", order, registry)?;
+    let preview = Preview::of(&document, "plan", order, registry, SystemClock.now())?;
     if console.output != Output::Jsonl {
         console.value(&preview, |style| preview.table(style))?;
     }
@@ -327,8 +327,9 @@ fn preview_file(
     console: &Console,
 ) -> Result<Exit, Error> {
     let name = args.plan.as_ref().map_or_else(|| "plan".to_owned(), |path| path.display().to_string());
-    let preview = Preview::of(plan, &name, order, registry)?;
+    let preview = Preview::of(plan, &name, order, registry, SystemClock.now())?;
     console.value(&preview, |style| preview.table(style))?;
+    warn_overdue(&preview.overdue, console);
     Ok(Exit::Ok)
 }
 

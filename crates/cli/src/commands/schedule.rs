@@ -2,21 +2,23 @@
 //!
 //! **Invariant:** a plan that is not valid is refused with all its problems at once, on stdout as well when a program reads it.
 
-use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{
     Args,
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use crewline_engine::{
-    plan::{self, Plan, Problem, Rules},
+    plan::{self, Overdue, Plan, Problem, Rules},
     schedule::{Graph, Timetable},
 };
 use crewline_runtime::Strategy;
+use crewline_types::{Clock as _, SystemClock, Timestamp};
 use serde::{Serialize, Serializer};
 
 use crate::{
     args::Output,
+    commands::task::parse_at,
     console::Console,
     document,
     error::Error,
@@ -24,14 +26,19 @@ use crate::{
     view::{Align, Style, clean, count, duration, fit, table},
 };
 
+/// Tasks that are warned of one by one.
+const WARNINGS_MAX: usize = 20;
+
 /// What `crewline schedule` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   crewline schedule --plan plan.yaml --workers 3
   crewline schedule --plan plan.json --workers unbounded -o json | jq .makespan
   crewline schedule --plan plan.yaml --workers 2 --strategy postorder
+  crewline schedule --plan plan.yaml --workers 2 --from 2026-12-01T08:00:00Z
 
-A task says how long it takes with `duration`, in seconds; one that does not counts as one second.")]
+A task says how long it takes with `duration`, in seconds; one that does not counts as one second. None begins before its
+`planned_for`; one that ends after its `deadline` is warned of, and listed as `overdue` for programs.")]
 pub(crate) struct ScheduleArgs {
     /// The plan (JSON or YAML); `-` reads it from stdin
     #[arg(long, value_name = "FILE")]
@@ -42,6 +49,9 @@ pub(crate) struct ScheduleArgs {
     /// Which of the tasks that are ready goes first; `dag` looks for the shortest timetable
     #[arg(long, value_name = "STRATEGY", value_parser = strategies(), default_value = "dag")]
     strategy: Strategy,
+    /// When the plan begins, as 2026-12-01T08:00:00Z; now by default
+    #[arg(long, value_name = "TIMESTAMP", value_parser = parse_at)]
+    from: Option<Timestamp>,
 }
 
 /// Tasks at once; `None` is no bound.
@@ -75,11 +85,17 @@ pub(crate) struct Order {
 
 /// Runs the command.
 pub(crate) fn run(args: &ScheduleArgs, console: &Console) -> Result<Exit, Error> {
-    let (plan, graph) = load(&args.plan, console)?;
+    let (plan, _) = load(&args.plan, console)?;
+    let from = args.from.unwrap_or_else(|| SystemClock.now());
+    let graph = plan.graph_from(from)?;
     let order = Order { workers: args.workers.0, strategy: args.strategy };
-    let scheduled = Scheduled { plan: &plan, times: graph.timetable(order.workers, order.strategy) };
+    let times = graph.timetable(order.workers, order.strategy);
+    let has_times = plan.tasks.iter().any(|task| task.times != plan::Times::default());
+    let overdue = overdue(&plan, &times, from);
+    let scheduled = Scheduled { plan: &plan, times, from: has_times.then_some(from), overdue };
     console.value(&scheduled.wire(), |style| scheduled.table(order, style))?;
     note_unknown(&graph, console);
+    warn_overdue(&scheduled.overdue, console);
     Ok(Exit::Ok)
 }
 
@@ -112,6 +128,33 @@ pub(crate) fn note_unknown(graph: &Graph, console: &Console) {
     }
 }
 
+/// A task that would end after its deadline.
+#[derive(Debug, Serialize)]
+pub(crate) struct Missed {
+    task: Arc<str>,
+    deadline: Timestamp,
+    /// Seconds after it.
+    late: f64,
+}
+
+/// The tasks that would end after their deadlines, when the plan begins at `from`.
+pub(crate) fn overdue(plan: &Plan, times: &Timetable, from: Timestamp) -> Vec<Missed> {
+    let late = |it: Overdue| {
+        Some(Missed { task: Arc::clone(&plan.tasks.get(it.task as usize)?.key), deadline: it.deadline, late: it.late })
+    };
+    plan.overdue(&times.slots, from).into_iter().filter_map(late).collect()
+}
+
+/// Warns of tasks that would be late.
+pub(crate) fn warn_overdue(overdue: &[Missed], console: &Console) {
+    for Missed { task, deadline, late } in overdue.iter().take(WARNINGS_MAX) {
+        console.warn(&format!("`{}` would end {} after its deadline, {deadline}", clean(task), seconds(*late)));
+    }
+    if let more @ 1.. = overdue.len().saturating_sub(WARNINGS_MAX) {
+        console.warn(&format!("{} more would end after their deadlines", count(more as u64)));
+    }
+}
+
 /// Why a plan was refused, for programs.
 #[derive(Debug, Serialize)]
 struct Refusal<'a> {
@@ -140,6 +183,9 @@ impl<'a> Refusal<'a> {
 struct Scheduled<'a> {
     plan: &'a Plan,
     times: Timetable,
+    /// When it begins; none when no task says anything about time.
+    from: Option<Timestamp>,
+    overdue: Vec<Missed>,
 }
 
 /// What programs read.
@@ -147,6 +193,10 @@ struct Scheduled<'a> {
 struct Wire<'a> {
     makespan: f64,
     tasks: Keyed<'a, Times>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<Timestamp>,
+    #[serde(skip_serializing_if = "<[Missed]>::is_empty")]
+    overdue: &'a [Missed],
 }
 
 #[derive(Debug, Serialize)]
@@ -169,7 +219,8 @@ impl Scheduled<'_> {
     fn wire(&self) -> Wire<'_> {
         let tasks = self.plan.tasks.iter().zip(&self.times.slots);
         let tasks = tasks.map(|(task, slot)| (&*task.key, Times { start: slot.start, end: slot.end }));
-        Wire { makespan: self.times.makespan, tasks: Keyed(tasks.collect()) }
+        let tasks = Keyed(tasks.collect());
+        Wire { makespan: self.times.makespan, tasks, from: self.from, overdue: &self.overdue }
     }
 
     fn table(&self, order: Order, style: Style) -> String {
@@ -189,11 +240,12 @@ impl Scheduled<'_> {
             .collect();
         let workers = order.workers.map_or_else(|| "unbounded".to_owned(), |it| count(it.get() as u64));
         format!(
-            "{}\n\n{} tasks · {} · {workers} workers · {}",
+            "{}\n\n{} tasks · {} · {workers} workers · {}{}",
             table(style, &columns, &rows),
             count(self.plan.tasks.len() as u64),
             seconds(self.times.makespan),
             order.strategy.as_str(),
+            self.from.map(|at| format!(" · from {at}")).unwrap_or_default(),
         )
     }
 }

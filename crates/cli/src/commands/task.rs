@@ -252,7 +252,8 @@ fn parse_time(text: &str) -> Result<Duration, String> {
     parse_duration(text).ok_or_else(|| "give a number of seconds, or a time such as 90s, 15m or 1h30m".into())
 }
 
-fn parse_at(text: &str) -> Result<Timestamp, String> {
+/// Reads a time.
+pub(crate) fn parse_at(text: &str) -> Result<Timestamp, String> {
     text.parse().map_err(|_| "give an RFC 3339 time, such as 2026-12-01T12:00:00Z".into())
 }
 

@@ -25,7 +25,7 @@ use std::{fmt, sync::Arc};
 use crewline_types::{Criterion, Priority, Role, Timestamp};
 use serde::Serialize;
 
-use crate::schedule::{Cycle, Graph, Job};
+use crate::schedule::{Cycle, Graph, Job, Slot};
 
 pub use check::check;
 pub use compose::{Sources, compose, links};
@@ -74,6 +74,36 @@ impl Plan {
         let job = |it: &Planned| Job { needs: it.depends_on.clone(), priority: it.priority, duration: it.duration };
         Graph::new(self.tasks.iter().map(job).collect())
     }
+
+    /// The same, when the plan begins at `from`: no task begins before the time it is planned for.
+    pub fn graph_from(&self, from: Timestamp) -> Result<Graph, Cycle> {
+        let release = |it: &Planned| it.times.planned_for.map_or(0.0, |at| at.since(from).as_secs_f64());
+        Ok(self.graph()?.released(&self.tasks.iter().map(release).collect::<Vec<_>>()))
+    }
+
+    /// The tasks that end after their deadline in a timetable that begins at `from`, in the order of the plan.
+    pub fn overdue(&self, slots: &[Slot], from: Timestamp) -> Vec<Overdue> {
+        let late = |(task, (planned, slot)): (u32, (&Planned, &Slot))| {
+            let deadline = planned.times.deadline?;
+            // The beginning may be after the deadline already.
+            let allowed = deadline.since(from).as_secs_f64() - from.since(deadline).as_secs_f64();
+            let late = slot.end - allowed;
+            // Times are told in milliseconds.
+            (late >= 0.001).then_some(Overdue { task, deadline, late })
+        };
+        (0_u32..).zip(self.tasks.iter().zip(slots)).filter_map(late).collect()
+    }
+}
+
+/// A task that ends after its deadline.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Overdue {
+    /// Its index in the plan.
+    pub task: u32,
+    /// When it should be done.
+    pub deadline: Timestamp,
+    /// By how many seconds it is late.
+    pub late: f64,
 }
 
 /// A task of a valid plan.

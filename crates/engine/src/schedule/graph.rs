@@ -33,6 +33,8 @@ pub struct Graph {
     pub(super) dependents: Vec<Vec<u32>>,
     pub(super) priorities: Vec<Priority>,
     pub(super) seconds: Vec<f64>,
+    /// When each task may begin, in seconds from the beginning.
+    pub(super) releases: Vec<f64>,
     /// Every task after those it needs.
     order: Vec<u32>,
     unknown: usize,
@@ -65,6 +67,7 @@ impl Graph {
             dependents: vec![Vec::new(); jobs.len()],
             priorities: Vec::with_capacity(jobs.len()),
             seconds: Vec::with_capacity(jobs.len()),
+            releases: vec![0.0; jobs.len()],
             order: Vec::with_capacity(jobs.len()),
             unknown,
         };
@@ -100,6 +103,18 @@ impl Graph {
         }
     }
 
+    /// The same graph, whose tasks do not begin before these seconds, by their index; what is negative or no number is no bound.
+    #[must_use]
+    pub fn released(mut self, releases: &[f64]) -> Self {
+        for (own, release) in self.releases.iter_mut().zip(releases) {
+            *own = release.clamp(0.0, SECONDS_MAX);
+            if own.is_nan() {
+                *own = 0.0;
+            }
+        }
+        self
+    }
+
     /// The number of tasks.
     pub fn len(&self) -> usize {
         self.seconds.len()
@@ -120,11 +135,12 @@ impl Graph {
         self.unknown < self.len()
     }
 
-    /// The same tasks with every need turned round.
+    /// The same tasks with every need turned round; all may begin at once.
     pub(super) fn reversed(&self) -> Self {
         Self {
             needs: self.dependents.clone(),
             dependents: self.needs.clone(),
+            releases: vec![0.0; self.len()],
             order: self.order.iter().rev().copied().collect(),
             ..self.clone()
         }
@@ -132,7 +148,11 @@ impl Graph {
 
     /// When each task can start at the earliest.
     pub(super) fn heads(&self) -> Vec<f64> {
-        let mut heads = vec![0.0; self.len()];
+        self.earliest(self.releases.clone())
+    }
+
+    /// The same, when none may start before these.
+    fn earliest(&self, mut heads: Vec<f64>) -> Vec<f64> {
         for &at in &self.order {
             let end = heads[at as usize] + self.seconds[at as usize];
             for &to in &self.dependents[at as usize] {
@@ -152,9 +172,9 @@ impl Graph {
         tails
     }
 
-    /// The longest way through the graph.
+    /// The longest way through the graph, whenever its tasks may begin.
     pub fn critical_path(&self) -> CriticalPath {
-        let (earliest, tails) = (self.heads(), self.tails());
+        let (earliest, tails) = (self.earliest(vec![0.0; self.len()]), self.tails());
         let longest = |among: &mut dyn Iterator<Item = u32>| {
             // Of equals the first.
             among.reduce(|best, it| if tails[it as usize] > tails[best as usize] { it } else { best })

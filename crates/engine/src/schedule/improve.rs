@@ -88,10 +88,10 @@ fn ranks(by: &[f64]) -> Vec<u32> {
     places(&order)
 }
 
-/// What every timetable takes at least: the longest way, and the work of all tasks that neither start early nor end late.
+/// What every timetable takes at least: the longest way from when it may begin, and the work of all tasks that neither start early nor end late.
 fn lower_bound(graph: &Graph, workers: NonZeroUsize) -> f64 {
     let (heads, tails) = (graph.heads(), graph.tails());
-    let mut bound = tails.iter().copied().fold(0.0, f64::max);
+    let mut bound = heads.iter().zip(&tails).map(|(head, tail)| head + tail).fold(0.0, f64::max);
     let after: Vec<f64> = tails.iter().zip(&graph.seconds).map(|(tail, seconds)| tail - seconds).collect();
     for by in [&heads, &after] {
         // Tasks with the longest way before (or after) them first: their work lies behind (or before) the shortest of these.

@@ -32,7 +32,7 @@ pub(super) fn search(graph: &Graph, workers: NonZeroUsize, best: &mut Best) {
         tails,
         by_after: by_tail,
         starts: vec![0.0; graph.len()],
-        ready_at: vec![0.0; graph.len()],
+        ready_at: graph.releases.clone(),
         open_needs: graph.needs.iter().map(|it| to_u32(it.len())).collect(),
         is_placed: 0,
         steps_left: LOOKS_MAX / graph.len().max(1),
@@ -48,7 +48,7 @@ struct Search<'a> {
     /// Tasks with the longest way after them first.
     by_after: Vec<u32>,
     starts: Vec<f64>,
-    /// When the needs of each task have ended, as far as they are placed.
+    /// When each task may begin: when its needs have ended, as far as they are placed, and not before its release.
     ready_at: Vec<f64>,
     open_needs: Vec<u32>,
     /// A bit for each task.

@@ -1,7 +1,7 @@
 //! When each task of a plan would run on so many workers.
 //!
-//! **Invariant:** no two tasks of a worker overlap, no task starts before those it needs have ended, and the end of a task is
-//! its start plus its duration, to the last digit.
+//! **Invariant:** no two tasks of a worker overlap, no task starts before those it needs have ended nor before it may begin, and
+//! the end of a task is its start plus its duration, to the last digit.
 //! **Invariant:** the work is bounded, whatever the graph; the same graph gives the same timetable.
 
 use std::num::NonZeroUsize;

@@ -50,7 +50,12 @@ fn assert_possible(jobs: &[Job], workers: Option<NonZeroUsize>, table: &Timetabl
 
 /// The shortest makespan, by trying every order in which tasks can start.
 fn shortest(jobs: &[Job], workers: usize) -> f64 {
-    fn go(jobs: &[Job], ends: &mut Vec<Option<f64>>, free_at: &[f64], now: f64, best: &mut f64) {
+    shortest_released(jobs, &vec![0.0; jobs.len()], workers)
+}
+
+/// The same, when none may start before its release.
+fn shortest_released(jobs: &[Job], releases: &[f64], workers: usize) -> f64 {
+    fn go((jobs, releases): (&[Job], &[f64]), ends: &mut Vec<Option<f64>>, free_at: &[f64], now: f64, best: &mut f64) {
         let so_far = ends.iter().flatten().copied().fold(0.0, f64::max);
         if so_far >= *best {
             return;
@@ -63,7 +68,9 @@ fn shortest(jobs: &[Job], workers: usize) -> f64 {
             if ends[task].is_some() {
                 continue;
             }
-            let Some(ready) = jobs[task].needs.iter().try_fold(now, |at, it| ends[*it as usize].map(|end| at.max(end)))
+            let begin = now.max(releases[task]);
+            let Some(ready) =
+                jobs[task].needs.iter().try_fold(begin, |at, it| ends[*it as usize].map(|end| at.max(end)))
             else {
                 continue;
             };
@@ -72,12 +79,12 @@ fn shortest(jobs: &[Job], workers: usize) -> f64 {
             let start = ready.max(free_at[0]);
             free_at[0] = start + jobs[task].duration.unwrap();
             ends[task] = Some(free_at[0]);
-            go(jobs, ends, &free_at, start, best);
+            go((jobs, releases), ends, &free_at, start, best);
             ends[task] = None;
         }
     }
     let mut best = f64::INFINITY;
-    go(jobs, &mut vec![None; jobs.len()], &vec![0.0; workers], 0.0, &mut best);
+    go((jobs, releases), &mut vec![None; jobs.len()], &vec![0.0; workers], 0.0, &mut best);
     best
 }
 
@@ -96,6 +103,29 @@ fn small_plans_get_their_shortest_timetable() {
             assert!((table.makespan - shortest).abs() < 1e-9, "{note}: {} instead of {shortest}", table.makespan);
         }
     }
+}
+
+#[test]
+fn no_task_starts_before_it_may() {
+    for seed in 0..300 {
+        let mut rng = Rng::new(seed);
+        let size = 1 + rng.index(7);
+        let jobs = random_jobs(&mut rng, size, 25);
+        let releases: Vec<f64> = (0..size).map(|_| if rng.below(2) == 0 { 0.0 } else { rng.below(9) as f64 }).collect();
+        let graph = graph(&jobs).released(&releases);
+        for (number, strategy) in (1..=3).flat_map(|number| Strategy::ALL.map(|strategy| (number, strategy))) {
+            let table = graph.timetable(workers(number), strategy);
+            let note = format!("seed {seed}, {number} workers, {}", strategy.as_str());
+            assert_possible(&jobs, workers(number), &table, &note);
+            assert!(table.slots.iter().zip(&releases).all(|(slot, release)| slot.start >= *release), "{note}");
+            let shortest = shortest_released(&jobs, &releases, number);
+            let is_shortest = (table.makespan - shortest).abs() < 1e-9;
+            assert!(table.makespan > shortest - 1e-9 && (is_shortest || strategy != Strategy::Dag), "{note}");
+        }
+        assert_eq!(graph.critical_path(), self::graph(&jobs).critical_path(), "seed {seed}");
+    }
+    let odd = graph(&[job(1.0, &[]), job(1.0, &[])]).released(&[f64::NAN, -5.0]);
+    assert_eq!(odd.timetable(workers(1), Strategy::Dag).makespan, 2.0);
 }
 
 #[test]
