@@ -76,6 +76,37 @@ fn a_plan_waits_for_a_yes_and_then_runs() {
 }
 
 #[test]
+fn a_yes_after_an_edit_is_for_the_plan_as_it_is_then() {
+    let server = StubServer::start(Script::default());
+    let app = app();
+    app.registry(&server);
+    app.write("plan.json", &fan(1).to_string());
+    let run = app.run(run_args(&["--plan", "plan.json", "--approve", "plan"])).expect_code(8);
+    let id = run.events()[0]["run"].as_str().unwrap().to_owned();
+    let before = approvals(&app, &[&id]);
+    let task = format!("{id}/m0");
+    app.run(["task", "update", &task, "--title", "Another part"]).expect_code(0);
+    let now = approvals(&app, &[&id]);
+    assert_eq!(now.len(), 1, "what was asked about the plan before is gone: {now:?}");
+    assert_ne!(now[0]["id"], before[0]["id"]);
+    assert!(now[0]["detail"].as_str().unwrap().contains("m0 (writer): Another part"), "{now:?}");
+    // What is changed back is asked as it was.
+    app.run(["task", "update", &task, "--title", "Part m0"]).expect_code(0);
+    assert_eq!(approvals(&app, &[&id])[0]["detail"], before[0]["detail"]);
+    app.run(["approve", &id]).expect_code(0);
+
+    // A yes is for no other plan.
+    app.run(["task", "delete", &format!("{id}/last")]).expect_code(0);
+    app.run(["resume", &id, "-o", "jsonl", "--out", "out", "--no-input"]).expect_code(8);
+    assert_eq!(server.calls(), 0);
+    let smaller = approvals(&app, &[&id]);
+    assert!(!smaller[0]["detail"].as_str().unwrap().contains("last (writer)"), "{smaller:?}");
+    app.run(["approve", &id]).expect_code(0);
+    let resumed = app.run(["resume", &id, "-o", "jsonl", "--out", "out"]).expect_code(0);
+    assert!(resumed.events_of("awaiting_approval").is_empty() && server.calls() >= 2);
+}
+
+#[test]
 fn a_rejected_plan_ends_its_run() {
     let server = StubServer::start(Script::default());
     let app = app();

@@ -46,6 +46,7 @@ mod memory;
 pub mod metrics;
 mod offer;
 mod outage;
+mod plan_question;
 mod planning;
 mod prompt;
 mod purse;

@@ -75,6 +75,8 @@ pub struct Change {
     pub traffic: Traffic,
     /// What a person is asked; what was asked before is not asked again.
     pub approvals: Vec<NewApproval>,
+    /// Questions that nobody has decided and that go; by managers only.
+    pub approvals_withdrawn: Vec<ApprovalId>,
     /// What attempts were told.
     pub contexts: Vec<NewContext>,
     /// Large texts; one that is known already is not written again.
@@ -148,6 +150,7 @@ impl Change {
             tool_calls_ended: Vec::new(),
             traffic: Traffic::default(),
             approvals: Vec::new(),
+            approvals_withdrawn: Vec::new(),
             contexts: Vec::new(),
             texts: Vec::new(),
             memories: Vec::new(),
@@ -192,6 +195,7 @@ impl Change {
                     && self.index.is_none()
                     && self.copied.is_empty()
                     && self.handed_over.is_empty()
+                    && self.approvals_withdrawn.is_empty()
                     && self.superseded.is_empty()
                     && self.choices.is_empty()
                     && self.edits.is_empty()

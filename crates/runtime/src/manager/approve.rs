@@ -3,14 +3,9 @@
 //! **Invariant:** what was decided is read from the database; a message only makes a manager look sooner.
 //! **Invariant:** a run that waits for nothing but people ends, and can be resumed.
 
-use std::fmt::Write as _;
-
 use crewline_engine::schedule::{self, Finish, Stage};
-use crewline_store::{ApprovalFilter, ApprovalRow, NewApproval, Transition};
-use crewline_types::{
-    ApprovalId, ApprovalKind, ApprovalState, ErrorKind, RunStatus, TaskStatus, Text,
-    event::{ErrorNote, EventBody, NewEvent},
-};
+use crewline_store::{ApprovalFilter, ApprovalRow, Transition};
+use crewline_types::{ApprovalState, ErrorKind, RunStatus, TaskStatus, event::ErrorNote};
 use ractor::ActorRef;
 
 use super::{Message, Recorded, State, run::Stop};
@@ -18,10 +13,11 @@ use crate::{
     actor::{Outcome, WorkGuard, pipe_to_self, remind},
     approvals::AWAITING_APPROVAL,
     metrics,
+    plan_question::PlanQuestion,
 };
 
-/// What people were asked in the run, and how many questions wait in all runs.
-pub type Looked = Outcome<Result<(Vec<ApprovalRow>, usize), crewline_store::Error>>;
+/// What people were asked in the run, how many questions wait in all runs, and the plan, when it waits for a yes.
+pub type Looked = Outcome<Result<(Vec<ApprovalRow>, usize, Option<PlanQuestion>), crewline_store::Error>>;
 
 impl State {
     /// Begins to run the plan, or asks a person whether it is to be run.
@@ -42,11 +38,12 @@ impl State {
             self.must_decide_again = true;
             return;
         }
-        let (store, id) = (self.args.store.clone(), run.brief.run);
+        let (store, id, is_plan_held) = (self.args.store.clone(), run.brief.run, run.is_plan_held);
         let work = async move {
             let asked = store.approvals(ApprovalFilter { run: Some(id), is_pending: false }).await?;
             let pending = store.approvals(ApprovalFilter { run: None, is_pending: true }).await?.len();
-            Ok((asked, pending))
+            let plan = if is_plan_held { Some(PlanQuestion::recorded(&store, id).await?) } else { None };
+            Ok((asked, pending, plan))
         };
         self.deciding = Some(pipe_to_self(myself, self.args.deps.limits.commit, work, Message::Approvals));
     }
@@ -60,10 +57,10 @@ impl State {
 
     pub(super) fn on_approvals(&mut self, myself: &ActorRef<Message>, looked: Looked) {
         self.deciding = None;
-        let asked = match looked {
-            Outcome::Done(Ok((asked, pending))) => {
+        let (asked, plan) = match looked {
+            Outcome::Done(Ok((asked, pending, plan))) => {
                 metrics::approvals_pending(pending);
-                asked
+                (asked, plan)
             }
             Outcome::Done(Err(error)) => {
                 tracing::warn!(error.code = error.code(), %error, "approvals could not be read, trying again");
@@ -85,7 +82,11 @@ impl State {
             return;
         }
         if run.is_plan_held {
-            self.decide_on_plan(myself, &asked);
+            match plan {
+                Some(plan) => self.decide_on_plan(myself, plan, &asked),
+                // It was held meanwhile.
+                None => self.look_at_approvals(myself),
+            }
             return;
         }
         let is_parked = |stage| stage == Stage::Parked;
@@ -134,13 +135,10 @@ impl State {
         }
     }
 
-    fn decide_on_plan(&mut self, myself: &ActorRef<Message>, asked: &[ApprovalRow]) {
+    fn decide_on_plan(&mut self, myself: &ActorRef<Message>, plan: PlanQuestion, asked: &[ApprovalRow]) {
         let at = self.args.deps.clock.now();
         let Some(run) = &mut self.run else { return };
-        let plan = Text::from(run.plan_text());
-        let id = ApprovalId::of(run.brief.run, &format!("plan:{}", plan.hash));
-        let row = asked.iter().find(|row| row.id == id && row.digest == plan.hash);
-        match row.map(|row| (row.state, row)) {
+        match plan.asked(run.brief.run, asked).map(|row| (row.state, row)) {
             Some((ApprovalState::Approved, _)) => {
                 run.is_plan_held = false;
                 self.apply(myself, schedule::Event::Begin);
@@ -154,23 +152,8 @@ impl State {
             }
             Some((ApprovalState::Pending, _)) => self.end_awaiting(myself),
             None => {
-                let subject = format!("a plan of {} tasks", run.tasks.len());
                 let mut change = run.change(at);
-                change.approvals.push(NewApproval {
-                    id,
-                    task: None,
-                    kind: ApprovalKind::Plan,
-                    subject: subject.clone(),
-                    detail: plan.hash,
-                    digest: plan.hash,
-                });
-                let body = EventBody::AwaitingApproval {
-                    what: subject.into(),
-                    approval: Some(id),
-                    kind: Some(ApprovalKind::Plan),
-                };
-                change.events.push(NewEvent::of_run(at, body));
-                change.texts.push(plan);
+                plan.ask(&mut change);
                 self.record(myself, change, Recorded::Note);
                 self.end_awaiting(myself);
             }
@@ -194,25 +177,5 @@ impl State {
             run.stop = Some(Stop { status: RunStatus::Interrupted, error: Some(note) });
         }
         self.end(myself, Finish::Drained);
-    }
-}
-
-impl super::run::Running {
-    /// The plan as a person approves it.
-    fn plan_text(&self) -> String {
-        let mut text = String::new();
-        for entry in &self.tasks {
-            let brief = &entry.brief;
-            let needs: Vec<&str> = entry.needs.iter().map(|node| &*self.tasks[*node as usize].brief.key).collect();
-            // Writing into memory can not fail.
-            let _ = writeln!(text, "{} ({}): {}", brief.key, brief.role, brief.title);
-            if !needs.is_empty() {
-                let _ = writeln!(text, "  after {}", needs.join(", "));
-            }
-            if !brief.description.is_empty() {
-                let _ = writeln!(text, "  {}", brief.description);
-            }
-        }
-        text
     }
 }

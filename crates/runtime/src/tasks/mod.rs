@@ -27,7 +27,12 @@ use crewline_store::{Backend, Committed};
 use crewline_types::{Criterion, RunId, RunStatus, TaskId, TaskStatus};
 use serde::Serialize;
 
-use crate::{Error, Handle, lock::RunLock, verify};
+use crate::{
+    Error, Handle,
+    lock::RunLock,
+    plan_question::{self, PlanQuestion},
+    verify,
+};
 
 use draft::Draft;
 
@@ -107,8 +112,11 @@ impl Handle {
 
     async fn write(&self, draft: Draft) -> Result<Changed, Error> {
         let run = draft.run();
+        let waiting = plan_question::waiting(self.store(), run).await?;
+        let plan = PlanQuestion::of(&draft.tasks, &draft.links);
         let (change, changed) = draft.finish(self.deps().limits.index_tokens);
-        let Some(change) = change else { return Ok(changed) };
+        let Some(mut change) = change else { return Ok(changed) };
+        plan.ask_anew(&mut change, &waiting);
         match self.store().commit(&[change]).await?.pop() {
             Some(Committed::Done { events }) => {
                 self.publish(events);

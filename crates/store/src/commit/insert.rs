@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crewline_types::{Event, MemoryMarks, MemoryRecord, Role, RunId, TaskId, Text, TextHash, Timestamp};
+use crewline_types::{ApprovalId, Event, MemoryMarks, MemoryRecord, Role, RunId, TaskId, Text, TextHash, Timestamp};
 
 use super::{Batch, Fate, Numbers, Seqs};
 use crate::{
@@ -132,7 +132,7 @@ impl<'a> Batch<'a> {
     async fn write_acts(&self, tx: &mut Tx, numbers: &Numbers) -> Result<(), Error> {
         let number = |task: &TaskId| numbers.get(task).copied();
         let (mut new, mut begun) = (Vec::new(), Vec::new());
-        let (mut ended, mut asked) = (Vec::new(), Vec::new());
+        let (mut ended, mut asked, mut withdrawn) = (Vec::new(), Vec::new(), Vec::new());
         for (_, change) in self.live() {
             let at = change.at;
             new.extend(change.tool_calls.iter().filter_map(|it| Some((number(&it.id.call.attempt.task)?, it, at))));
@@ -141,10 +141,12 @@ impl<'a> Batch<'a> {
             );
             ended.extend(change.tool_calls_ended.iter().filter_map(|it| Some((number(&it.id.call.attempt.task)?, it))));
             asked.extend(change.approvals.iter().map(|it| (change.run, it, at)));
+            withdrawn.extend(&change.approvals_withdrawn);
         }
         tx.write(&sql::INSERT_TOOL_CALLS, &new, add_tool_call).await?;
         tx.write(&sql::BEGIN_TOOL_CALLS, &begun, add_tool_call_begun).await?;
         tx.write(&sql::END_TOOL_CALLS, &ended, add_tool_call_end).await?;
+        tx.write(&sql::WITHDRAW_APPROVALS, &withdrawn, |args, id: &&ApprovalId| args.text(id.as_str())).await?;
         tx.write(&sql::INSERT_APPROVALS, &asked, add_approval).await?;
         Ok(())
     }

@@ -41,6 +41,13 @@ pub(crate) static INSERT_APPROVALS: Bulk = Bulk::new(
     " WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING",
 );
 
+/// Deletes what is pending: id.
+pub(crate) static WITHDRAW_APPROVALS: Bulk = Bulk::new(
+    "DELETE FROM approvals WHERE state = 'pending' AND id IN (SELECT column1 FROM ",
+    &[Text],
+    " WHERE column1 IS NOT NULL)",
+);
+
 /// Decides what is pending: id, state, who, message, time.
 pub(crate) static DECIDE: Bulk = Bulk::new(
     "UPDATE approvals AS a SET state = v.column2, decided_by = v.column3, message = v.column4, decided_at = v.column5 \

@@ -405,6 +405,7 @@ mod tests {
             &BEGIN_TOOL_CALLS,
             &END_TOOL_CALLS,
             &INSERT_APPROVALS,
+            &WITHDRAW_APPROVALS,
             &DECIDE,
             &GO_ON,
             &DELETE_TOOL_CALLS_OF_TASKS,

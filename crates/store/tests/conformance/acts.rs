@@ -114,6 +114,14 @@ async fn what_is_decided_stays(place: &Place) {
     assert_eq!((row.decided_at, row.task, row.digest), (Some(at(7)), Some(task), Text::from("digest").hash));
     assert_eq!(crew.store.approvals(pending).await.unwrap().len(), 1);
     assert_eq!(crew.store.approvals(ApprovalFilter::default()).await.unwrap().len(), 2);
+    // Only what waits still can be withdrawn.
+    let mut change = crew.change();
+    change.approvals_withdrawn = vec![id, ApprovalId::of(crew.run, "two"), ApprovalId::of(crew.run, "none")];
+    change.approvals = vec![approval(&crew, task, "three")];
+    crew.done(change).await;
+    let left: Vec<_> = crew.store.approvals(ApprovalFilter::default()).await.unwrap().iter().map(|it| it.id).collect();
+    assert_eq!(left.len(), 2);
+    assert!(left.contains(&id) && left.contains(&ApprovalId::of(crew.run, "three")), "{left:?}");
     assert!(!crew.store.let_go_on(crew.run).await.unwrap(), "the run is not interrupted");
     end(&crew, RunStatus::Interrupted).await;
     assert!(crew.store.let_go_on(crew.run).await.unwrap());
