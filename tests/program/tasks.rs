@@ -487,6 +487,32 @@ fn what_looks_hard_is_broken_up_level_by_level() {
 }
 
 #[test]
+fn what_is_broken_up_by_one_command_costs_no_more_than_its_cap() {
+    let parts = json!({
+        "t1": {"title": "One", "description": "Do x.", "role": "writer", "depends_on": []},
+        "t2": {"title": "Two", "description": "Do y.", "role": "writer", "depends_on": []}
+    });
+    let server = StubServer::start(Script::text(parts.to_string()));
+    let app = app();
+    app.registry(&server);
+    let hard = "Analyse, design, debug, refactor and verify it. ".repeat(20);
+    let task =
+        |place: usize| json!({"id": format!("h{place}"), "title": "Large", "description": hard, "depends_on": []});
+    app.write("plan.json", &json!({"goal": "g", "tasks": (0..8).map(task).collect::<Vec<_>>()}).to_string());
+    let planned: Value =
+        serde_json::from_str(&app.run(["plan", "plan.json", "-o", "json"]).expect_code(0).stdout).unwrap();
+    let run = planned["run"].as_str().unwrap();
+    // The worst case of one planning is some $0.01; what one costs is a tenth of that.
+    let capped = app.run(["decompose", run, "--complexity", "40", "--max-cost", "0.0125"]).expect_code(7);
+    assert!((1..8).contains(&server.calls()), "{} plannings: {}", server.calls(), capped.stderr);
+    let costs: Value = serde_json::from_str(&app.run(["cost", "-o", "json"]).expect_code(0).stdout).unwrap();
+    let spent: f64 = costs.as_array().unwrap().iter().map(|it| it["cost_usd"].as_f64().unwrap()).sum();
+    assert!(spent > 0.0 && spent <= 0.0125, "{costs}");
+    app.run(["decompose", run, "--complexity", "40"]).expect_code(0);
+    assert_eq!(server.calls(), 8, "the rest is broken up without a cap");
+}
+
+#[test]
 fn a_model_breaks_a_task_into_smaller_ones() {
     let plan = json!({"t1": {"title": "First half", "description": "Do x.", "role": "writer", "depends_on": []}, "t2": {"title": "Second half", "description": "Do y.", "role": "writer", "depends_on": ["t1"]}});
     let answer = plan.to_string();

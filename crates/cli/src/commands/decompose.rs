@@ -5,7 +5,7 @@ use std::{collections::HashSet, fmt::Write as _};
 use clap::Args;
 use crewline_engine::plan::Document;
 use crewline_runtime::{Approve, DEPTH_MAX, Mode, RunRequest, Strategy, TaskCommand, TaskFields, TaskView, Wish};
-use crewline_types::{LinkKind, RunId, RunLimits, TaskId, TaskKind, TaskStatus};
+use crewline_types::{LinkKind, MicroUsd, RunId, RunLimits, TaskId, TaskKind, TaskStatus};
 
 use crate::{
     app::{self, App},
@@ -20,9 +20,9 @@ use crate::{
     exit::Exit,
     follow::Follow,
     live::Board,
-    settings::{RunDefaults, Settings, process_env},
+    settings::{RunDefaults, Settings, parse_usd, process_env},
     signals::Signals,
-    view::clean,
+    view::{clean, cost},
 };
 
 /// Times that a planner is asked by one command.
@@ -35,6 +35,7 @@ const OTHERS_MAX: usize = 200;
 #[command(after_help = "Examples:
   crewline decompose k3v9/build
   crewline decompose k3v9 --complexity 40     every open task of the run that looks at least so hard
+  crewline decompose k3v9 --complexity 40 --max-cost 0.10
 
 A planner model breaks the task into smaller ones, which stand below it; it is done when they are. It is told what the plan has
 already. Tasks that stood below it before and were not begun are cancelled. The call is recorded, with its cost, in a planning
@@ -49,6 +50,9 @@ pub(crate) struct DecomposeArgs {
     /// Break up all open tasks of a run that look at least so hard: 0 to 100
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=100))]
     complexity: Option<u8>,
+    /// Stop before more than this is spent on all planning of this command together; every model needs a price
+    #[arg(long, value_name = "USD", value_parser = parse_usd)]
+    max_cost: Option<MicroUsd>,
     /// Use models on this machine or a private network only
     #[arg(long)]
     offline: bool,
@@ -62,7 +66,9 @@ pub(crate) async fn run(args: DecomposeArgs, settings: &Settings, console: &Cons
     let mode = if args.offline || defaults.offline { Mode::Offline } else { Mode::Online };
     let registry = app::load_registry(settings, console)?;
     let app = App::start(settings, registry, models_mode(mode)).await?;
-    let breaker = Breaker { limits: limits_of(&defaults), mode, agent: &args.by.agent, app: &app, settings, console };
+    let limits = limits_of(&defaults);
+    let limits = RunLimits { cost_max: args.max_cost.or(limits.cost_max), ..limits };
+    let breaker = Breaker { limits, mode, agent: &args.by.agent, app: &app, settings, console };
     let done = match args.complexity {
         None => breaker.one(&args.task).await,
         Some(complexity) => breaker.named(&args.task, complexity).await,
@@ -73,6 +79,7 @@ pub(crate) async fn run(args: DecomposeArgs, settings: &Settings, console: &Cons
 
 /// Breaks tasks into smaller ones.
 pub(crate) struct Breaker<'a> {
+    /// Of each planning run; the cost is that of all together.
     pub(crate) limits: RunLimits,
     pub(crate) mode: Mode,
     /// Who does this.
@@ -91,7 +98,7 @@ impl Breaker<'_> {
             hint: "name a task of the plan",
         })?;
         refuse_begun(run, view)?;
-        let plan = match self.ask(run, view, &views).await? {
+        let plan = match self.ask(run, view, &views, self.limits.cost_max).await? {
             Answer::Plan(planning, plan) => {
                 self.console.note(&format!("planned in run {planning}"));
                 plan
@@ -106,14 +113,15 @@ impl Breaker<'_> {
 
     async fn named(&self, run: &str, complexity: u8) -> Result<Exit, Error> {
         let run = self.app.handle.find_run(run).await?;
-        let exit = self.hard_ones(run, complexity).await?;
+        let exit = self.hard_ones(run, complexity, MicroUsd::ZERO).await?;
         let views = self.app.handle.task_views(run).await?;
         self.console.list(&views, |style| many(&views, style))?;
         Ok(exit)
     }
 
-    /// Breaks up what looks at least so hard, level by level. A task that the planner sees no parts of stays whole.
-    pub(crate) async fn hard_ones(&self, run: RunId, complexity: u8) -> Result<Exit, Error> {
+    /// Breaks up what looks at least so hard, level by level. A task that the planner sees no parts of stays whole. So much is
+    /// `spent` already.
+    pub(crate) async fn hard_ones(&self, run: RunId, complexity: u8, mut spent: MicroUsd) -> Result<Exit, Error> {
         let mut asked: HashSet<TaskId> = HashSet::new();
         loop {
             let views = self.app.handle.task_views(run).await?;
@@ -130,11 +138,21 @@ impl Breaker<'_> {
                 self.console.warn(&message);
                 return Ok(Exit::Ok);
             }
+            let left = self.limits.cost_max.map(|max| MicroUsd(max.0.saturating_sub(spent.0)));
+            if left == Some(MicroUsd::ZERO) {
+                self.console.warn(&format!(
+                    "{} is spent; `{}` and others stay whole",
+                    cost(spent, 0),
+                    clean(&view.key)
+                ));
+                return Ok(Exit::Limit);
+            }
             asked.insert(view.id);
-            let (planning, plan) = match self.ask(run, view, &views).await? {
+            let (planning, plan) = match self.ask(run, view, &views, left).await? {
                 Answer::Plan(planning, plan) => (planning, plan),
                 Answer::None(exit) => return Ok(exit),
             };
+            spent += self.app.handle.report(planning).await?.cost_usd;
             let (key, hard) = (clean(&view.key), view.complexity());
             if plan.tasks.len() < 2 {
                 self.console.note(&format!("`{key}` (complexity {hard}) stays whole, by run {planning}"));
@@ -146,10 +164,18 @@ impl Breaker<'_> {
         }
     }
 
-    async fn ask(&self, run: RunId, view: &TaskView, views: &[TaskView]) -> Result<Answer, Error> {
+    /// Asks the planner, for no more than `cost_max`.
+    async fn ask(
+        &self,
+        run: RunId,
+        view: &TaskView,
+        views: &[TaskView],
+        cost_max: Option<MicroUsd>,
+    ) -> Result<Answer, Error> {
         let report = self.app.handle.report(run).await?;
         let goal = goal(&report.goal, view, views);
-        let wanted = Wanted { project: report.project.to_string(), goal, limits: self.limits, mode: self.mode };
+        let limits = RunLimits { cost_max, ..self.limits };
+        let wanted = Wanted { project: report.project.to_string(), goal, limits, mode: self.mode };
         wanted.ask(self.app, self.settings, self.console).await
     }
 }

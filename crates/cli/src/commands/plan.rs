@@ -397,7 +397,8 @@ async fn record(
         run
     };
     if let Some(complexity) = wanted.decompose {
-        let exit = Breaker { limits, mode, agent: PERSON, app, settings, console }.hard_ones(run, complexity).await?;
+        let breaker = Breaker { limits, mode, agent: PERSON, app, settings, console };
+        let exit = breaker.hard_ones(run, complexity, app.handle.report(run).await?.cost_usd).await?;
         if exit != Exit::Ok {
             return Ok(exit);
         }
