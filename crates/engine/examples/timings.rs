@@ -97,6 +97,10 @@ impl context::Plan for Web<'_> {
             is_cancelled: false,
         })
     }
+
+    fn needs(&self, index: u32) -> Option<&[u32]> {
+        self.0.tasks.get(index as usize).map(|task| &*task.depends_on)
+    }
 }
 
 /// The same numbers on every machine.

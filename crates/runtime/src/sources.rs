@@ -94,4 +94,8 @@ impl Plan for Web {
             is_cancelled: task.status == TaskStatus::Cancelled,
         })
     }
+
+    fn needs(&self, index: u32) -> Option<&[u32]> {
+        self.needs.get(index as usize).map(|needs| &**needs)
+    }
 }

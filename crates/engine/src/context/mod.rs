@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use assemble::{assemble, assemble_without};
 pub use budget::{estimate_tokens, trim_to};
 pub use digest::{Rolled, Section, handoff, roll};
-pub use neighbours::{BESIDE, Place, Plan, above_hash, done_before, neighbours, quoted};
+pub use neighbours::{BESIDE, Before, Place, Plan, above_hash, done_before, neighbours, quoted};
 pub use render::{fenced, render};
 pub use summarise::summarise;
 

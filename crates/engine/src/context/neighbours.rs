@@ -55,6 +55,9 @@ pub struct Place<'a> {
 pub trait Plan {
     /// The task there.
     fn place(&self, index: u32) -> Option<Place<'_>>;
+
+    /// What the task there requires, with what follows from the tree. It is asked for hundreds of tasks for each that begins.
+    fn needs(&self, index: u32) -> Option<&[u32]>;
 }
 
 /// What the task `of` is told of those above and beside it.
@@ -136,7 +139,7 @@ pub fn quoted(plan: &impl Plan, of: u32) -> Vec<u32> {
         return Vec::new();
     }
     let done = done_before(plan, of);
-    found.intersection(&done).copied().collect()
+    found.into_iter().filter(|index| done.contains(*index)).collect()
 }
 
 fn beside(plan: &impl Plan, of: u32) -> Option<Item> {
@@ -148,7 +151,7 @@ fn beside(plan: &impl Plan, of: u32) -> Option<Item> {
     let mut text = String::new();
     for index in found {
         let Some(other) = plan.place(index) else { continue };
-        let is_done = done.contains(&index);
+        let is_done = done.contains(index);
         let state = if is_done {
             "done"
         } else if other.needs.contains(&of) {
@@ -172,16 +175,66 @@ fn beside(plan: &impl Plan, of: u32) -> Option<Item> {
     })
 }
 
+/// The tasks that are done before one begins.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Before {
+    /// A bit for each place.
+    places: Vec<u64>,
+    count: usize,
+}
+
+impl Before {
+    /// Whether the task there is one of them.
+    pub fn contains(&self, index: u32) -> bool {
+        self.places.get(index as usize / 64).is_some_and(|word| word & bit(index) != 0)
+    }
+
+    /// Their places in the plan, in its order.
+    pub fn iter(&self) -> impl Iterator<Item = u32> {
+        let words = (0_u32..).zip(&self.places);
+        words.flat_map(|(at, word)| (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| at * 64 + bit))
+    }
+
+    fn insert(&mut self, index: u32) -> bool {
+        let word = index as usize / 64;
+        if word >= self.places.len() {
+            self.places.resize(word + 1, 0);
+        }
+        let is_new = self.places[word] & bit(index) == 0;
+        self.places[word] |= bit(index);
+        self.count += usize::from(is_new);
+        is_new
+    }
+
+    fn remove(&mut self, index: u32) {
+        if self.contains(index) {
+            self.places[index as usize / 64] &= !bit(index);
+            self.count -= 1;
+        }
+    }
+}
+
+fn bit(index: u32) -> u64 {
+    1 << (index % 64)
+}
+
 /// What must be done when `of` begins. Of a huge plan only the nearest is looked at.
-pub fn done_before(plan: &impl Plan, of: u32) -> BTreeSet<u32> {
-    let mut found = BTreeSet::new();
+pub fn done_before(plan: &impl Plan, of: u32) -> Before {
+    let mut found = Before::default();
     let mut level = vec![of];
-    while !level.is_empty() {
-        let mut next: Vec<u32> =
-            level.iter().filter_map(|index| plan.place(*index)).flat_map(|place| place.needs.iter().copied()).collect();
-        next.sort_unstable();
-        next.dedup();
-        next.retain(|index| found.len() < BEFORE_MAX && found.insert(*index));
+    while !level.is_empty() && found.count < BEFORE_MAX {
+        let mut next = Vec::new();
+        for needs in level.iter().filter_map(|index| plan.needs(*index)) {
+            // A place that the plan does not have gets no bit: it could be any number.
+            next.extend(needs.iter().filter(|index| plan.needs(**index).is_some() && found.insert(**index)));
+        }
+        if found.count > BEFORE_MAX {
+            next.sort_unstable();
+            let over = next.split_off(next.len() - (found.count - BEFORE_MAX));
+            for index in over {
+                found.remove(index);
+            }
+        }
         level = next;
     }
     found
@@ -230,6 +283,10 @@ mod tests {
                 is_cancelled: task.is_cancelled,
             })
         }
+
+        fn needs(&self, index: u32) -> Option<&[u32]> {
+            self.get(index as usize).map(|task| &*task.needs)
+        }
     }
 
     fn task(key: &str, parent: Option<u32>, needs: &[u32]) -> Task {
@@ -263,6 +320,21 @@ mod tests {
         assert_ne!(above_hash(&plan, 7), above_hash(&plan, 6));
         plan[0].is_cancelled = true;
         assert!(!neighbours(&plan, 2)[0].text.body.contains("`a`"));
+    }
+
+    #[test]
+    fn of_a_huge_plan_the_nearest_are_done_before() {
+        // Each needs the two before it and one that no plan has; the last one needs thousands at once.
+        let mut plan: Vec<Task> = (0..3_000_u32)
+            .map(|it| task(&format!("t{it}"), None, &[it.saturating_sub(1), it.saturating_sub(2), u32::MAX]))
+            .collect();
+        let done = done_before(&plan, 2_000);
+        assert!(done.iter().eq(976..2_000), "{done:?}");
+        assert!(done_before(&plan, 3).iter().eq(0..3));
+        plan.push(task("last", None, &(0..3_000).collect::<Vec<u32>>()));
+        let done = done_before(&plan, 3_000);
+        assert!(done.iter().eq(0..1_024), "{done:?}");
+        assert!(!done.contains(3_000) && !done.contains(u32::MAX));
     }
 
     #[test]

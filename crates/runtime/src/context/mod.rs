@@ -66,7 +66,7 @@ impl Handle {
             let texts = self.store().texts(&hashes).await?;
             let text = |hash: TextHash| texts.get(&hash).map(|body| Text { hash, body: Arc::clone(body) });
             let done = done_before(&web, place);
-            let is_told = |id: TaskId| web.places.get(&id).is_some_and(|it| done.contains(it));
+            let is_told = |id: TaskId| web.places.get(&id).is_some_and(|it| done.contains(*it));
             items.extend(row.index.and_then(text).map(|index| sources::index_of(&index, is_told)));
             for (tier, made) in linked {
                 match made.result.filter(|_| made.status == TaskStatus::Completed).and_then(text) {

@@ -348,7 +348,8 @@ impl Running {
         if !self.index.as_ref().is_some_and(|index| chapters::has(&index.body)) {
             return Vec::new();
         }
-        let done = context::done_before(self, node).into_iter().map(|node| &self.tasks[node as usize].brief);
+        let done = context::done_before(self, node);
+        let done = done.iter().map(|node| &self.tasks[node as usize].brief);
         done.filter(|brief| brief.kind == TaskKind::Composite).map(|brief| brief.id).collect()
     }
 
@@ -505,6 +506,10 @@ impl context::Plan for Running {
             result: entry.result.as_ref().map(|text| &*text.body),
             is_cancelled: entry.status == TaskStatus::Cancelled,
         })
+    }
+
+    fn needs(&self, index: u32) -> Option<&[u32]> {
+        self.tasks.get(index as usize).map(|entry| &*entry.needs)
     }
 }
 
