@@ -78,6 +78,12 @@ struct OnEnd<T, F: FnOnce(Outcome<T>)> {
     send: Option<F>,
 }
 
+impl<T, F: FnOnce(Outcome<T>)> OnEnd<T, F> {
+    fn with(mut self, outcome: Outcome<T>) {
+        self.outcome = Some(outcome);
+    }
+}
+
 impl<T, F: FnOnce(Outcome<T>)> Drop for OnEnd<T, F> {
     fn drop(&mut self) {
         if let Some(send) = self.send.take() {
@@ -100,15 +106,16 @@ where
     W: Future<Output = T> + Send + 'static,
 {
     let myself = myself.clone();
-    let mut end = OnEnd { outcome: None, send: Some(move |outcome| tell(&myself, to_message(outcome))) };
-    let task = tokio::spawn(async move {
-        end.outcome = Some(match tokio::time::timeout(limit, AssertUnwindSafe(work).catch_unwind()).await {
+    let end = OnEnd { outcome: None, send: Some(move |outcome| tell(&myself, to_message(outcome))) };
+    // Not an async block: that would keep a place for `work` beside the place where it is awaited.
+    let work = tokio::time::timeout(limit, AssertUnwindSafe(work).catch_unwind()).map(move |ended| {
+        end.with(match ended {
             Ok(Ok(value)) => Outcome::Done(value),
             Ok(Err(_panic)) => Outcome::Crashed,
             Err(_) => Outcome::TimedOut,
         });
-        drop(end);
     });
+    let task = tokio::spawn(work);
     WorkGuard(task.abort_handle())
 }
 

@@ -51,7 +51,7 @@ pub struct State {
     args: Args,
     /// With the run whose manager asked; what a worker asked for outlives its run's manager.
     running: HashMap<AttemptId, (WorkGuard, Option<RunId>)>,
-    waiting: VecDeque<Assignment>,
+    waiting: VecDeque<Box<Assignment>>,
 }
 
 impl Actor for Specialist {
@@ -70,7 +70,7 @@ impl Actor for Specialist {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Message::Run(assignment) => state.on_run(&myself, *assignment),
+            Message::Run(assignment) => state.on_run(&myself, assignment),
             Message::CancelRun(run) => state.on_cancel_run(&myself, run),
             Message::CancelAttempts(attempts) => state.on_cancel_attempts(&myself, &attempts),
             Message::Resize(slots) => {
@@ -84,7 +84,7 @@ impl Actor for Specialist {
 }
 
 impl State {
-    fn on_run(&mut self, myself: &ActorRef<Message>, assignment: Assignment) {
+    fn on_run(&mut self, myself: &ActorRef<Message>, assignment: Box<Assignment>) {
         if self.running.len() < self.args.slots {
             self.start(myself, assignment);
         } else if self.waiting.len() < self.args.queue_max {
@@ -127,7 +127,7 @@ impl State {
         }
     }
 
-    fn start(&mut self, myself: &ActorRef<Message>, assignment: Assignment) {
+    fn start(&mut self, myself: &ActorRef<Message>, assignment: Box<Assignment>) {
         debug_assert!(self.running.len() < self.args.slots);
         let (attempt, run) = (assignment.attempt, assignment.run.managed());
         // The attempt keeps its own limit and reports it; this one is only the backstop.

@@ -153,7 +153,7 @@ impl<'a> Climb<'a> {
             let mut answer = call::ask_model(self, question, &model).await?;
             if let (Ok(said), Question::Task { .. }, Work::Text) = (&answer, question, &assignment.work)
                 && must_review(assignment)
-                && let Some(Rejected { note, .. }) = review(self, None, said, &said.text.body).await?
+                && let Some(Rejected { note, .. }) = Box::pin(review(self, None, said, &said.text.body)).await?
             {
                 let problem = Some(note.message.to_string());
                 answer = Err(Miss { note, may_retry: true, error: None, problem });

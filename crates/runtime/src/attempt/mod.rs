@@ -92,7 +92,7 @@ impl Deps {
 }
 
 /// Works on `assignment` and reports it.
-pub async fn run(mut assignment: Assignment, deps: Arc<Deps>) {
+pub async fn run(mut assignment: Box<Assignment>, deps: Arc<Deps>) {
     assignment.models = assignment.models.tallied(assignment.obligation.tally());
     let result = match tokio::time::timeout(deps.limits.attempt, work(&mut assignment, &deps)).await {
         Ok(result) => result,
@@ -110,7 +110,8 @@ async fn work(assignment: &mut Assignment, deps: &Deps) -> Result<Output, Failur
     let assignment = &*assignment;
     let mut climb = Climb::new(assignment, deps, &recorded, rungs);
     if act::must_act(assignment) {
-        return act::act(&mut climb, &told).await;
+        // What few attempts go through is boxed, here and where answers are reviewed: a thousand others wait at the same time.
+        return Box::pin(act::act(&mut climb, &told)).await;
     }
     let said = climb.next(Question::Task { told: &told }).await?;
     Ok(Output { text: said.text, plan: said.plan, model: said.model.alias.clone(), wishes: Vec::new() })
