@@ -48,13 +48,11 @@ pub async fn of_attempt(assignment: &Assignment, deps: &Deps, sources: Vec<Item>
     let task = &assignment.task;
     let mut pauses = PAUSES.into_iter();
     let mut curated = loop {
-        match Curated::read(&deps.store, task.id, sources.clone()).await {
+        match decided(deps, task.id, &sources).await {
             Ok(curated) => break curated,
-            Err(error) => match pauses.next().filter(|_| error.is_retryable()) {
+            Err(unread) => match pauses.next().filter(|_| unread.may_retry) {
                 Some(pause) => tokio::time::sleep(pause).await,
-                None => {
-                    return Err(Failure::Store { code: error.code(), kind: error.kind(), message: error.to_string() });
-                }
+                None => return Err(unread.failure),
             },
         }
     };
@@ -70,17 +68,22 @@ pub async fn of_attempt(assignment: &Assignment, deps: &Deps, sources: Vec<Item>
     Ok(curated)
 }
 
-impl Curated {
-    /// The sources of a task with what was decided on them.
-    pub async fn read(store: &Store, task: TaskId, sources: Vec<Item>) -> Result<Self, Error> {
-        let choices = store.choices(task).await?;
-        if choices.is_empty() {
-            return Ok(Self { items: sources, ..Self::default() });
-        }
-        Self::of(store, &choices, sources, Approval::Holds).await
-    }
+/// Decisions that could not be read.
+struct Unread {
+    may_retry: bool,
+    failure: Failure,
+}
 
-    /// The same from decisions that were read; an approval may be left aside.
+async fn decided(deps: &Deps, task: TaskId, sources: &[Item]) -> Result<Curated, Unread> {
+    let unread = |may_retry, code, kind, message| Unread { may_retry, failure: Failure::Store { code, kind, message } };
+    let choices = deps.choices.of(task).await;
+    let choices = choices.map_err(|it| unread(it.is_retryable(), it.code(), it.kind(), it.to_string()))?;
+    let curated = Curated::of(&deps.store, &choices, sources.to_vec(), Approval::Holds).await;
+    curated.map_err(|it| unread(it.is_retryable(), it.code(), it.kind(), it.to_string()))
+}
+
+impl Curated {
+    /// The sources of a task with what was decided on them; an approval may be left aside.
     pub async fn of(
         store: &Store,
         choices: &[ContextChoice],

@@ -15,6 +15,7 @@ mod attempt;
 mod bounds;
 mod changes;
 mod chapters;
+mod choices;
 mod config;
 mod context;
 mod control;

@@ -3,14 +3,21 @@
 //! **Invariant:** a decision needs no claim on its run: it holds from the next attempt on, whoever makes it.
 //! **Invariant:** one row per task and item; what is taken back stays as [`Choice::None`].
 
+use std::collections::HashMap;
+
 use crewline_types::{RunId, TaskId, Timestamp};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait as _};
 
 use crate::{
-    Error, Store, entity,
+    Error, Store,
+    commit::task_id,
+    entity,
     query::{id_of, numbers_of},
     sql::{Args, Bulk, Type},
 };
+
+/// Tasks in one statement.
+const KEYS_MAX: usize = 512;
 
 /// Records decisions: task id, item, choice, title, body, agent, time. The last one holds.
 pub(crate) static INSERT_CHOICES: Bulk = Bulk::new(
@@ -99,17 +106,37 @@ impl Store {
 
     /// What was decided on the context of a task, by item.
     pub async fn choices(&self, task: TaskId) -> Result<Vec<ContextChoice>, Error> {
-        let number = entity::task::Entity::find()
-            .select_only()
-            .column(entity::task::Column::Number)
-            .filter(entity::task::Column::Id.eq(task.as_str()))
-            .into_query();
-        let rows = entity::context_choice::Entity::find()
-            .filter(entity::context_choice::Column::Task.in_subquery(number))
-            .order_by_asc(entity::context_choice::Column::Item)
-            .all(self.reader().await?)
-            .await?;
-        rows.into_iter().map(|row| row.into_domain(task)).collect()
+        Ok(self.choices_of(&[task]).await?.remove(&task).unwrap_or_default())
+    }
+
+    /// What was decided on the contexts of these tasks, each by item; a task without decisions is left out.
+    pub async fn choices_of(&self, tasks: &[TaskId]) -> Result<HashMap<TaskId, Vec<ContextChoice>>, Error> {
+        let mut found = HashMap::<TaskId, Vec<ContextChoice>>::new();
+        for chunk in tasks.chunks(KEYS_MAX) {
+            // The last one again and again, so that a handful of statements serves any number of tasks.
+            let padding = chunk.last().into_iter().cycle().take(chunk.len().next_power_of_two() - chunk.len());
+            let tasks = entity::task::Entity::find()
+                .select_only()
+                .column(entity::task::Column::Number)
+                .filter(entity::task::Column::Id.is_in(chunk.iter().chain(padding).map(TaskId::as_str)));
+            let rows = entity::context_choice::Entity::find()
+                .filter(entity::context_choice::Column::Task.in_subquery(tasks.clone().into_query()))
+                .order_by_asc(entity::context_choice::Column::Item)
+                .all(self.reader().await?)
+                .await?;
+            if rows.is_empty() {
+                continue;
+            }
+            let named = tasks.column(entity::task::Column::Id);
+            let named: Vec<(i64, String)> = named.into_tuple().all(self.reader().await?).await?;
+            let ids: HashMap<i64, String> = named.into_iter().collect();
+            for row in rows {
+                let Some(id) = ids.get(&row.task) else { continue };
+                let task = task_id(id)?;
+                found.entry(task).or_default().push(row.into_domain(task)?);
+            }
+        }
+        Ok(found)
     }
 
     /// What was decided on the contexts of a run, by task and item.

@@ -30,6 +30,7 @@ use crewline_types::{Clock, Role, event::ErrorNote};
 
 use crate::{
     assignment::{Assignment, Failure, Output},
+    choices::Choices,
     config::{Dispatch, Limits},
     curated,
     experience::Experience,
@@ -63,6 +64,8 @@ pub struct Deps {
     pub health: Health,
     /// What is recorded.
     pub store: Store,
+    /// What persons decided on contexts.
+    pub choices: Choices,
     /// What memory keeps.
     pub rules: Rules,
     /// What came of earlier calls.
