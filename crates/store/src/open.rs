@@ -159,6 +159,8 @@ async fn open_sqlite(path: Option<PathBuf>, name: &str) -> Result<Inner, Error> 
     .disable_statement_logging();
     let writing = if is_memory { base.clone() } else { base.clone().journal_mode(SqliteJournalMode::Wal) }
         .pragma("cache_size", "-8000")
+        // What a statement could have to undo would go to a file, through a buffer of 64 KiB for each statement.
+        .pragma("temp_store", "MEMORY")
         .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
         .pragma("journal_size_limit", "33554432")
         .thread_name(|_| "store-writer".into());
@@ -212,9 +214,14 @@ async fn open_postgres(options: PgConnectOptions, name: &str) -> Result<Inner, E
         Ok(connected) => connected?.close().await?,
         Err(_) => return Err(Error::unavailable(format!("no connection within {} seconds", CONNECT_LIMIT.as_secs()))),
     }
-    // Writes are look-ups by key in tables that grow: a plan made while they are small must not stay a scan of them.
+    // Writes are look-ups by key in tables that grow: a plan made while they are small must not stay a scan of them. A walk
+    // along a whole index is one, too, and looks cheap as long as pages are what is counted: rows are.
     let writing = base.clone().options([
         ("plan_cache_mode", "force_generic_plan"),
+        ("cpu_tuple_cost", "1"),
+        ("cpu_index_tuple_cost", "1"),
+        ("random_page_cost", "0.001"),
+        ("seq_page_cost", "0.001"),
         // The price of a plan that is switched off looks as if compiling it were worth while.
         ("jit", "off"),
         ("enable_seqscan", "off"),

@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use crewline_types::{AttemptId, Role, RunId, Timestamp};
-use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder};
+use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, sea_query::Expr};
 
 use crate::{
     Backend, Error, Store,
@@ -178,9 +178,10 @@ impl Store {
 
     /// The offers of a run that its manager has to settle: the lost and the reported ones.
     pub async fn offer_reports(&self, run: RunId) -> Result<Vec<OpenOffer>, Error> {
+        // Word for word what the index holds: with a parameter in it PostgreSQL would not use it.
         let answered = Condition::any()
             .add(entity::offer::Column::Report.is_not_null())
-            .add(entity::offer::Column::IsLost.eq(true));
+            .add(Expr::col(entity::offer::Column::IsLost));
         self.offers(Condition::all().add(entity::offer::Column::RunId.eq(run.as_str())).add(answered)).await
     }
 

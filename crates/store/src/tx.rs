@@ -104,6 +104,12 @@ impl Writer {
         Self { pool, held: Arc::default(), is_shared }
     }
 
+    /// Where its connections come from.
+    #[cfg(test)]
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
     async fn turn(&self) -> Result<OwnedMutexGuard<Held>, Error> {
         tokio::time::timeout(TURN_LIMIT, Arc::clone(&self.held).lock_owned())
             .await

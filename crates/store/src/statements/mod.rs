@@ -324,95 +324,99 @@ pub(crate) static ENDS: Group<4> = Group::new([&END_ATTEMPTS, &END_CALLS, &INSER
 
 #[cfg(test)]
 mod tests {
-    use sea_orm::{ConnectionTrait as _, DbBackend, Statement};
+    use sea_orm::{
+        ConnectionTrait as _, DbBackend, Statement,
+        sqlx::{self, AssertSqlSafe, Row as _},
+    };
 
     use super::*;
-    use crate::{Backend, Store};
+    use crate::{Backend, Store, tx::Pool};
+
+    /// The statements of both databases that find rows by key.
+    const BOTH: &[&Bulk] = &[
+        &FENCE_RUNS,
+        &END_RUNS,
+        &INDEX_RUNS,
+        &INSERT_PROJECTS,
+        &INSERT_RUNS,
+        &CLAIM_RUN,
+        &REOPEN_RUNS,
+        &SET_LINEAGE,
+        &CANCEL_TASKS,
+        &MARK_COPIED,
+        &CONFIGURE_RUN,
+        &RENEW_RUN,
+        &INSERT_TASKS,
+        &FIND_NUMBERS,
+        &MOVE_TASKS,
+        &MOVE_TASKS_NAMED,
+        &INSERT_LINKS,
+        &INSERT_ATTEMPTS,
+        &END_ATTEMPTS,
+        &INSERT_CALLS,
+        &ANSWER_CALLS,
+        &END_CALLS,
+        &INSERT_CONTEXTS,
+        &INSERT_TEXTS,
+        &INSERT_EVENTS,
+        &INSERT_MEMORIES,
+        &DRAIN_MEMORIES,
+        &INSERT_VECTORS,
+        &SUM_CALLS,
+        &SUM_PROJECTS,
+        &OPEN_CALLS,
+        &CHARGE_RUNS,
+        &INSERT_OFFERS,
+        &DELETE_OFFERS,
+        &DELETE_OFFERS_OF_RUNS,
+        &WITHDRAW_OFFERS,
+        &FENCE_CLAIMS,
+        &REPORT_CLAIMS,
+        &RENEW_CLAIMS,
+        &RELEASE_CLAIMS,
+        &REAP_CLAIMS,
+        &WISH,
+        &BEAT_NODE,
+        &DELETE_NODES,
+        &CLOSE_RUNS,
+        &SOME_TASKS,
+        &DELETE_LINKS_OF_TASKS,
+        &DELETE_OFFERS_OF_TASKS,
+        &DELETE_CONTEXTS_OF_TASKS,
+        &DELETE_CHOICES_OF_TASKS,
+        &crate::choice::INSERT_CHOICES,
+        &crate::graph::EDIT_TASKS,
+        &crate::graph::DETAIL_TASKS,
+        &crate::graph::DELETE_LINKS,
+        &crate::graph::MOVE_RUNS,
+        &crate::graph::INSERT_INDEX_VERSIONS,
+        &crate::graph::DELETE_INDEX_VERSIONS,
+        &DELETE_CALLS_OF_TASKS,
+        &DELETE_ATTEMPTS_OF_TASKS,
+        &DELETE_TASKS,
+        &DELETE_EVENTS,
+        &DELETE_RUNS,
+        &DELETE_TEXTS,
+        &INSERT_TOOL_CALLS,
+        &BEGIN_TOOL_CALLS,
+        &END_TOOL_CALLS,
+        &INSERT_APPROVALS,
+        &WITHDRAW_APPROVALS,
+        &DECIDE,
+        &GO_ON,
+        &DELETE_TOOL_CALLS_OF_TASKS,
+        &DELETE_APPROVALS,
+        &crate::traffic::ADD_TRAFFIC,
+        &crate::traffic::DELETE_TRAFFIC,
+    ];
 
     /// A statement that reads a whole table would cost more with every task there is.
     #[tokio::test]
     async fn no_statement_scans_a_table() {
         let store = Store::open("sqlite::memory:").await.unwrap();
         let mut bad = Vec::new();
-        for bulk in [
-            &FENCE_RUNS,
-            &BEGIN_AND_FENCE_RUNS,
-            &END_RUNS,
-            &INDEX_RUNS,
-            &INSERT_PROJECTS,
-            &INSERT_RUNS,
-            &CLAIM_RUN,
-            &REOPEN_RUNS,
-            &SET_LINEAGE,
-            &CANCEL_TASKS,
-            &MARK_COPIED,
-            &CONFIGURE_RUN,
-            &RENEW_RUN,
-            &INSERT_TASKS,
-            &FIND_NUMBERS,
-            &MOVE_TASKS,
-            &MOVE_TASKS_NAMED,
-            &INSERT_LINKS,
-            &INSERT_ATTEMPTS,
-            &END_ATTEMPTS,
-            &INSERT_CALLS,
-            &ANSWER_CALLS,
-            &END_CALLS,
-            &INSERT_CONTEXTS,
-            &INSERT_TEXTS,
-            &INSERT_EVENTS,
-            &INSERT_EVENTS_AND_COMMIT,
-            &INSERT_MEMORIES,
-            &DRAIN_MEMORIES,
-            &INSERT_VECTORS,
-            &SUM_CALLS,
-            &SUM_PROJECTS,
-            &OPEN_CALLS,
-            &CHARGE_RUNS,
-            &INSERT_OFFERS,
-            &DELETE_OFFERS,
-            &DELETE_OFFERS_OF_RUNS,
-            &WITHDRAW_OFFERS,
-            &FENCE_CLAIMS,
-            &REPORT_CLAIMS,
-            &CLAIM_OFFERS_SQLITE,
-            &RENEW_CLAIMS,
-            &RELEASE_CLAIMS,
-            &REAP_CLAIMS,
-            &WISH,
-            &BEAT_NODE,
-            &DELETE_NODES,
-            &CLOSE_RUNS,
-            &SOME_TASKS,
-            &DELETE_LINKS_OF_TASKS,
-            &DELETE_OFFERS_OF_TASKS,
-            &DELETE_CONTEXTS_OF_TASKS,
-            &DELETE_CHOICES_OF_TASKS,
-            &crate::choice::INSERT_CHOICES,
-            &crate::graph::EDIT_TASKS,
-            &crate::graph::DETAIL_TASKS,
-            &crate::graph::DELETE_LINKS,
-            &crate::graph::MOVE_RUNS,
-            &crate::graph::INSERT_INDEX_VERSIONS,
-            &crate::graph::DELETE_INDEX_VERSIONS,
-            &DELETE_CALLS_OF_TASKS,
-            &DELETE_ATTEMPTS_OF_TASKS,
-            &DELETE_TASKS,
-            &DELETE_EVENTS,
-            &DELETE_RUNS,
-            &DELETE_TEXTS,
-            &INSERT_TOOL_CALLS,
-            &BEGIN_TOOL_CALLS,
-            &END_TOOL_CALLS,
-            &INSERT_APPROVALS,
-            &WITHDRAW_APPROVALS,
-            &DECIDE,
-            &GO_ON,
-            &DELETE_TOOL_CALLS_OF_TASKS,
-            &DELETE_APPROVALS,
-            &crate::traffic::ADD_TRAFFIC,
-            &crate::traffic::DELETE_TRAFFIC,
-        ] {
+        let own = [&BEGIN_AND_FENCE_RUNS, &INSERT_EVENTS_AND_COMMIT, &CLAIM_OFFERS_SQLITE];
+        for bulk in BOTH.iter().copied().chain(own) {
             let text = bulk.text(Backend::Sqlite, 64).0;
             let text = text.trim_start_matches("BEGIN IMMEDIATE; ").trim_end_matches("; COMMIT");
             let explain = Statement::from_string(DbBackend::Sqlite, format!("EXPLAIN QUERY PLAN {text}"));
@@ -425,6 +429,57 @@ mod tests {
             }
         }
         assert!(bad.is_empty(), "{bad:#?}");
+    }
+
+    /// PostgreSQL keeps the plan that it makes first, for tables that are empty then: nor may that walk along an index.
+    #[tokio::test]
+    async fn no_statement_scans_a_table_of_postgres() {
+        #[expect(clippy::disallowed_methods, reason = "the one setting of these tests")]
+        let Ok(server) = std::env::var("CREWLINE_TEST_POSTGRES") else { return };
+        let name = format!("crewline_plans_{}", std::process::id());
+        let admin = sea_orm::Database::connect(&server).await.unwrap();
+        admin.execute_unprepared(&format!("CREATE DATABASE {name}")).await.unwrap();
+        let (base, _) = server.rsplit_once('/').unwrap();
+        let store = Store::open(&format!("{base}/{name}")).await.unwrap();
+        let bad = scans_of(&store).await;
+        store.close(std::time::Duration::from_secs(5)).await;
+        admin.execute_unprepared(&format!("DROP DATABASE {name} WITH (FORCE)")).await.unwrap();
+        assert!(bad.is_empty(), "{bad:#?}");
+    }
+
+    async fn scans_of(store: &Store) -> Vec<String> {
+        let Pool::Postgres(pool) = store.inner.writer.pool() else { panic!("a store on PostgreSQL") };
+        let mut connection = pool.acquire().await.unwrap();
+        let mut bad = Vec::new();
+        for bulk in BOTH.iter().copied().chain([&CLAIM_OFFERS_POSTGRES, &LOCK_OFFERS]) {
+            for rows in [1, 256] {
+                let text = bulk.text(Backend::Postgres, rows).0;
+                let nulls = vec!["NULL"; text.matches('$').count()].join(",");
+                sqlx::raw_sql(AssertSqlSafe(format!("PREPARE p AS {text}"))).execute(&mut *connection).await.unwrap();
+                let explain = format!("EXPLAIN (COSTS OFF) EXECUTE p({nulls})");
+                let plan = sqlx::raw_sql(AssertSqlSafe(explain)).fetch_all(&mut *connection).await.unwrap();
+                let plan: Vec<String> = plan.iter().map(|row| row.get(0)).collect();
+                sqlx::raw_sql("DEALLOCATE p").execute(&mut *connection).await.unwrap();
+                for (at, step) in plan.iter().enumerate() {
+                    let step = step.trim();
+                    let is_walk = step.contains("Index") && step.contains("Scan using") && !is_open_only(step) && {
+                        let mut details = plan[at + 1..].iter().take_while(|it| !it.contains("->"));
+                        !details.any(|it| it.contains("Index Cond"))
+                    };
+                    if step.contains("Seq Scan") || is_walk {
+                        bad.push(format!("{rows} rows, {step}: {}", &text[..text.find('$').unwrap()]));
+                    }
+                }
+            }
+        }
+        bad
+    }
+
+    /// What is offered, or asked of a person, at the moment: as much as is being worked on, not as much as there ever was.
+    fn is_open_only(step: &str) -> bool {
+        ["offers_pkey", "offers_of_node", "approvals_pending"]
+            .iter()
+            .any(|index| step.contains(&format!("using {index} ")))
     }
 
     /// The rows that were handed in, and what is found from them.
