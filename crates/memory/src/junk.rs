@@ -26,7 +26,7 @@ pub struct Rules {
     /// Words that must say something; 0 keeps everything.
     pub words_min: usize,
     /// Words that say nothing, beside stop words; in any form.
-    pub courtesies: Vec<String>,
+    pub courtesies: Courtesies,
     /// The share of all words of two texts that both must have to say the same; above 1, nothing is ever the same.
     pub same_min: f64,
 }
@@ -35,9 +35,37 @@ impl Default for Rules {
     fn default() -> Self {
         Self {
             words_min: 3,
-            courtesies: COURTESIES.split_ascii_whitespace().map(str::to_owned).collect(),
+            courtesies: COURTESIES.split_ascii_whitespace().map(str::to_owned).collect::<Vec<String>>().into(),
             same_min: 0.9,
         }
+    }
+}
+
+/// Words of courtesy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Vec<String>", into = "Vec<String>")]
+pub struct Courtesies {
+    words: Vec<String>,
+    /// What any form of them is told by; made once, as every result is looked at.
+    terms: BTreeSet<String>,
+}
+
+impl Courtesies {
+    /// The words as they were given.
+    pub fn words(&self) -> &[String] {
+        &self.words
+    }
+}
+
+impl From<Vec<String>> for Courtesies {
+    fn from(words: Vec<String>) -> Self {
+        Self { terms: terms_of(&words.join(" ")), words }
+    }
+}
+
+impl From<Courtesies> for Vec<String> {
+    fn from(courtesies: Courtesies) -> Self {
+        courtesies.words
     }
 }
 
@@ -57,9 +85,8 @@ impl Rules {
         if self.words_min == 0 || text.len() > LOOK_MAX || text.contains("```") || text.bytes().any(tells) {
             return false;
         }
-        let courtesies = terms_of(&self.courtesies.join(" "));
-        let said = terms_of(text);
-        said.iter().filter(|term| !text::is_stop(term) && !courtesies.contains(*term)).count() < self.words_min
+        let says = |term: &&String| !text::is_stop(term) && !self.courtesies.terms.contains(*term);
+        terms_of(text).iter().filter(says).count() < self.words_min
     }
 
     /// Whether two texts with these terms say the same. A number, or a word such as `not`, makes another statement.

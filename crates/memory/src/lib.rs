@@ -41,7 +41,7 @@ pub use embedded::Embedded;
 pub use embedder::{Embedder, Purpose};
 pub use error::Error;
 pub use hybrid::Hybrid;
-pub use junk::Rules;
+pub use junk::{Courtesies, Rules};
 pub use metrics::describe;
 pub use qdrant::{Qdrant, QdrantOptions};
 pub use recall::{Hit, Why};

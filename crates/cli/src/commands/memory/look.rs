@@ -216,7 +216,7 @@ pub(crate) fn rules(_: &RulesArgs, settings: &Settings, console: &Console) -> Re
         let lines = [
             vec!["words_min".to_owned(), rules.words_min.to_string()],
             vec!["same_min".to_owned(), rules.same_min.to_string()],
-            vec!["courtesies".to_owned(), clean(&rules.courtesies.join(" ")).into_owned()],
+            vec!["courtesies".to_owned(), clean(&rules.courtesies.words().join(" ")).into_owned()],
         ];
         table(style, &[("", Align::Left), ("", Align::Left)], &lines)
     })?;
