@@ -6,7 +6,7 @@
 use std::{io, path::PathBuf};
 
 use tracing_appender::{
-    non_blocking::WorkerGuard,
+    non_blocking::{NonBlockingBuilder, WorkerGuard},
     rolling::{RollingFileAppender, Rotation},
 };
 use tracing_subscriber::{
@@ -21,6 +21,9 @@ use crate::{app, console::Console, settings::Settings};
 
 /// Log files kept; one a day.
 const FILES_MAX: usize = 7;
+
+/// Lines that may wait to be written; further ones are left out. Each has its place from the start.
+const LINES_MAX: usize = 8_192;
 
 /// Keeps the log file's writer; what is buffered is written when it is dropped.
 pub(crate) struct Log {
@@ -45,7 +48,8 @@ pub(crate) fn start(settings: &Settings, console: &Console, file: LogFile) -> Lo
         LogFile::Wanted => Some(LogWriter { data_dir: settings.data_dir.clone(), file: None, is_tried: false }),
         LogFile::None => None,
     };
-    let (writer, guard) = file.map(tracing_appender::non_blocking).unzip();
+    let (writer, guard) =
+        file.map(|file| NonBlockingBuilder::default().buffered_lines_limit(LINES_MAX).finish(file)).unzip();
     let file = writer.map(|writer| {
         let level = level.max(LevelFilter::INFO);
         fmt::layer().json().flatten_event(true).with_writer(writer).with_filter(targets(level))
