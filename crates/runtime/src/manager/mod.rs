@@ -16,6 +16,7 @@ mod reports;
 mod reuse;
 mod run;
 mod times;
+mod told;
 
 use std::{
     collections::HashMap,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crewline_engine::{
-    context::{self, Item, Tier},
+    context,
     route::outage::Lot,
     schedule::{self, Action, Dag, Node, Retry, Stage},
 };
@@ -17,20 +17,18 @@ use crewline_models::Policies;
 use crewline_store::{AttemptEnd, Change, NewOffer, Transition};
 use crewline_types::{
     AttemptId, ErrorKind, MemoryId, MemoryRecord, MemoryType, MicroUsd, ModelAlias, Priority, ProjectScope, Role,
-    RunStatus, Task, TaskId, TaskKind, TaskStatus, Text, TextHash, Timestamp, event::ErrorNote,
+    RunStatus, Task, TaskId, TaskStatus, Text, TextHash, Timestamp, event::ErrorNote,
 };
 
 use crate::{
     assignment::{Failure, Post, RunBrief, Spent, TaskBrief},
     attempt::end_calls,
-    chapters,
     config::Limits,
     health::Health,
     load::Loaded,
     offer,
     purse::Purse,
     replay::Reusable,
-    sources,
 };
 
 use super::{composite, park::ROOT};
@@ -320,65 +318,6 @@ impl Running {
         change
     }
 
-    /// Offers an attempt to workers: the higher priority first, then whoever became ready first.
-    pub(super) fn offer(&mut self, node: u32, id: AttemptId) {
-        let entry = &self.tasks[node as usize];
-        let rank = -i64::from(entry.priority.get());
-        let told = offer::Told {
-            requires: self.ids(&entry.needs),
-            refers: self.ids(&entry.refers),
-            around: self.neighbours(node),
-            above: self.above(node),
-            done: self.chapters_of(node),
-        };
-        self.offers.push(NewOffer { id, role: entry.brief.role.clone(), rank, told: told.write() });
-    }
-
-    fn ids(&self, nodes: &[u32]) -> Vec<TaskId> {
-        nodes.iter().map(|node| self.tasks[*node as usize].brief.id).collect()
-    }
-
-    /// What a task is told of those above and beside it.
-    fn neighbours(&self, node: u32) -> Vec<Item> {
-        context::neighbours(self, node)
-    }
-
-    /// The tasks with others below them that are done before this one, of which INDEX.md tells it.
-    fn chapters_of(&self, node: u32) -> Vec<TaskId> {
-        if !self.index.as_ref().is_some_and(|index| chapters::has(&index.body)) {
-            return Vec::new();
-        }
-        let done = context::done_before(self, node);
-        let done = done.iter().map(|node| &self.tasks[node as usize].brief);
-        done.filter(|brief| brief.kind == TaskKind::Composite).map(|brief| brief.id).collect()
-    }
-
-    /// Names what the tasks above it say.
-    pub(super) fn above(&self, node: u32) -> Option<TextHash> {
-        context::above_hash(self, node)
-    }
-
-    /// What the plan gives to a task's context.
-    pub(super) fn sources(&self, node: u32) -> Vec<Item> {
-        let entry = &self.tasks[node as usize];
-        let mut items = Vec::with_capacity(1 + entry.needs.len() + entry.refers.len());
-        items.extend(self.index.as_ref().map(|index| {
-            let done = self.chapters_of(node);
-            sources::index_of(index, |id| done.contains(&id))
-        }));
-        for (tier, nodes) in [(Tier::Requires, &entry.needs), (Tier::Refers, &entry.refers)] {
-            for node in nodes {
-                let made = &self.tasks[*node as usize];
-                if let Some(text) = &made.result {
-                    let (source, title) = (Arc::clone(&made.source), Arc::clone(&made.brief.title));
-                    items.push(sources::output(tier, source, title, text.clone()));
-                }
-            }
-        }
-        items.extend(self.neighbours(node));
-        items
-    }
-
     /// What is worth remembering of a result: a summary, and a hand-off for every other role that needs it (G4, R4).
     pub(super) fn memories(&self, node: u32, text: &Text, limits: Limits, at: Timestamp) -> Vec<MemoryRecord> {
         let entry = &self.tasks[node as usize];
@@ -489,27 +428,6 @@ impl Running {
             | Failure::HandedOver { .. }
             | Failure::Store { .. } => failed(failure.note()),
         }
-    }
-}
-
-impl context::Plan for Running {
-    fn place(&self, index: u32) -> Option<context::Place<'_>> {
-        let entry = self.tasks.get(index as usize)?;
-        Some(context::Place {
-            key: &entry.brief.key,
-            title: &entry.brief.title,
-            description: &entry.brief.description,
-            criteria: &entry.brief.success_criteria,
-            parent: entry.parent,
-            needs: &entry.needs,
-            refers: &entry.refers,
-            result: entry.result.as_ref().map(|text| &*text.body),
-            is_cancelled: entry.status == TaskStatus::Cancelled,
-        })
-    }
-
-    fn needs(&self, index: u32) -> Option<&[u32]> {
-        self.tasks.get(index as usize).map(|entry| &*entry.needs)
     }
 }
 
