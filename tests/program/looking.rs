@@ -5,7 +5,7 @@ use std::time::Duration;
 use crewline_testkit::{Script, StubReply, StubServer, TestApp, app::finish};
 use serde_json::Value;
 
-use crate::{app, fan, run_args};
+use crate::{app, fan, run_args, workers::wait_until};
 
 /// Runs a fan of `width` and answers its id.
 fn made(app: &TestApp, width: usize) -> String {
@@ -195,9 +195,16 @@ fn a_task_is_shown_with_what_it_made() {
     assert!(text.contains("\nResult of") && text.contains("attempt  1 succeeded with 1 calls"), "{text}");
 }
 
+/// Whether a process handles SIGINT, the second bit (proc_pid_status(5)).
+fn minds_interrupts(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+    u64::from_str_radix(caught.trim(), 16).unwrap() & 0b10 != 0
+}
+
 #[test]
 fn a_run_of_another_process_is_watched() {
-    let server = StubServer::start(Script::default().latency(Duration::from_millis(300)));
+    let server = StubServer::start(Script::default().latency(Duration::from_secs(1)));
     let app = app();
     app.registry(&server);
     app.write("plan.json", &fan(2).to_string());
@@ -205,7 +212,7 @@ fn a_run_of_another_process_is_watched() {
     crate::resume::wait_for_calls(&server, 1);
     let id = crate::resume::only_run(&app);
     let left = app.spawn(["watch", &id]);
-    std::thread::sleep(Duration::from_millis(300));
+    wait_until("the watcher minds an interrupt", || minds_interrupts(left.id()));
     crate::signal(left.id(), "INT");
     finish(left, TestApp::LIMIT).expect_code(130);
     let watched = app.run(["watch", &id]).expect_code(0);
