@@ -1,6 +1,6 @@
 //! Doing it again: `retry` in the same run, `replay` and `fork` in a new one.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, time::Duration};
 
 use crewline_testkit::{Finished, Script, StubReply, StubServer, TestApp};
 use serde_json::{Value, json};
@@ -137,6 +137,79 @@ fn a_replay_of_the_same_makes_no_call_and_the_same_documents() {
     made.app.run(["replay", &child, "--out", "third"]).expect_code(0);
     assert_eq!(made.server.calls(), 0);
     assert_eq!(documents(&made.app, "out"), documents(&made.app, "third"));
+}
+
+/// Two tasks with others below them; one of these refers to a slower one, another to one that comes after it.
+fn tree(app: &TestApp) -> String {
+    let made = app.run(["plan", "--empty", "A tree", "-o", "json"]).expect_code(0);
+    let run = serde_json::from_str::<Value>(&made.stdout).unwrap()["run"].as_str().unwrap().to_owned();
+    for (key, words, links) in [
+        ("first", "First", &[][..]),
+        ("one", "Alpha words", &["--parent", "first"]),
+        ("two", "Beta words", &["--parent", "first", "--requires", "one"]),
+        ("then", "Then", &["--requires", "first"]),
+        ("slow", "Gamma words", &["--parent", "then", "--description", "Take your time."]),
+        ("quick", "Delta words", &["--parent", "then", "--refers", "slow"]),
+        ("late", "Epsilon words", &["--parent", "then", "--requires", "slow"]),
+        ("last", "Zeta words", &["--parent", "then", "--refers", "first"]),
+    ] {
+        app.run([&["task", "add", &run, words, "--key", key, "--role", "writer"], links].concat()).expect_code(0);
+    }
+    app.run(["link", "add", &format!("{run}/late"), "last", "--kind", "refers"]).expect_code(0);
+    app.write("index.md", "Mine.\n");
+    app.run(["index", "edit", &run, "--file", "index.md"]).expect_code(0);
+    run
+}
+
+#[test]
+fn a_replay_of_a_tree_makes_no_call() {
+    let server = StubServer::start(Script::new(|request| {
+        let reply = StubReply::text(answer(request, ""));
+        if request.contains("Take your time.") { reply.after(Duration::from_secs(1)) } else { reply }
+    }));
+    let app = app();
+    app.registry(&server);
+    let run = tree(&app);
+    app.run(["resume", &run, "--out", "out"]).expect_code(0);
+    let sources = |key: &str| {
+        let shown = app.run(["context", "show", &format!("{run}/{key}"), "-o", "json"]).expect_code(0);
+        serde_json::from_str::<Value>(&shown.stdout).unwrap()["items"].to_string()
+    };
+    let id = |key: &str| task(&report(&app, &run), key)["id"].as_str().unwrap().to_owned();
+    assert!(!sources("quick").contains(&format!("task:{}", id("slow"))), "it was not there yet");
+    assert!(sources("late").contains(&format!("task:{}", id("last"))), "it was there already");
+    server.reset();
+    let replay = |args: &[&str]| {
+        let again = app.run([&["replay", "-o", "jsonl", "--out", "again"], args].concat()).expect_code(0);
+        id_of(&again)
+    };
+    let child = replay(&[&run]);
+    let shown = report(&app, &child);
+    assert_eq!(server.calls(), 0, "{shown}");
+    // What is put together names the tasks of its own run.
+    let of_models = |dir: &str| {
+        let found =
+            documents(&app, dir).into_iter().filter(|(_, text)| !String::from_utf8_lossy(text).contains("[task:"));
+        found.collect::<BTreeMap<_, _>>()
+    };
+    assert_eq!((of_models("out").len(), of_models("out")), (6, of_models("again")));
+    let index = app.run(["index", "show", &child]).expect_code(0).stdout;
+    for key in ["first", "then"] {
+        let id = task(&shown, key)["id"].as_str().unwrap();
+        assert!(
+            index.starts_with("Mine.") && index.contains(&format!("- [task:{id}] ")),
+            "it tells that it is done: {index}"
+        );
+    }
+    let result = fs::read_to_string(app.path("again/RESULT.md")).unwrap();
+    assert!(result.contains(task(&shown, "last")["id"].as_str().unwrap()), "{result}");
+    replay(&[&child]);
+    replay(&[&run, "--from", "late"]);
+    assert_eq!(server.calls(), 0);
+
+    // The edited task says the same as before: what was put together from it is, too, and so is all that builds on that.
+    replay(&[&run, "--from", "one", "--edit", "description=Alpha words, but others."]);
+    assert_eq!(server.calls(), 1);
 }
 
 #[test]

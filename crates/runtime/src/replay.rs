@@ -12,10 +12,13 @@
 mod edit;
 mod rows;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use crewline_engine::{
-    context::{Plan, above_hash, kept},
+    context::{Plan, Tier, above_hash, kept},
     replay::{self, Inputs, Node, Record, Rule, Verdict},
 };
 use crewline_models::Registry;
@@ -225,21 +228,26 @@ impl Recorded {
             let hash = made.result?;
             Some((&*made.key, result_hash(made.kind, hash, texts.get(&hash).copied(), key)))
         };
+        let was_told = |place: &u32, told: &Referred| {
+            let made = &self.tasks[*place as usize];
+            made.result.is_some_and(|hash| told.has(made.kind, &made.title, hash))
+        };
         let mut nodes = Vec::with_capacity(tasks.len());
         for (place, task) in tasks.iter().enumerate() {
-            let told = self.contexts.get(&task.id).map(|context| TextsOf::read(&context.items)).unwrap_or_default();
+            let told = self.contexts.get(&task.id).map(Referred::of).unwrap_or_default();
             let given = Given {
                 goal: &self.row.goal,
                 index,
                 above: u32::try_from(place).ok().and_then(|place| above_hash(&web, place)),
                 requires: web.needs[place].iter().filter_map(result).collect(),
                 // One that had no result yet when the task ran was not told of.
-                refers: web.refers[place].iter().filter_map(result).filter(|(_, text)| told.has(*text)).collect(),
+                refers: web.refers[place].iter().filter(|it| was_told(it, &told)).filter_map(result).collect(),
             };
             let record = match self.attempts.get(&task.id).filter(|_| task.status == TaskStatus::Completed) {
-                // What a person made, or let count as done, is as good as it was. What has others below it is put together
-                // again from theirs, which costs nothing.
-                None if task.status == TaskStatus::Completed && task.kind != TaskKind::Composite => Record::Same,
+                // What was edited shows in what is put together from the tasks below: that is done again, which costs nothing.
+                None if task.kind == TaskKind::Composite && !request.edits.is_empty() => Record::None,
+                // What a person made, or let count as done, is as good as it was.
+                None if task.status == TaskStatus::Completed => Record::Same,
                 None => Record::None,
                 Some(attempt) if is_curated_since(&self.choices, attempt) => Record::Other,
                 Some(attempt) if attempt.input_hash == Some(input_hash(registry, &TaskBrief::of(task), given)) => {
@@ -338,6 +346,8 @@ pub struct Reusable {
     pub model: String,
     /// What its attempt was told.
     pub context: Option<ContextRow>,
+    /// What of that its task refers to.
+    pub referred: Referred,
 }
 
 /// The results of the run that a replay was made from, by key: only of tasks that are open in the replay.
@@ -352,30 +362,40 @@ pub async fn reusable(store: &Store, parent: RunId, open: &[&Task]) -> Result<Ha
     let found = made.into_iter().filter_map(|task| {
         let attempt = attempts.get(&task.id).filter(|attempt| !is_curated_since(&choices, attempt))?;
         let hash = task.result.filter(|_| task.status == TaskStatus::Completed)?;
+        let context = contexts.remove(&task.id);
         let found = Reusable {
             from: task.id,
             input: attempt.input_hash?,
             text: Text { hash, body: Arc::clone(texts.get(&hash)?) },
             model: attempt.model.clone(),
-            context: contexts.remove(&task.id),
+            referred: context.as_ref().map(Referred::of).unwrap_or_default(),
+            context,
         };
         Some((Arc::clone(&task.key), found))
     });
     Ok(found.collect())
 }
 
-/// The texts that a context names.
-#[derive(Debug, Default)]
-struct TextsOf(Vec<TextHash>);
+/// The results that an attempt was told of as ones that its task refers to: no order waits for these, so how many there
+/// were depended on who was faster.
+#[derive(Debug, Clone, Default)]
+pub struct Referred {
+    texts: HashSet<TextHash>,
+    titles: HashSet<Arc<str>>,
+}
 
-impl TextsOf {
-    fn read(items: &str) -> Self {
+impl Referred {
+    fn of(context: &ContextRow) -> Self {
         // A context that can not be read names nothing; the inputs then do not match.
-        let items = kept::read(items).unwrap_or_default();
-        Self(items.into_iter().map(|item| item.text).collect())
+        let items = kept::read(&context.items).unwrap_or_default();
+        let items = items.into_iter().filter(|item| item.tier == Tier::Refers);
+        let (texts, titles) = items.map(|item| (item.text, item.title)).unzip();
+        Self { texts, titles }
     }
 
-    fn has(&self, text: TextHash) -> bool {
-        self.0.contains(&text)
+    /// Whether a result is one of them. One that was put together names the tasks of its own run, so its text differs from run
+    /// to run.
+    pub fn has(&self, kind: TaskKind, title: &str, result: TextHash) -> bool {
+        self.texts.contains(&result) || (kind == TaskKind::Composite && self.titles.contains(title))
     }
 }

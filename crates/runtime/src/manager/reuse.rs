@@ -10,6 +10,7 @@ use crewline_store::{Change, NewAttempt, NewContext, Transition};
 use crewline_types::{AttemptId, EventBody, MicroUsd, TaskStatus, Text, TextHash, Timestamp, Usage, event::NewEvent};
 
 use crate::{
+    assignment::TaskBrief,
     chapters, metrics,
     replay::{self, Given},
 };
@@ -19,22 +20,33 @@ use super::run::Running;
 impl Running {
     /// Names everything that an attempt of a task depends on but what memory recalls.
     pub(super) fn input_hash(&self, node: u32, registry: &Registry) -> TextHash {
+        self.input_hash_with(node, registry, |_, _| true)
+    }
+
+    /// The same, if of what it refers to only that were there which `is_told` names.
+    fn input_hash_with(
+        &self,
+        node: u32,
+        registry: &Registry,
+        is_told: impl Fn(&TaskBrief, TextHash) -> bool,
+    ) -> TextHash {
         let entry = &self.tasks[node as usize];
         let key = |id| self.by_id.get(&id).map(|node| &*self.tasks[*node as usize].brief.key);
-        let results = |nodes: &[u32]| {
-            let made = nodes.iter().map(|node| &self.tasks[*node as usize]);
-            let named = made.filter_map(|made| {
-                let text = made.result.as_ref()?;
-                Some((&*made.brief.key, replay::result_hash(made.brief.kind, text.hash, Some(&text.body), key)))
-            });
-            named.collect::<Vec<_>>()
+        let named = |node: &u32| {
+            let made = &self.tasks[*node as usize];
+            let text = made.result.as_ref()?;
+            Some((&*made.brief.key, replay::result_hash(made.brief.kind, text.hash, Some(&text.body), key)))
+        };
+        let is_told = |node: &&u32| {
+            let made = &self.tasks[**node as usize];
+            made.result.as_ref().is_some_and(|text| is_told(&made.brief, text.hash))
         };
         let given = Given {
             goal: &self.brief.goal,
             index: self.index_name,
             above: self.above(node),
-            requires: results(&entry.needs),
-            refers: results(&entry.refers),
+            requires: entry.needs.iter().filter_map(named).collect(),
+            refers: entry.refers.iter().filter(is_told).filter_map(named).collect(),
         };
         replay::input_hash(registry, &entry.brief, given)
     }
@@ -55,7 +67,8 @@ impl Running {
         }
         let key = &brief.key;
         let found = self.reusable.get(key).filter(|_| !self.settings.models.contains_key(&**key))?;
-        if found.input != self.input_hash(node, registry) {
+        let was_told = |made: &TaskBrief, result| found.referred.has(made.kind, &made.title, result);
+        if found.input != self.input_hash_with(node, registry, was_told) {
             return None;
         }
         let found = self.reusable.remove(&*Arc::clone(key))?;

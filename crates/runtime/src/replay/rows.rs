@@ -8,8 +8,8 @@ use std::{
 use crewline_engine::replay::{Verdict, with_names};
 use crewline_store::{AttemptEnd, Change, Choice, ContextChoice, NewAttempt, NewContext, NewRun};
 use crewline_types::{
-    AttemptId, EventBody, IdSource, LinkKind, MicroUsd, RunId, Task, TaskId, TaskStatus, Text, TextHash, Timestamp,
-    Usage, event::NewEvent,
+    AttemptId, EventBody, IdSource, LinkKind, MicroUsd, RunId, Task, TaskId, TaskKind, TaskStatus, Text, TextHash,
+    Timestamp, Usage, event::NewEvent,
 };
 
 use crate::{chapters, handle::settings_text, planning, settings::Settings};
@@ -59,25 +59,34 @@ pub(super) fn make(recorded: &Recorded, tasks: &[Task], verdicts: &[Verdict], ne
     let started = EventBody::RunStarted { project: row.project.clone(), goal: row.goal.clone(), resumed: false };
     change.events.push(NewEvent::of_run(at, started));
     change.links = links(&recorded.links, &names);
-    if let Some(index) = &recorded.index {
-        // What is done is told as it is done in the new run.
-        let index = chapters::without(&index.body);
-        let index = with_names(&index, |id| names.get(&id).map(TaskId::as_str));
-        let index = Text::from(index.into_owned());
-        change.index = Some(index.hash);
-        change.texts.push(index);
-    }
+    let renamed = |text: &str| Text::from(with_names(text, |id| names.get(&id).map(TaskId::as_str)).into_owned());
     let mut done = Vec::new();
+    let mut taken = HashSet::new();
     for (task, verdict) in tasks.iter().zip(verdicts) {
         let mut copy = renew(task);
         if *verdict == Verdict::Reuse {
             take_over(recorded, task, &mut copy, &mut change);
+            taken.insert(task.id);
+            if task.kind == TaskKind::Composite
+                && let Some(text) = recorded.texts.iter().find(|text| Some(text.hash) == task.result)
+            {
+                // It names the tasks below it.
+                let text = renamed(&text.body);
+                copy.result = Some(text.hash);
+                change.texts.push(text);
+            }
             done.push(completed(task, &copy, at));
         }
         change.tasks.push(copy);
     }
     let kept: HashSet<TextHash> = change.tasks.iter().filter_map(|task| task.result).collect();
     change.texts.extend(recorded.texts.iter().filter(|text| kept.contains(&text.hash)).cloned());
+    if let Some(index) = &recorded.index {
+        // What is done anew is told of when it is done.
+        let index = renamed(&chapters::only(&index.body, |id| taken.contains(&id)));
+        change.index = Some(index.hash);
+        change.texts.push(index);
+    }
     change.choices = choices(&recorded.choices, &names, at);
     let entries = planning::entries(&change.tasks, &change.links);
     change.events.push(NewEvent::of_run(at, EventBody::PlanReady { tasks: entries, repairs: Vec::new() }));
