@@ -6,6 +6,7 @@
 //! **Invariant:** over HTTP a tool needs the scope of a key that it would need as a route.
 //! **Invariant:** an answer has a limit; what is longer is read page by page.
 
+mod schema;
 mod view;
 mod work;
 
@@ -130,7 +131,7 @@ impl ServerHandler for Mcp {
 impl Mcp {
     /// The tools over `handle`, for `project` unless a call names another.
     pub fn new(handle: Handle, project: impl Into<Arc<str>>) -> Self {
-        Self { handle, project: project.into(), tool_router: Self::routes() + Self::work_routes() }
+        Self { handle, project: project.into(), tool_router: schema::plain(Self::routes() + Self::work_routes()) }
     }
 
     #[tool(
