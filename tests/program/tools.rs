@@ -68,8 +68,10 @@ fn until(what: &str, is_so: impl Fn() -> bool) {
 fn tools_are_listed_shown_and_called() {
     let app = desk();
     let list = app.run(["tools", "ls", "-o", "json"]).expect_code(0);
-    let names: Vec<Value> =
-        serde_json::from_str::<Vec<Value>>(&list.stdout).unwrap().into_iter().map(|it| it["name"].clone()).collect();
+    let listed: Vec<Value> = serde_json::from_str(&list.stdout).unwrap();
+    let named = |run_only: bool| -> Vec<&Value> {
+        listed.iter().filter(|it| it["run_only"] == run_only).map(|it| &it["name"]).collect()
+    };
     let expected = [
         "edit_file",
         "git_commit",
@@ -84,7 +86,22 @@ fn tools_are_listed_shown_and_called() {
         "search_files",
         "write_file",
     ];
-    assert_eq!(names, expected);
+    assert_eq!(named(false), expected);
+    let expected = [
+        "note",
+        "progress",
+        "memory_search",
+        "memory_store",
+        "share",
+        "create_task",
+        "handoff",
+        "ask_person",
+        "give_up",
+    ];
+    assert_eq!(named(true), expected);
+    let shown = app.run(["tools", "show", "create_task"]).expect_code(0).stdout;
+    assert!(shown.contains("\n  \"required\": [\n    \"title\",\n"), "{shown}");
+    assert!(app.run(["tools", "call", "note"]).expect_code(3).stderr.contains("[tool.in_run]"));
     assert!(app.run(["tools", "ls"]).expect_code(0).stdout.contains("run_command"));
     let shown = app.run(["tools", "show", "edit_file", "-o", "json"]).expect_code(0);
     assert_eq!(value(&shown)["effect"], "repeatable");

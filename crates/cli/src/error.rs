@@ -250,6 +250,12 @@ pub(crate) enum Error {
     /// Tools or a workspace failed.
     #[error(transparent)]
     Tools(#[from] crewline_tools::Error),
+    /// The tool needs a run.
+    #[error("`{name}` can only be called in a run")]
+    RunTool {
+        /// What was given.
+        name: String,
+    },
     /// There is no such tool.
     #[error("there is no tool `{name}`")]
     NoTool {
@@ -292,6 +298,7 @@ impl Error {
             | Self::NothingFound
             | Self::NeedsYes { .. }
             | Self::PublicBind { .. }
+            | Self::RunTool { .. }
             | Self::NotShared { .. } => ErrorKind::Invalid,
             Self::NoMemory { .. } | Self::NoTemplate { .. } | Self::NoTool { .. } => ErrorKind::NotFound,
             Self::Exists { .. } => ErrorKind::Conflict,
@@ -355,6 +362,7 @@ impl Error {
             Self::Setup(error) => error.code(),
             Self::Api(error) => error.code(),
             Self::Tools(error) => error.code(),
+            Self::RunTool { .. } => "tool.in_run",
             Self::NoTool { .. } => "tool.unknown",
         }
     }
@@ -416,6 +424,7 @@ impl Error {
             | Self::Api(_) => return None,
             Self::Memory(error) => return error.hint().map(str::to_owned),
             Self::Tools(error) => return error.hint().map(str::to_owned),
+            Self::RunTool { name } => format!("`crewline tools show {name}` shows what a specialist is told of it"),
             Self::NoTool { known, .. } => format!("there are {}", known.join(", ")),
         })
     }

@@ -64,6 +64,12 @@ pub(crate) fn clean(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// The same for a text of many lines.
+pub(crate) fn clean_lines(text: &str) -> String {
+    let lines: Vec<_> = text.lines().map(clean).collect();
+    lines.join("\n")
+}
+
 /// Columns a character takes; an approximation of Unicode's East Asian width.
 fn char_width(c: char) -> usize {
     match c {
@@ -220,6 +226,7 @@ mod tests {
     fn hostile_text_is_tamed() {
         assert_eq!(clean("plain"), "plain");
         assert_eq!(clean("a\u{1b}]0;title\u{7}b\nc\u{202e}d"), "a ]0;title b c d");
+        assert_eq!(clean_lines("a\u{1b}[2J\r\n  b\n"), "a [2J\n  b");
     }
 
     #[test]

@@ -42,8 +42,8 @@ pub(crate) use provider::ModelProvider;
 pub use rate::RateLimits;
 pub use registry::{
     CommandNetwork, CommandUnconfined, Invalid, McpReach, McpServerConfig, ModelConfig, OnJudgeError, Policies,
-    Problem, ProviderConfig, Registry, RoleCommands, RoleTools, Shadow, StepLimits, ToolEntry, ToolRule, ToolTest,
-    ToolVerdict,
+    Problem, ProviderConfig, Registry, RoleCommands, RoleTools, SHIPPED_ROLES, Shadow, StepLimits, ToolEntry, ToolRule,
+    ToolTest, ToolVerdict,
 };
 pub use reload::{Env, Reloaded, Reloader};
 pub use request::{ChatMessage, ChatReply, ChatRequest, EmbedReply, Finish, Listener, Piece, Speaker};

@@ -122,6 +122,7 @@ pub use report::{AttemptReport, CallReport, HostReport, ModelReport, Report, Run
 pub use retry::Retried;
 pub use settings::Approve;
 pub use tasks::{Changed, ChangedTask, DEPTH_MAX, Next, Place, TaskCommand, TaskFields, TaskView, document_of, unmet};
+pub use tools::run_tools;
 pub use trace::{CitationReport, Parameters, Trace, TracedAttempt, TracedCall};
 pub use verifiers::{LaterReport, VerifierReport, verifiers};
 pub use views::DeadView;

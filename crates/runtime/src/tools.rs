@@ -364,6 +364,11 @@ impl Kind {
     }
 }
 
+/// The tools that a run itself offers to a specialist; they ask about `roles`.
+pub fn run_tools(roles: &[Role]) -> Vec<ToolSpec> {
+    Kind::ALL.iter().map(|kind| kind.spec(roles)).collect()
+}
+
 /// A tool of the run itself.
 struct RunTool {
     kind: Kind,

@@ -11,7 +11,7 @@ use crate::{
     error::Error,
     exit::Exit,
     settings::Settings,
-    view::{Align, Style, clean, count, fit, table},
+    view::{Align, Style, clean, clean_lines, count, fit, table},
 };
 
 /// What `crewline prompt` takes.
@@ -74,10 +74,4 @@ fn shown(prompt: &RenderedPrompt, style: Style) -> String {
     rows.push(vec!["all, estimated".into(), count(prompt.tokens)]);
     text.push_str(&table(style, &columns, &rows));
     text
-}
-
-/// The text without what would move a terminal's cursor, line by line.
-fn clean_lines(text: &str) -> String {
-    let lines: Vec<_> = text.lines().map(clean).collect();
-    lines.join("\n")
 }

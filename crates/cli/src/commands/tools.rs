@@ -11,7 +11,7 @@ use std::{
 
 use clap::{Args, Subcommand, ValueEnum};
 use crewline_models::{
-    Mode,
+    Mode, SHIPPED_ROLES,
     web::{Web, WebLimits},
 };
 use crewline_runtime::{Remote, WebFetch};
@@ -30,7 +30,7 @@ use crate::{
     error::Error,
     exit::Exit,
     settings::Settings,
-    view::{Align, Style, clean, fit, table},
+    view::{Align, Style, clean, clean_lines, fit, table},
 };
 
 /// What `crewline tools` takes.
@@ -166,6 +166,8 @@ struct Shown<'a> {
     /// How it stands to what was agreed to: `new`, `agreed`, `changed`, `added`.
     #[serde(skip_serializing_if = "Option::is_none")]
     standing: Option<&'static str>,
+    /// Whether there is only something to be done with it in a run, so that it can not be called by hand.
+    run_only: bool,
 }
 
 impl<'a> Shown<'a> {
@@ -178,7 +180,12 @@ impl<'a> Shown<'a> {
             parameters: &spec.parameters,
             server: None,
             standing: None,
+            run_only: false,
         }
+    }
+
+    fn of_run(spec: &'a ToolSpec) -> Self {
+        Self { run_only: true, ..Self::of(spec) }
     }
 
     fn remote(it: &'a Remote) -> Self {
@@ -190,20 +197,33 @@ impl<'a> Shown<'a> {
             parameters: &it.tool.parameters,
             server: Some(&it.config.name),
             standing: Some(it.standing.as_str()),
+            run_only: false,
         }
     }
 }
 
+/// The tools of a run, which know the roles of the registry, or those that come with this program.
+fn run_tools(settings: &Settings, console: &Console) -> Result<Vec<ToolSpec>, Error> {
+    let roles = match app::find_registry(settings) {
+        Ok(path) if path.is_file() => app::load_registry(settings, console)?.roles(),
+        Ok(_) | Err(Error::NoRegistry { .. }) => SHIPPED_ROLES.iter().map(|role| (*role).into()).collect(),
+        Err(error) => return Err(error),
+    };
+    Ok(crewline_runtime::run_tools(&roles))
+}
+
 async fn ls(settings: &Settings, console: &Console) -> Result<Exit, Error> {
     let specs = crewline_tools::specs();
+    let of_runs = run_tools(settings, console)?;
     let remotes = Remotes::find(settings, console, None).await?;
-    let shown = specs.iter().map(|it| Shown::of(it)).chain(remotes.tools.iter().map(Shown::remote));
-    let shown: Vec<Shown<'_>> = shown.collect();
+    let own = specs.iter().map(|it| Shown::of(it)).chain(of_runs.iter().map(Shown::of_run));
+    let shown: Vec<Shown<'_>> = own.chain(remotes.tools.iter().map(Shown::remote)).collect();
     console.list(&shown, |style| {
         let columns = [("TOOL", Align::Left), ("EFFECT", Align::Left), ("DESCRIPTION", Align::Left)];
         let row = |it: &Shown<'_>| {
             let mark = match it.standing {
                 Some(standing @ ("changed" | "added")) => format!("[{standing}] "),
+                None if it.run_only => "[in a run] ".to_owned(),
                 Some(_) | None => String::new(),
             };
             let description = format!("{mark}{}", it.description.lines().next().unwrap_or_default());
@@ -222,7 +242,7 @@ async fn show(name: &str, settings: &Settings, console: &Console) -> Result<Exit
             let parameters = serde_json::to_string_pretty(shown.parameters).unwrap_or_default();
             let standing = shown.standing.map(|it| format!("  {it}")).unwrap_or_default();
             let head = format!("{}  {}{standing}", style.bold(&clean(shown.name)), shown.effect);
-            format!("{head}\n\n{}\n\n{}", clean(shown.description), clean(&parameters))
+            format!("{head}\n\n{}\n\n{}", clean_lines(shown.description), clean_lines(&parameters))
         })
     };
     if let Some((server, _)) = name.split_once('.') {
@@ -234,8 +254,12 @@ async fn show(name: &str, settings: &Settings, console: &Console) -> Result<Exit
         return Ok(Exit::Ok);
     }
     let specs = crewline_tools::specs();
-    let Some(spec) = specs.iter().find(|it| *it.name == *name) else { return Err(unknown(name, Vec::new())) };
-    print(&Shown::of(spec))?;
+    let of_runs = run_tools(settings, console)?;
+    let own = specs.iter().map(|it| Shown::of(it)).chain(of_runs.iter().map(Shown::of_run));
+    let Some(shown) = own.into_iter().find(|it| it.name == name) else {
+        return Err(unknown(name, of_runs.iter().map(|it| it.name.to_string()).collect()));
+    };
+    print(&shown)?;
     Ok(Exit::Ok)
 }
 
@@ -259,7 +283,7 @@ async fn call_remote(args: &CallArgs, server: &str, settings: &Settings, console
         changed: Vec::new(),
         conflicts: Vec::new(),
     };
-    console.value(&called, |_| clean(&observation.text).into_owned())?;
+    console.value(&called, |_| clean_lines(&observation.text))?;
     Ok(exit(&observation, &called))
 }
 
@@ -287,7 +311,11 @@ async fn call(args: &CallArgs, settings: &Settings, console: &Console) -> Result
         return call_remote(args, server, settings, console).await;
     }
     if !crewline_tools::specs().iter().any(|it| *it.name == *args.tool) {
-        return Err(unknown(&args.tool, Vec::new()));
+        let is_of_run = crewline_runtime::run_tools(&[]).iter().any(|it| *it.name == *args.tool);
+        return Err(match is_of_run {
+            true => Error::RunTool { name: args.tool.clone() },
+            false => unknown(&args.tool, Vec::new()),
+        });
     }
     app::make_data_dir(&settings.data_dir)?;
     let state = tempfile::Builder::new().prefix("tools-").tempdir_in(&settings.data_dir);
@@ -318,7 +346,7 @@ async fn call(args: &CallArgs, settings: &Settings, console: &Console) -> Result
         changed,
         conflicts,
     };
-    console.value(&called, |_| clean(&observation.text).into_owned())?;
+    console.value(&called, |_| clean_lines(&observation.text))?;
     for path in &called.conflicts {
         console.warn(&format!("`{path}` was changed meanwhile; nothing is merged"));
     }
