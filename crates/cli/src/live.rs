@@ -374,6 +374,8 @@ impl Board {
             EventBody::TaskCompleted { key, copied_from: Some(task), .. } => {
                 format!("{key} completed before: taken over from {task}")
             }
+            // No model made it: a person did, or it is put together from the tasks below.
+            EventBody::TaskCompleted { key, model, .. } if model.is_empty() => format!("{key} completed"),
             EventBody::TaskCompleted { key, usage, cost_usd, elapsed_ms, model, .. } => {
                 let time = duration(Duration::from_millis(*elapsed_ms));
                 format!("{key} completed in {time} ({model}, {} tokens, {})", tokens(usage), cost(*cost_usd, 0))

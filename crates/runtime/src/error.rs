@@ -495,6 +495,9 @@ impl Error {
             Self::NotFound { what: "memory" | "task or memory", .. } => {
                 Some("`crewline show RUN` lists tasks, `crewline memory search` finds memories of the project".into())
             }
+            Self::NotFound { what: "run or task", .. } => {
+                Some("a task is named by its id or as RUN/KEY; `crewline ps --all` lists the runs".into())
+            }
             Self::NotFound { .. } => Some("`crewline ps --all` lists the runs".into()),
             Self::Ambiguous { .. } => Some("give more characters of the id".into()),
             Self::Held { .. } => Some("wait for that process, or stop it: its lock goes with it".into()),
