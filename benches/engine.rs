@@ -136,28 +136,10 @@ fn end(run: RunId, epoch: u64, task: TaskId) -> Change {
 
 fn task(run: RunId, id: TaskId, position: u32) -> Task {
     Task {
-        id,
-        run,
-        parent: None,
-        key: format!("t{position}").into(),
         position,
         kind: if position == 0 { TaskKind::Root } else { TaskKind::Atomic },
         title: "a task".into(),
         description: "Write one sentence.".into(),
-        role: Role::from("writer"),
-        priority: Priority::default(),
-        status: TaskStatus::Pending,
-        duration: None,
-        success_criteria: Vec::new(),
-        attempts: 0,
-        result: None,
-        reason: None,
-        model: None,
-        usage: Usage::default(),
-        cost: MicroUsd::ZERO,
-        created_at: AT,
-        started_at: None,
-        finished_at: None,
-        created_by: None,
+        ..Task::new(id, run, format!("t{position}"), Role::from("writer"), AT)
     }
 }

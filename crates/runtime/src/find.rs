@@ -111,36 +111,13 @@ pub(crate) fn ambiguous(text: &str, candidates: impl Iterator<Item = String>) ->
 
 #[cfg(test)]
 mod tests {
-    use crewline_types::{Priority, Role, TaskKind, TaskStatus};
+    use crewline_types::Role;
 
     use super::*;
 
     fn task(id: &str, key: &str) -> Task {
-        Task {
-            id: id.parse().unwrap(),
-            run: "aaaaaaaa".parse().unwrap(),
-            parent: None,
-            key: key.into(),
-            position: 0,
-            kind: TaskKind::Atomic,
-            title: "".into(),
-            description: "".into(),
-            role: Role::from("writer"),
-            priority: Priority::default(),
-            duration: None,
-            status: TaskStatus::Pending,
-            success_criteria: Vec::new(),
-            attempts: 0,
-            result: None,
-            reason: None,
-            model: None,
-            usage: crewline_types::Usage::default(),
-            cost: crewline_types::MicroUsd::ZERO,
-            created_at: crewline_types::Timestamp(0),
-            started_at: None,
-            finished_at: None,
-            created_by: None,
-        }
+        let run = "aaaaaaaa".parse().unwrap();
+        Task::new(id.parse().unwrap(), run, key, Role::from("writer"), crewline_types::Timestamp(0))
     }
 
     #[test]

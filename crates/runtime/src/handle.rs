@@ -22,8 +22,8 @@ use crewline_memory::{Embedded, Hybrid};
 use crewline_models::Reloader;
 use crewline_store::{Change, Claim, Committed, NewRun, RunEnd, Store, Transition};
 use crewline_types::{
-    EventBody, IdSource, ModelAlias, Priority, Role, RunId, RunLimits, RunStatus, Task, TaskCounts, TaskId, TaskKind,
-    TaskStatus, Usage, event::NewEvent,
+    EventBody, IdSource, ModelAlias, Role, RunId, RunLimits, RunStatus, Task, TaskCounts, TaskId, TaskKind, TaskStatus,
+    Usage, event::NewEvent,
 };
 use ractor::{Actor, ActorRef};
 
@@ -568,28 +568,9 @@ pub(crate) fn settings_text(settings: &Settings) -> String {
 
 pub(crate) fn root_task(run: RunId, id: TaskId, goal: &str, at: crewline_types::Timestamp) -> Task {
     Task {
-        id,
-        run,
-        parent: None,
-        key: "root".into(),
-        position: 0,
         kind: TaskKind::Root,
         title: "Plan the work".into(),
         description: goal.into(),
-        role: Role::manager(),
-        priority: Priority::default(),
-        status: TaskStatus::Pending,
-        duration: None,
-        success_criteria: Vec::new(),
-        attempts: 0,
-        result: None,
-        reason: None,
-        model: None,
-        usage: Usage::default(),
-        cost: crewline_types::MicroUsd::ZERO,
-        created_at: at,
-        started_at: None,
-        finished_at: None,
-        created_by: None,
+        ..Task::new(id, run, "root", Role::manager(), at)
     }
 }

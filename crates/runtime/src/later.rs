@@ -113,7 +113,7 @@ fn by_hand<'a>(events: &'a [Event], answer: &'a Answer) -> impl Iterator<Item = 
 
 #[cfg(test)]
 mod tests {
-    use crewline_types::{MicroUsd, Priority, Role, Timestamp, Usage};
+    use crewline_types::{Role, Timestamp};
 
     use super::*;
 
@@ -123,29 +123,11 @@ mod tests {
 
     fn task(name: &str, status: TaskStatus, result: Option<&str>) -> Task {
         Task {
-            id: id(name),
-            run: "rrrrrrrr".parse().unwrap(),
-            parent: None,
-            key: name.into(),
             position: 1,
-            kind: crewline_types::TaskKind::Atomic,
-            title: "".into(),
-            description: "".into(),
-            role: Role::from("coder"),
-            priority: Priority::default(),
-            duration: None,
             status,
-            success_criteria: Vec::new(),
             attempts: 1,
             result: result.map(TextHash::of),
-            reason: None,
-            model: None,
-            usage: Usage::default(),
-            cost: MicroUsd::ZERO,
-            created_at: Timestamp(0),
-            started_at: None,
-            finished_at: None,
-            created_by: None,
+            ..Task::new(id(name), "rrrrrrrr".parse().unwrap(), name, Role::from("coder"), Timestamp(0))
         }
     }
 

@@ -11,8 +11,7 @@ use crewline_engine::{
 };
 use crewline_models::Registry;
 use crewline_types::{
-    IdSource, LinkKind, MicroUsd, Priority, Role, RunId, Task, TaskDetails, TaskId, TaskKind, TaskStatus, Text,
-    Timestamp, Usage, event::PlanEntry,
+    IdSource, LinkKind, Priority, Role, RunId, Task, TaskDetails, TaskId, TaskKind, Text, Timestamp, event::PlanEntry,
 };
 
 /// The rows of a plan.
@@ -109,29 +108,14 @@ pub fn rows(below: Below<'_>, plan: &Plan, author: Author, ids: &mut IdSource, i
 /// The row of a task that waits for its first attempt.
 pub fn task(run: RunId, parent: TaskId, position: u32, planned: &Planned, at: Timestamp, ids: &mut IdSource) -> Task {
     Task {
-        id: TaskId::new(ids),
-        run,
         parent: Some(parent),
-        key: Arc::clone(&planned.key),
         position,
-        kind: TaskKind::Atomic,
         title: Arc::clone(&planned.title),
         description: Arc::clone(&planned.description),
-        role: planned.role.clone(),
         priority: planned.priority,
-        status: TaskStatus::Pending,
         duration: planned.duration.and_then(|it| Duration::try_from_secs_f64(it).ok()),
         success_criteria: planned.success_criteria.clone(),
-        attempts: 0,
-        result: None,
-        reason: None,
-        model: None,
-        usage: Usage::default(),
-        cost: MicroUsd::ZERO,
-        created_at: at,
-        started_at: None,
-        finished_at: None,
-        created_by: None,
+        ..Task::new(TaskId::new(ids), run, Arc::clone(&planned.key), planned.role.clone(), at)
     }
 }
 

@@ -145,7 +145,7 @@ fn reach(edges: &[Vec<usize>], from: impl IntoIterator<Item = usize>) -> BTreeSe
 
 #[cfg(test)]
 mod tests {
-    use crewline_types::{MicroUsd, Priority, Role, Timestamp, Usage};
+    use crewline_types::{Role, Timestamp};
 
     use super::*;
 
@@ -156,30 +156,13 @@ mod tests {
     }
 
     fn task(place: usize, status: TaskStatus) -> Task {
+        let key = format!("t{place}");
         Task {
-            id: id(place),
-            run: RUN.parse().unwrap(),
-            parent: None,
-            key: format!("t{place}").into(),
             position: u32::try_from(place).unwrap(),
             kind: if place == 0 { TaskKind::Root } else { TaskKind::Atomic },
-            title: "".into(),
-            description: "".into(),
-            role: Role::from("writer"),
-            priority: Priority::default(),
-            duration: None,
             status,
-            success_criteria: Vec::new(),
             attempts: 3,
-            result: None,
-            reason: None,
-            model: None,
-            usage: Usage::default(),
-            cost: MicroUsd::ZERO,
-            created_at: Timestamp(0),
-            started_at: None,
-            finished_at: None,
-            created_by: None,
+            ..Task::new(id(place), RUN.parse().unwrap(), key, Role::from("writer"), Timestamp(0))
         }
     }
 

@@ -15,8 +15,8 @@ use crewline_store::{
     AttemptEnd, CallEnd, Change, Claim, Committed, NewAttempt, NewCall, NewContext, NewRun, Store, Transition,
 };
 use crewline_types::{
-    AttemptId, CallId, EventBody, IdSource, MemoryId, MemoryRecord, MemoryType, MicroUsd, Priority, Role, RunId, Task,
-    TaskId, TaskKind, TaskStatus, Text, TextHash, Timestamp, Usage,
+    AttemptId, CallId, EventBody, IdSource, MemoryId, MemoryRecord, MemoryType, MicroUsd, Role, RunId, Task, TaskId,
+    TaskKind, TaskStatus, Text, TextHash, Timestamp, Usage,
     event::{CallOutcome, NewEvent},
     task::LinkKind,
 };
@@ -281,30 +281,13 @@ fn finish(run: RunId, epoch: u64, task: TaskId) -> Change {
 }
 
 fn task(run: RunId, id: TaskId, position: u32) -> Task {
+    let at = Timestamp(1_700_000_001_000_000);
     Task {
-        id,
-        run,
-        parent: None,
-        key: format!("t{position}").into(),
         position,
         kind: if position == 0 { TaskKind::Root } else { TaskKind::Atomic },
         title: "describe one of the many parts".into(),
         description: "Look at the part, say what it is for, how it is used and what to look out for.".into(),
-        role: Role::from("researcher"),
-        priority: Priority::default(),
-        status: TaskStatus::Pending,
-        duration: None,
-        success_criteria: Vec::new(),
-        attempts: 0,
-        result: None,
-        reason: None,
-        model: None,
-        usage: Usage::default(),
-        cost: MicroUsd::ZERO,
-        created_at: Timestamp(1_700_000_001_000_000),
-        started_at: None,
-        finished_at: None,
-        created_by: None,
+        ..Task::new(id, run, format!("t{position}"), Role::from("researcher"), at)
     }
 }
 

@@ -426,7 +426,7 @@ impl Tx {
 mod tests {
     use std::time::Duration;
 
-    use crewline_types::{IdSource, RunId, Text, Timestamp};
+    use crewline_types::{IdSource, Role, RunId, Task, TaskKind, Text, Timestamp};
 
     use super::*;
     use crate::{Change, Claim, Committed, NewRun, Store};
@@ -435,31 +435,8 @@ mod tests {
         let store = Store::open(url).await.unwrap();
         let mut ids = IdSource::seeded(1);
         let run = RunId::new(&mut ids);
-        let root = crewline_types::Task {
-            id: crewline_types::TaskId::new(&mut ids),
-            run,
-            parent: None,
-            key: "root".into(),
-            position: 0,
-            kind: crewline_types::TaskKind::Root,
-            title: "t".into(),
-            description: "d".into(),
-            role: crewline_types::Role::manager(),
-            priority: crewline_types::Priority::default(),
-            status: crewline_types::TaskStatus::Pending,
-            duration: None,
-            success_criteria: Vec::new(),
-            attempts: 0,
-            result: None,
-            reason: None,
-            model: None,
-            usage: crewline_types::Usage::default(),
-            cost: crewline_types::MicroUsd::ZERO,
-            created_at: Timestamp(0),
-            started_at: None,
-            finished_at: None,
-            created_by: None,
-        };
+        let id = crewline_types::TaskId::new(&mut ids);
+        let root = Task { kind: TaskKind::Root, ..Task::new(id, run, "root", Role::manager(), Timestamp(0)) };
         let new = NewRun {
             id: run,
             project: "p".into(),

@@ -301,6 +301,37 @@ pub struct Task {
     pub created_by: Option<TaskId>,
 }
 
+impl Task {
+    /// A piece of work that nobody has begun, with neither title nor description.
+    pub fn new(id: TaskId, run: RunId, key: impl Into<Arc<str>>, role: Role, at: Timestamp) -> Self {
+        Self {
+            id,
+            run,
+            parent: None,
+            key: key.into(),
+            position: 0,
+            kind: TaskKind::Atomic,
+            title: "".into(),
+            description: "".into(),
+            role,
+            priority: Priority::default(),
+            duration: None,
+            status: TaskStatus::Pending,
+            success_criteria: Vec::new(),
+            attempts: 0,
+            result: None,
+            reason: None,
+            model: None,
+            usage: Usage::default(),
+            cost: MicroUsd::ZERO,
+            created_at: at,
+            started_at: None,
+            finished_at: None,
+            created_by: None,
+        }
+    }
+}
+
 /// What people and outside agents say about a task; none of it is needed to run it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -312,9 +312,10 @@ async fn call(args: &CallArgs, settings: &Settings, console: &Console) -> Result
     }
     if !crewline_tools::specs().iter().any(|it| *it.name == *args.tool) {
         let is_of_run = crewline_runtime::run_tools(&[]).iter().any(|it| *it.name == *args.tool);
-        return Err(match is_of_run {
-            true => Error::RunTool { name: args.tool.clone() },
-            false => unknown(&args.tool, Vec::new()),
+        return Err(if is_of_run {
+            Error::RunTool { name: args.tool.clone() }
+        } else {
+            unknown(&args.tool, Vec::new())
         });
     }
     app::make_data_dir(&settings.data_dir)?;

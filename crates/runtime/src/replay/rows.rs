@@ -37,22 +37,22 @@ pub(super) fn make(recorded: &Recorded, tasks: &[Task], verdicts: &[Verdict], ne
     let run = RunId::new(ids);
     let old = std::iter::once(&recorded.root).chain(tasks);
     let names: HashMap<TaskId, TaskId> = old.map(|task| (task.id, TaskId::new(ids))).collect();
-    let renew = |task: &Task| Task {
-        id: names.get(&task.id).copied().unwrap_or(task.id),
-        run,
-        parent: task.parent.and_then(|parent| names.get(&parent).copied()),
-        status: TaskStatus::Pending,
-        attempts: 0,
-        result: None,
-        reason: None,
-        model: None,
-        usage: Usage::default(),
-        cost: MicroUsd::ZERO,
-        created_at: at,
-        started_at: None,
-        finished_at: None,
-        created_by: task.created_by.and_then(|author| names.get(&author).copied()),
-        ..task.clone()
+    let renew = |task: &Task| {
+        let id = names.get(&task.id).copied().unwrap_or(task.id);
+        let Task { key, position, kind, title, description, role, priority, duration, success_criteria, .. } =
+            task.clone();
+        Task {
+            parent: task.parent.and_then(|parent| names.get(&parent).copied()),
+            position,
+            kind,
+            title,
+            description,
+            priority,
+            duration,
+            success_criteria,
+            created_by: task.created_by.and_then(|author| names.get(&author).copied()),
+            ..Task::new(id, run, key, role, at)
+        }
     };
     let row = &recorded.row;
     let mut change = Change::new(run, 0, at);

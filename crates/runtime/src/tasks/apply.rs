@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use crewline_types::{
-    IdSource, LinkKind, MicroUsd, Priority, Role, Task, TaskId, TaskKind, TaskStatus, Text, Usage, event::TaskAction,
-};
+use crewline_types::{IdSource, LinkKind, Role, Task, TaskId, TaskKind, TaskStatus, Text, event::TaskAction};
 
 use crate::Error;
 
@@ -100,29 +98,9 @@ impl Draft {
         let parent = self.above(parent)?;
         let position = self.tasks.iter().map(|task| task.position).max().unwrap_or(0).saturating_add(1);
         self.tasks.push(Task {
-            id: TaskId::new(ids),
-            run: self.row.id,
             parent: Some(parent),
-            key: key.into(),
             position,
-            kind: TaskKind::Atomic,
-            title: "".into(),
-            description: "".into(),
-            role: Role::from("default"),
-            priority: Priority::default(),
-            duration: None,
-            status: Pending,
-            success_criteria: Vec::new(),
-            attempts: 0,
-            result: None,
-            reason: None,
-            model: None,
-            usage: Usage::default(),
-            cost: MicroUsd::ZERO,
-            created_at: self.at,
-            started_at: None,
-            finished_at: None,
-            created_by: None,
+            ..Task::new(TaskId::new(ids), self.row.id, key, Role::from("default"), self.at)
         });
         let place = self.tasks.len() - 1;
         self.set_fields(place, fields)?;

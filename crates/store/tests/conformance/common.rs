@@ -18,8 +18,8 @@ use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Durat
 
 use crewline_store::{Change, Claim, Committed, Fence, NewAttempt, NewCall, NewOffer, NewRun, Store, Transition};
 use crewline_types::{
-    AttemptId, CallId, EventBody, IdSource, MicroUsd, Priority, Role, RunId, Task, TaskId, TaskKind, TaskStatus,
-    TextHash, Timestamp, Usage, event::NewEvent,
+    AttemptId, CallId, EventBody, IdSource, MicroUsd, Role, RunId, Task, TaskId, TaskKind, TaskStatus, TextHash,
+    Timestamp, Usage, event::NewEvent,
 };
 use futures::{FutureExt as _, future::LocalBoxFuture};
 use sea_orm::{ConnectionTrait as _, Database, DatabaseConnection, Statement};
@@ -157,33 +157,16 @@ pub(crate) fn run_of(run: RunId, project: &str) -> NewRun {
 
 pub(crate) fn task_of(run: RunId, id: TaskId, position: u32) -> Task {
     Task {
-        id,
-        run,
-        parent: None,
-        key: format!("t{position}").into(),
         position,
-        kind: TaskKind::Atomic,
         title: "a title".into(),
         description: "a description".into(),
-        role: Role::from("coder"),
-        priority: Priority::default(),
-        status: TaskStatus::Pending,
         duration: Some(Duration::from_millis(1_500)),
         success_criteria: vec![crewline_types::Criterion {
             criterion: "it works".into(),
             measurable: true,
             check: None,
         }],
-        attempts: 0,
-        result: None,
-        reason: None,
-        model: None,
-        usage: Usage::default(),
-        cost: MicroUsd::ZERO,
-        created_at: at(2),
-        started_at: None,
-        finished_at: None,
-        created_by: None,
+        ..Task::new(id, run, format!("t{position}"), Role::from("coder"), at(2))
     }
 }
 
