@@ -22,9 +22,9 @@ const TITLE_LINE_TOKENS: u32 = 4;
 /// An item that is being decided on.
 pub(super) struct Entry<'a> {
     pub(super) item: &'a Item,
-    source: Arc<str>,
-    kind: Arc<str>,
-    title: Arc<str>,
+    pub(super) source: Arc<str>,
+    pub(super) kind: Arc<str>,
+    pub(super) title: Arc<str>,
     /// Tokens of the part without its text, with the shortest fence.
     pub(super) head: u32,
     /// Tokens of the whole text with what its fence costs more; at least the budget and one when it is larger than that.
@@ -59,6 +59,13 @@ pub fn assemble(items: &[Item], tokens_max: u32) -> Bundle {
 
 /// Like [`assemble`], but leaves out what a person excluded, and says so.
 pub fn assemble_without(items: &[Item], is_excluded: &dyn Fn(&Item) -> bool, tokens_max: u32) -> Bundle {
+    let mut entries = entries(items, is_excluded, tokens_max);
+    choose(&mut entries, tokens_max);
+    bundle(&entries)
+}
+
+/// What is decided on, in order. Texts of more than `tokens_max` tokens are not looked at further.
+pub(super) fn entries<'a>(items: &'a [Item], is_excluded: &dyn Fn(&Item) -> bool, tokens_max: u32) -> Vec<Entry<'a>> {
     let mut entries: Vec<Entry<'_>> = items.iter().map(|it| entry(it, tokens_max)).collect();
     for entry in &mut entries {
         if is_excluded(entry.item) {
@@ -67,17 +74,22 @@ pub fn assemble_without(items: &[Item], is_excluded: &dyn Fn(&Item) -> bool, tok
     }
     entries.sort_unstable_by(|one, other| rank(one.item, other.item));
     leave_out_repeated(&mut entries);
+    entries
+}
+
+/// Decides on what is open, so that all together has at most `tokens_max` tokens.
+pub(super) fn choose(entries: &mut [Entry<'_>], tokens_max: u32) {
     let open = |entries: &[Entry<'_>]| {
         entries.iter().filter(|it| it.is_open()).fold(0_u32, |sum, it| sum.saturating_add(it.whole()))
     };
-    if open(&entries) <= tokens_max {
+    if open(entries) <= tokens_max {
         for entry in entries.iter_mut().filter(|it| it.is_open()) {
             entry.verdict = Verdict::Whole("fits");
         }
-        return bundle(entries);
+        return;
     }
     let mut left = tokens_max;
-    let index_max = index_max(&entries, tokens_max);
+    let index_max = index_max(entries, tokens_max);
     for tier in entries.chunk_by_mut(|one, other| one.item.tier == other.item.tier) {
         let used = match tier.first().map(|it| it.item.tier) {
             Some(Tier::Retrieved) => share::by_rank(tier, left),
@@ -88,7 +100,6 @@ pub fn assemble_without(items: &[Item], is_excluded: &dyn Fn(&Item) -> bool, tok
         };
         left = left.saturating_sub(used);
     }
-    bundle(entries)
 }
 
 /// What the index may take: all that pinned items and requirements leave, and at least half.
@@ -176,15 +187,16 @@ fn leave_out_repeated(entries: &mut [Entry<'_>]) {
     }
 }
 
-fn bundle(entries: Vec<Entry<'_>>) -> Bundle {
+/// The bundle as it was decided.
+pub(super) fn bundle(entries: &[Entry<'_>]) -> Bundle {
     let mut bundle =
         Bundle { parts: Vec::with_capacity(entries.len()), tokens: 0, provenance: Vec::with_capacity(entries.len()) };
     for entry in entries {
         let (item, whole) = (entry.item, entry.whole());
-        let (text, tokens, form, reason) = match entry.verdict {
-            Verdict::Whole(reason) => (Some(Arc::clone(&item.text.body)), whole, Form::Whole, reason),
-            Verdict::Short { text, tokens, form, reason } => (Some(text), tokens, form, reason),
-            Verdict::Out(reason) => (None, 0, Form::LeftOut, reason),
+        let (text, tokens, form, reason) = match &entry.verdict {
+            Verdict::Whole(reason) => (Some(&item.text.body), whole, Form::Whole, *reason),
+            Verdict::Short { text, tokens, form, reason } => (Some(text), *tokens, *form, *reason),
+            Verdict::Out(reason) => (None, 0, Form::LeftOut, *reason),
             Verdict::Open => (None, 0, Form::LeftOut, "no budget left"),
         };
         bundle.provenance.push(Provenance {
@@ -195,13 +207,19 @@ fn bundle(entries: Vec<Entry<'_>>) -> Bundle {
             tokens,
             form,
             reason: reason.into(),
-            title: entry.title.clone(),
+            title: Arc::clone(&entry.title),
             text: item.text.hash,
         });
         if let Some(text) = text {
             bundle.tokens += tokens;
-            let (source, kind, title) = (entry.source, entry.kind, entry.title);
-            bundle.parts.push(Part { tier: item.tier, source, kind, title, text, tokens });
+            bundle.parts.push(Part {
+                tier: item.tier,
+                source: Arc::clone(&entry.source),
+                kind: Arc::clone(&entry.kind),
+                title: Arc::clone(&entry.title),
+                text: Arc::clone(text),
+                tokens,
+            });
         }
     }
     bundle

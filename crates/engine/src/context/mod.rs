@@ -1,12 +1,14 @@
 //! What a specialist reads before it works: chosen, fitted to a budget of tokens, and rendered.
 //!
-//! **Invariant:** a bundle never exceeds its budget, measured with [`estimate_tokens`] on what [`render`] writes.
+//! **Invariant:** a bundle never exceeds its budget, measured on what [`render`] writes: with [`estimate_tokens`] by
+//! [`assemble`], with the tokenizer that is given by [`fit`].
 //! **Invariant:** the same items, in any order, give the same bundle byte for byte.
 //! **Invariant:** every item leaves a line of provenance, in or out, with the reason.
 
 mod assemble;
 mod budget;
 mod digest;
+mod fit;
 pub mod kept;
 mod neighbours;
 mod render;
@@ -21,6 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use assemble::{assemble, assemble_without};
 pub use budget::{estimate_tokens, trim_to};
 pub use digest::{Rolled, Section, handoff, roll};
+pub use fit::{Counter, counted, fit};
 pub use neighbours::{BESIDE, Before, Place, Plan, above_hash, done_before, neighbours, quoted};
 pub use render::{fenced, render};
 pub use summarise::summarise;

@@ -14,19 +14,24 @@ pub fn render(bundle: &Bundle) -> String {
     let size = |it: &super::Part| it.text.len() + it.source.len() + it.kind.len() + it.title.len() + 64;
     let mut out = String::with_capacity(bundle.parts.iter().map(size).sum());
     for part in &bundle.parts {
-        let _ = writeln!(out, "Source: {}\nType: {}", part.source, part.kind);
-        if !part.title.is_empty() {
-            let _ = writeln!(out, "Title: {}", part.title);
-        }
-        let fence = fence_len(&part.text);
-        out.push_str("Excerpt:\n");
-        push_fence(&mut out, fence);
-        out.push_str(&part.text);
-        out.push('\n');
-        push_fence(&mut out, fence);
-        out.push('\n');
+        render_part(&mut out, &part.source, &part.kind, &part.title, &part.text);
     }
     out
+}
+
+/// One part: its source, type and title, and its text fenced as data.
+pub(super) fn render_part(out: &mut String, source: &str, kind: &str, title: &str, text: &str) {
+    let _ = writeln!(out, "Source: {source}\nType: {kind}");
+    if !title.is_empty() {
+        let _ = writeln!(out, "Title: {title}");
+    }
+    let fence = fence_len(text);
+    out.push_str("Excerpt:\n");
+    push_fence(out, fence);
+    out.push_str(text);
+    out.push('\n');
+    push_fence(out, fence);
+    out.push('\n');
 }
 
 /// A text in a fence that it can not end itself.

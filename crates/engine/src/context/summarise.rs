@@ -195,11 +195,17 @@ fn may_signal(word: &str) -> bool {
 fn signals(text: &str) -> u32 {
     let (mut decisions, mut hints, mut figures, mut names) = (0_u32, 0_u32, 0_u32, 0_u32);
     for word in text.split_ascii_whitespace().take(200) {
-        let core = word.trim_matches(|it: char| !it.is_alphanumeric());
+        let is_bare = |it: Option<u8>| it.is_some_and(|it| it.is_ascii_alphanumeric());
+        let is_core = is_bare(word.bytes().next()) && is_bare(word.bytes().next_back());
+        let core = if is_core { word } else { word.trim_matches(|it: char| !it.is_alphanumeric()) };
         if may_signal(core) {
             let is = |it: &&str| it.eq_ignore_ascii_case(core);
             decisions += u32::from(DECISIONS.iter().any(&is));
             hints += u32::from(HINTS.iter().any(is));
+        }
+        // Most words are letters alone: neither figures nor names.
+        if !word.starts_with('`') && core.bytes().all(|it| it.is_ascii_lowercase()) {
+            continue;
         }
         if core.bytes().any(|it| it.is_ascii_digit()) {
             figures += 1;

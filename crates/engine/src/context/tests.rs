@@ -49,7 +49,7 @@ fn tier() -> impl Strategy<Value = Tier> {
     ]
 }
 
-fn hostile_item() -> impl Strategy<Value = Item> {
+pub(crate) fn hostile_item() -> impl Strategy<Value = Item> {
     let name = prop_oneof![4 => (0_u32..9).prop_map(|it| format!("task:k3v9x0a{it}")).boxed(), 1 => Just("a".to_owned()).boxed(), 1 => hostile_text().boxed()];
     let text = prop_oneof![8 => hostile_text().boxed(), 1 => (0_usize..200).prop_map(|it| "`".repeat(it)).boxed(), 1 => Just("the same".to_owned()).boxed()];
     let score = prop_oneof![Just(0.0), Just(-0.0), Just(1.0), Just(f32::NAN), any::<f32>()];
