@@ -52,7 +52,7 @@ const TESTKIT: &str = "crewline-testkit";
 const TOP: [&str; 3] = ["crewline-runtime", "crewline-api", "crewline-cli"];
 
 /// A library, and the only crates that may use it.
-const OWNERS: [(&str, &[&str]); 26] = [
+const OWNERS: [(&str, &[&str]); 28] = [
     ("ractor", &["crewline-runtime"]),
     ("minijinja", &["crewline-runtime"]),
     ("sea-orm", &["crewline-store"]),
@@ -63,6 +63,8 @@ const OWNERS: [(&str, &[&str]); 26] = [
     ("fastembed", &["crewline-memory"]),
     ("ort", &["crewline-memory"]),
     ("reqwest", &["crewline-models"]),
+    ("regex-automata", &["crewline-models"]),
+    ("tokenizers", &["crewline-models"]),
     ("nvml-wrapper", &["crewline-models"]),
     ("cap-std", &["crewline-tools"]),
     ("landlock", &["crewline-tools"]),

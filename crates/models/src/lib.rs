@@ -1,7 +1,7 @@
 //! Models: the registry file, the providers that answer, and the local servers that crewline starts itself.
 //!
 //! Where is what: [`registry`] reads the file, [`request`], [`tools`] and [`schema`] are the one normalised request, `provider` is the
-//! trait with its implementations in [`providers`], [`client::Models`] the door, [`runtimes`] what local servers have loaded, [`managed`] the local servers, [`mcp`] the servers of tools, [`detect`] what `crewline init`
+//! trait with its implementations in [`providers`], [`client::Models`] the door, [`runtimes`] what local servers have loaded, [`tokens`] counts as a model's tokenizer does, [`managed`] the local servers, [`mcp`] the servers of tools, [`detect`] what `crewline init`
 //! finds, [`setup`] what `crewline setup` fetches.
 //!
 //! **Invariant:** a key goes to its provider's origin only, and never into an error, a log or a `Debug` text.
@@ -28,6 +28,7 @@ pub mod requests;
 pub mod runtimes;
 pub mod schema;
 pub mod setup;
+pub mod tokens;
 pub mod tools;
 mod traffic;
 pub mod web;

@@ -7,7 +7,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use clap::Args;
 use crewline_memory::Embedder;
-use crewline_models::{Mode, Models, Options, ProviderConfig, Registry, mcp::McpError};
+use crewline_models::{Mode, Models, Options, ProviderConfig, Registry, mcp::McpError, tokens::Tokenizer};
 use crewline_store::Store;
 use crewline_tools::{Network, Runner};
 use futures::future::join_all;
@@ -80,6 +80,7 @@ pub(crate) async fn run(_: DoctorArgs, settings: &Settings, console: &Console) -
         Ok(registry) => {
             checks.push(registry_check(&registry));
             checks.push(commands(&registry));
+            checks.extend(tokenizers(&registry));
             let registry = Arc::new(registry);
             checks.extend(providers(Arc::clone(&registry), settings).await);
             checks.extend(remote_tools::look(&registry, settings).await.into_iter().map(tool_server));
@@ -168,6 +169,16 @@ fn commands(registry: &Registry) -> Check {
     match crewline_runtime::check_rules(registry) {
         Ok(()) => Check::new("rules of roles", State::Ok, "commands and hosts can be read"),
         Err(error) => broken("rules of roles", &crewline_models::Error::from(error).into()),
+    }
+}
+
+/// Whether the files of tokenizers can be used, when the registry names some.
+fn tokenizers(registry: &Registry) -> Option<Check> {
+    let files = registry.models().filter(|it| matches!(it.tokenizer, Tokenizer::File(_))).count();
+    match registry.check_tokenizers() {
+        Ok(()) if files == 0 => None,
+        Ok(()) => Some(Check::new("tokenizers", State::Ok, format!("{files} models count by their own file"))),
+        Err(error) => Some(broken("tokenizers", &crewline_models::Error::from(error).into())),
     }
 }
 

@@ -81,7 +81,11 @@ Exits with 0 when they mean the same, with 1 when they differ.")]
 /// Runs the command.
 pub(crate) fn run(args: &RegistryArgs, settings: &Settings, console: &Console) -> Result<Exit, Error> {
     match &args.action {
-        Action::Check { file } => check(&load(file.as_ref(), settings)?, console)?,
+        Action::Check { file } => {
+            let registry = load(file.as_ref(), settings)?;
+            registry.check_tokenizers().map_err(crewline_models::Error::from)?;
+            check(&registry, console)?;
+        }
         Action::Show { file } => {
             let shown = Shown::of(&load(file.as_ref(), settings)?);
             console.value(&shown, |style| shown.table(style))?;
@@ -205,6 +209,7 @@ struct Model {
     identifier: String,
     context_window: u32,
     output_tokens_max: u32,
+    tokenizer: String,
     json_schema: bool,
     input_per_million: Option<f64>,
     output_per_million: Option<f64>,
@@ -230,6 +235,7 @@ impl Shown {
                 identifier: config.model.clone(),
                 context_window: spec.context_window,
                 output_tokens_max: spec.output_tokens_max,
+                tokenizer: config.tokenizer.to_string(),
                 json_schema: spec.has_json_schema,
                 input_per_million: spec.price.map(|price| price.input_per_million.as_usd()),
                 output_per_million: spec.price.map(|price| price.output_per_million.as_usd()),
@@ -262,6 +268,7 @@ impl Shown {
             ("PROVIDER", Align::Left),
             ("IDENTIFIER", Align::Left),
             ("WINDOW", Align::Right),
+            ("TOKENIZER", Align::Left),
             ("$ IN / OUT PER MILLION", Align::Right),
             ("WHERE", Align::Left),
             ("KEY", Align::Left),
@@ -272,6 +279,7 @@ impl Shown {
                 clean(&model.provider).into_owned(),
                 clean(&model.identifier).into_owned(),
                 count(model.context_window.into()),
+                clean(&model.tokenizer).into_owned(),
                 match (model.input_per_million, model.output_per_million) {
                     (Some(input), Some(output)) => format!("{input} / {output}"),
                     _ => "unknown".to_owned(),

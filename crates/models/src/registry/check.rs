@@ -14,6 +14,7 @@ use crewline_types::{MicroUsd, ModelAlias, ModelSpec, Price, Role, TextHash, mod
 
 use super::{
     Invalid, ModelConfig, Policies, Problem, ProviderConfig, Registry, RetryPolicy, RoleConfig, SHIPPED_ROLES,
+    check_provider,
     file::{self, Capability, File},
     shape::{self, list, suggestion},
     spans::{self, Node, TEXT_MAX},
@@ -188,7 +189,7 @@ impl<'a> Check<'a> {
             }
         }
         let chained = chained(file);
-        let env_names: Arc<[String]> = env_names(file).into();
+        let env_names: Arc<[String]> = check_provider::env_names(file).into();
         let mut providers = HashMap::new();
         for name in self.names("providers") {
             if let Some(entry) = file.providers.get(name) {
@@ -292,6 +293,7 @@ impl<'a> Check<'a> {
         });
         let capabilities = entry.capabilities.as_deref().unwrap_or(&[Capability::JsonSchema]);
         let seconds = |span: Option<file::Span>, default: u64| span.map_or(Duration::from_secs(default), |it| it.0);
+        let tokenizer = self.tokenizer(alias, entry);
         let provider = provider?;
         if entry.confidence_min.is_some() && provider.kind != file::ProviderType::OpenaiCompatible {
             let message = format!("`models.{alias}.confidence_min` needs token probabilities");
@@ -316,6 +318,7 @@ impl<'a> Check<'a> {
         Some(ModelConfig {
             spec: Arc::new(spec),
             provider,
+            tokenizer,
             model: entry.model.clone(),
             params: entry.params.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
             temperature: entry.temperature,
@@ -486,13 +489,6 @@ fn name_problem(name: &str) -> Option<&'static str> {
     } else {
         None
     }
-}
-
-/// The environment variables that hold keys.
-fn env_names(file: &File) -> Vec<String> {
-    let values = file.providers.values().flat_map(|it| it.api_key.iter().chain(it.headers.values()));
-    let values = values.chain(file.mcp_servers.values().flat_map(|it| it.env.values().chain(it.headers.values())));
-    values.filter_map(|it| it.strip_prefix("env:")).map(|it| it.trim().to_owned()).collect()
 }
 
 fn example_chain(known: &[&str]) -> String {

@@ -298,11 +298,16 @@ impl Check<'_> {
         }
     }
 
-    pub(super) fn read(&self, path: &str, size_max: u64) -> Result<String, String> {
-        let path = match path.strip_prefix("~/") {
+    /// A path of the file: below the home for `~/`, else relative to the registry.
+    pub(super) fn resolve(&self, path: &str) -> Result<PathBuf, String> {
+        Ok(match path.strip_prefix("~/") {
             Some(rest) => PathBuf::from((self.env)("HOME").ok_or("`HOME` is not set")?).join(rest),
             None => self.folder.map_or_else(|| PathBuf::from(path), |folder| folder.join(path)),
-        };
+        })
+    }
+
+    pub(super) fn read(&self, path: &str, size_max: u64) -> Result<String, String> {
+        let path = self.resolve(path)?;
         let metadata = fs::metadata(&path).map_err(|error| error.to_string())?;
         if !metadata.is_file() {
             return Err("it is not a file".into());
@@ -312,6 +317,13 @@ impl Check<'_> {
         }
         fs::read_to_string(&path).map_err(|error| error.to_string())
     }
+}
+
+/// The environment variables that hold keys.
+pub(super) fn env_names(file: &file::File) -> Vec<String> {
+    let values = file.providers.values().flat_map(|it| it.api_key.iter().chain(it.headers.values()));
+    let values = values.chain(file.mcp_servers.values().flat_map(|it| it.env.values().chain(it.headers.values())));
+    values.filter_map(|it| it.strip_prefix("env:")).map(|it| it.trim().to_owned()).collect()
 }
 
 enum Secret {

@@ -138,6 +138,10 @@ pub(crate) struct Model {
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub(crate) output_tokens_max: Option<u32>,
+    /// How its tokens are counted: `o200k` (OpenAI's since GPT-4o), `cl100k` (GPT-4, GPT-3.5), the path of its `tokenizer.json`
+    /// relative to this file, or `estimate`. Default: as the name of an OpenAI model says, else `estimate`.
+    #[serde(default)]
+    pub(crate) tokenizer: Option<String>,
     /// What it can do. Default: `[json_schema]`.
     #[serde(default)]
     pub(crate) capabilities: Option<Vec<Capability>>,

@@ -16,6 +16,7 @@ mod routes;
 mod shadow;
 mod shape;
 mod spans;
+mod tokenizer;
 mod tools;
 mod watch;
 
@@ -40,7 +41,7 @@ pub use self::{
     },
     watch::RegistryFile,
 };
-use crate::{Error, RateLimits};
+use crate::{Error, RateLimits, tokens::Tokenizer};
 
 /// Something wrong in a registry, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -222,6 +223,8 @@ pub struct ModelConfig {
     pub provider: Arc<ProviderConfig>,
     /// Its identifier at the provider.
     pub model: String,
+    /// How its tokens are counted.
+    pub tokenizer: Tokenizer,
     /// Merged into the request.
     pub params: serde_json::Map<String, serde_json::Value>,
     /// When the request does not say.
