@@ -1,10 +1,11 @@
 //! What Crewline costs, in one table, with the floor of the machine measured in the same run.
 //!
-//! `cargo bench -p crewline-cli --bench figures [-- crew|engine|router|memory|server|resume|dag|workers|soak]… [--runs 5] [--minutes 30]`;
+//! `cargo bench -p crewline-cli --bench figures [-- crew|engine|context|router|memory|server|resume|dag|workers|soak]… [--runs 5] [--minutes 30]`;
 //! without a name everything but `soak`. `workers` needs a server in `CREWLINE_TEST_POSTGRES`.
 
 #![allow(clippy::expect_used, reason = "a benchmark ends where it fails")]
 
+mod context;
 mod crew;
 mod engine;
 mod floor;
@@ -25,6 +26,7 @@ fn main() {
     match words[..] {
         ["child", "floor", url, width, folder] => floor::run(url, width.parse().expect("a number"), folder),
         ["child", "engine", width, folder] => engine::run(width.parse().expect("a number"), folder),
+        ["child", "context"] => context::run(),
         ["child", "router", what, url, count] => router::run(what, url, count.parse().expect("a number")),
         ["child", "memory", what, count, folder] => memory::run(what, count.parse().expect("a number"), folder),
         _ => all(&words),
@@ -37,7 +39,7 @@ fn all(words: &[&str]) {
         at.and_then(|at| words.get(at + 1)?.parse().ok()).unwrap_or(default)
     };
     let runs = usize::try_from(number("--runs", 5)).expect("few runs").max(1);
-    let named = ["crew", "engine", "router", "memory", "server", "resume", "dag", "workers", "soak"];
+    let named = ["crew", "engine", "context", "router", "memory", "server", "resume", "dag", "workers", "soak"];
     let is_all = !named.iter().any(|name| words.contains(name));
     let is_wanted = |name: &str| words.contains(&name) || (is_all && name != "soak");
     let mut figures = Vec::new();
@@ -45,6 +47,7 @@ fn all(words: &[&str]) {
         figures.extend(match name {
             "crew" => crew::figures(runs),
             "engine" => engine::figures(runs),
+            "context" => context::figures(runs),
             "router" => router::figures(runs),
             "memory" => memory::figures(runs),
             "server" => server::figures(runs),

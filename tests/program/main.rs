@@ -40,6 +40,7 @@ mod shadow;
 mod shared;
 mod tasks;
 mod templates;
+mod tokens;
 mod tools;
 mod traffic;
 mod verify;

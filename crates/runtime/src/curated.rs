@@ -16,6 +16,7 @@ use crate::{
     assignment::{Assignment, Failure, Work},
     attempt::Deps,
     recall::{Question, recall},
+    tokens::Tokens,
 };
 
 /// Waits between tries to read the decisions.
@@ -29,6 +30,9 @@ pub struct Approved {
     pub budget: u32,
     /// The bundle.
     pub bundle: Bundle,
+    /// The tokenizer that counted; none for an estimate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<Arc<str>>,
 }
 
 /// Everything that may go into a bundle, and what a person decided on it.
@@ -144,13 +148,15 @@ impl Curated {
         }
     }
 
-    /// The bundle for a budget.
-    pub fn bundle(&self, tokens_max: u32) -> Bundle {
-        match &self.approved {
-            Some(approved) if approved.bundle.tokens <= tokens_max => approved.bundle.clone(),
-            Some(approved) => context::assemble(&approved.items(), tokens_max),
-            None => context::assemble_without(&self.items, &|item| self.excludes(item), tokens_max),
-        }
+    /// The bundle for a budget in tokens as `tokens` counts them.
+    pub fn bundle(&self, tokens_max: u32, tokens: &Tokens) -> Bundle {
+        let Some(approved) = &self.approved else {
+            return tokens.assemble(&self.items, &|item| self.excludes(item), tokens_max);
+        };
+        let bundle = approved.bundle.clone();
+        let is_counted = approved.tokenizer.as_ref() == tokens.name();
+        let bundle = if is_counted { bundle } else { tokens.recount(bundle) };
+        if bundle.tokens <= tokens_max { bundle } else { tokens.assemble(&approved.items(), &|_| false, tokens_max) }
     }
 
     fn excludes(&self, item: &Item) -> bool {

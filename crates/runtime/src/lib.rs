@@ -77,6 +77,7 @@ mod summing;
 mod survival;
 mod tasks;
 pub mod template;
+mod tokens;
 mod tools;
 mod trace;
 mod verifiers;

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** a template sees text only; nothing in a task, an output or memory is ever evaluated.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use crewline_engine::context::estimate_tokens;
 use crewline_models::{ChatMessage, Speaker};
@@ -11,6 +11,7 @@ use minijinja::{Environment, UndefinedBehavior, Value, context};
 use crate::{
     Error,
     assignment::{RunBrief, TaskBrief, Work},
+    tokens::Tokens,
 };
 
 const SHIPPED: [(&str, &str); 10] = [
@@ -60,16 +61,23 @@ impl Prompts {
         Ok(Self { environment, own_tokens: own_tokens + 2 * MESSAGE_OVERHEAD_TOKENS })
     }
 
-    /// Tokens of a prompt without its context section, from above.
-    pub fn fixed_tokens(&self, run: &RunBrief, task: &TaskBrief, instructions: &str, problem: Option<&str>) -> u32 {
-        let criteria: u32 = task.success_criteria.iter().map(|it| estimate_tokens(&it.criterion) + 2).sum();
+    /// Tokens of a prompt without its context section, from above: what the templates say is estimated.
+    pub async fn fixed_tokens(
+        &self,
+        run: &RunBrief,
+        task: &TaskBrief,
+        instructions: &str,
+        problem: Option<&str>,
+        tokens: &Tokens,
+    ) -> u32 {
+        tokens.prepare([&run.goal, &task.title, &task.description].map(Arc::clone)).await;
+        let criteria = task.success_criteria.iter().map(|it| tokens.count(&it.criterion).saturating_add(2));
         [&*run.goal, &*task.title, &*task.description, instructions, problem.unwrap_or_default()]
             .iter()
-            .map(|text| estimate_tokens(text))
+            .map(|text| tokens.count(text))
+            .chain(criteria)
             // The system template comes on top of the largest one.
-            .sum::<u32>()
-            .saturating_add(criteria)
-            .saturating_add(2 * self.own_tokens)
+            .fold(2 * self.own_tokens, u32::saturating_add)
     }
 
     /// The messages for one call.

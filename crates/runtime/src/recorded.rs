@@ -27,6 +27,8 @@ pub struct Recorded {
     tools: HashMap<ToolCallId, RecordedTool>,
     approvals: HashMap<ApprovalId, ApprovalRow>,
     begun_with: Option<(ContextRow, Text)>,
+    /// What counted the contexts of these attempts.
+    tokenizers: Vec<Option<Arc<str>>>,
     unfinished: Vec<u32>,
     earlier: Vec<(u32, Option<ErrorNote>)>,
 }
@@ -66,8 +68,12 @@ impl Recorded {
         let answers = store.answers_before(attempt, &UNFINISHED).await?;
         let mut rows = store.tool_calls_of(attempt.task).await?;
         rows.retain(|row| numbers.contains(&row.id.call.attempt.number));
-        let contexts = store.contexts(attempt.task).await?;
-        let begun_with = contexts.into_iter().find(|it| it.prompt.is_some() && numbers.contains(&it.id.number));
+        let mut contexts = store.contexts(attempt.task).await?;
+        contexts.retain(|it| numbers.contains(&it.id.number));
+        let mut tokenizers: Vec<_> = contexts.iter().map(|it| it.tokenizer.clone()).collect();
+        tokenizers.sort_unstable();
+        tokenizers.dedup();
+        let begun_with = contexts.into_iter().find(|it| it.prompt.is_some());
         let mut hashes: Vec<TextHash> =
             rows.iter().flat_map(|row| [Some(row.arguments), row.output]).flatten().collect();
         hashes.extend(begun_with.as_ref().and_then(|it| it.prompt));
@@ -88,7 +94,7 @@ impl Recorded {
         let approvals = asked.into_iter().filter(|it| it.task == Some(attempt.task)).map(|it| (it.id, it)).collect();
         let mut unfinished = numbers;
         unfinished.sort_unstable();
-        Ok(Self { answers, tools, approvals, begun_with, unfinished, earlier })
+        Ok(Self { answers, tools, approvals, begun_with, tokenizers, unfinished, earlier })
     }
 
     /// Why the attempt before these made no result.
@@ -125,6 +131,11 @@ impl Recorded {
     /// The question that the first of these attempts began with, and its snapshot.
     pub fn begun_with(&self) -> Option<&(ContextRow, Text)> {
         self.begun_with.as_ref()
+    }
+
+    /// What counted the contexts of these attempts, other than `now`: the registry may say another tokenizer since.
+    pub fn tokenizers_before(&self, now: Option<&Arc<str>>) -> impl Iterator<Item = Option<&str>> {
+        self.tokenizers.iter().map(Option::as_deref).filter(move |it| *it != now.map(|it| &**it))
     }
 
     /// A call of a tool that was asked for.

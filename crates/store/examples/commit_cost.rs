@@ -191,6 +191,7 @@ fn start(run: RunId, epoch: u64, task: TaskId) -> Change {
         items: format!("[{item},{item}]"),
         bundle: None,
         prompt: None,
+        tokenizer: None,
     });
     change.events.push(NewEvent::of_task(
         at,

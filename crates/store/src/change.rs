@@ -459,4 +459,6 @@ pub struct NewContext {
     pub bundle: Option<TextHash>,
     /// The whole question, where a later attempt may have to go on with it; the change has the text.
     pub prompt: Option<TextHash>,
+    /// The tokenizer that counted; none for an estimate.
+    pub tokenizer: Option<Arc<str>>,
 }

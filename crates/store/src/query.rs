@@ -127,6 +127,8 @@ pub struct ContextRow {
     pub bundle: Option<TextHash>,
     /// The whole question, where a later attempt may have to go on with it.
     pub prompt: Option<TextHash>,
+    /// The tokenizer that counted; none for an estimate.
+    pub tokenizer: Option<Arc<str>>,
     /// When.
     pub at: Timestamp,
 }

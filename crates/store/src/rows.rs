@@ -198,6 +198,7 @@ pub(super) fn add_context(args: &mut Args, (number, context, at): &(i64, &NewCon
     args.int(at.0);
     args.bytes_or_null(context.bundle.as_ref().map(|hash| hash.0.as_slice()));
     args.bytes_or_null(context.prompt.as_ref().map(|hash| hash.0.as_slice()));
+    args.text_or_null(context.tokenizer.as_deref());
 }
 
 pub(super) fn add_tool_call(args: &mut Args, (number, call, at): &(i64, &NewToolCall, Timestamp)) {

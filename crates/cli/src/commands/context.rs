@@ -261,12 +261,13 @@ impl BundleArgs {
 fn shown(snapshot: &Snapshot, style: Style) -> String {
     let hash = snapshot.bundle.map_or_else(|| "not recorded".to_owned(), |hash| short(&hash.to_string()));
     format!(
-        "{} {} ({}) · {} of {} tokens · {} in, {} out · bundle {hash}\n\n{}",
+        "{} {} ({}) · {} of {} tokens, {} · {} in, {} out · bundle {hash}\n\n{}",
         style.bold("attempt"),
         snapshot.attempt,
         clean(&snapshot.key),
         count(snapshot.tokens.into()),
         count(snapshot.budget.into()),
+        counted(&snapshot.tokenizer, snapshot.estimated),
         snapshot.items_in,
         snapshot.items_out,
         items(&snapshot.items, style)
@@ -280,15 +281,25 @@ fn previewed(preview: &Preview, style: Style) -> String {
         (None, false) => String::new(),
     };
     format!(
-        "{} {} ({}) · {} of {} tokens{budget} · bundle {}\n\n{}",
+        "{} {} ({}) · {} of {} tokens{budget}, {} · bundle {}\n\n{}",
         style.bold("task"),
         preview.task,
         clean(&preview.key),
         count(preview.tokens.into()),
         count(preview.budget.into()),
+        counted(&preview.tokenizer, preview.estimated),
         short(&preview.bundle.to_string()),
         items(&preview.items, style)
     )
+}
+
+/// How tokens were counted, in words.
+pub(crate) fn counted(tokenizer: &str, estimated: bool) -> String {
+    match tokenizer.split_once(':') {
+        _ if estimated => "estimated from above".to_owned(),
+        Some((file, hash)) => format!("counted by {} {}", clean(file), short(hash)),
+        None => format!("counted as {}", clean(tokenizer)),
+    }
 }
 
 fn short(hash: &str) -> String {

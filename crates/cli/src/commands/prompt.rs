@@ -6,7 +6,7 @@ use crewline_runtime::{PreviewRequest, RenderedPrompt};
 
 use crate::{
     app::{self, App},
-    commands::context::find,
+    commands::context::{counted, find},
     console::Console,
     error::Error,
     exit::Exit,
@@ -71,7 +71,7 @@ fn shown(prompt: &RenderedPrompt, style: Style) -> String {
     let columns = [("SOURCE", Align::Left), ("TOKENS", Align::Right)];
     let mut rows: Vec<Vec<String>> =
         prompt.parts.iter().map(|it| vec![fit(&clean(&it.source), 40).into_owned(), count(it.tokens)]).collect();
-    rows.push(vec!["all, estimated".into(), count(prompt.tokens)]);
+    rows.push(vec![format!("all, {}", counted(&prompt.tokenizer, prompt.estimated)), count(prompt.tokens)]);
     text.push_str(&table(style, &columns, &rows));
     text
 }

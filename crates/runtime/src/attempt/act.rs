@@ -27,6 +27,7 @@ use crate::{
     assignment::{Assignment, Failure, HANDED_OVER, Output, Work},
     curated::Curated,
     journal,
+    tokens::Tokens,
     tools::{self, Toolbox},
     workshop::CONFLICT,
 };
@@ -45,7 +46,7 @@ pub(super) fn must_act(assignment: &Assignment) -> bool {
 }
 
 /// Works step by step.
-pub(super) async fn act(climb: &mut Climb<'_>, curated: &Curated) -> Result<Output, Failure> {
+pub(super) async fn act(climb: &mut Climb<'_>, curated: &Arc<Curated>) -> Result<Output, Failure> {
     let (assignment, deps) = (climb.assignment, climb.deps);
     let started = deps.clock.now();
     let role = &assignment.task.role;
@@ -63,7 +64,7 @@ pub(super) async fn act(climb: &mut Climb<'_>, curated: &Curated) -> Result<Outp
 
 async fn work(
     climb: &mut Climb<'_>,
-    curated: &Curated,
+    curated: &Arc<Curated>,
     policy: &Policy,
     limits: &Limits,
     toolbox: &Toolbox,
@@ -73,7 +74,7 @@ async fn work(
     let specs: Vec<_> = toolbox.specs().map(Arc::clone).collect();
     let offer = Offer::of(&specs, &deps.prompts).map_err(|error| failed(&note_of(&error)))?;
     climb.problem = told_before(climb)?;
-    let told = question(climb, curated, offer.tokens())?;
+    let told = question(climb, curated, offer.tokens()).await?;
     let not_readable = || failed(&note("attempt.prompt", ErrorKind::Internal, "the recorded question is not readable"));
     let mut talk = Talk::new(offer, told).ok_or_else(not_readable)?;
     if assignment.run.approve.context {
@@ -168,14 +169,16 @@ fn told_before(climb: &Climb<'_>) -> Result<Option<String>, Failure> {
 }
 
 /// The question: the one an unfinished attempt began with, else packed for the first model that takes it.
-fn question(climb: &Climb<'_>, curated: &Curated, form: u32) -> Result<Told, Failure> {
+async fn question(climb: &Climb<'_>, curated: &Arc<Curated>, form: u32) -> Result<Told, Failure> {
     if let Some((row, prompt)) = climb.recorded.begun_with() {
-        let (tokens, budget, items) = (row.tokens, row.budget, row.items.clone());
-        return Ok(Told { tokens, budget, items, bundle: row.bundle, prompt: Some(prompt.clone()) });
+        let (tokens, budget, items, tokenizer) = (row.tokens, row.budget, row.items.clone(), row.tokenizer.clone());
+        return Ok(Told { tokens, budget, items, bundle: row.bundle, prompt: Some(prompt.clone()), tokenizer });
     }
+    let registry = climb.assignment.models.registry();
     let mut last = None;
     for model in climb.rungs.iter().map(Arc::clone).collect::<Vec<_>>() {
-        match pack(climb, curated, &model, form)? {
+        let tokens = Tokens::of(&registry, &model).await;
+        match pack(climb, curated, &model, form, &tokens).await? {
             Ok((messages, told)) => return Ok(Told { prompt: Some(keep(&messages)), ..told }),
             Err(miss) => last = Some(miss.note),
         }

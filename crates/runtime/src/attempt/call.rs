@@ -22,6 +22,7 @@ use crate::{
     assignment::{Assignment, Ended, EndedCall, EndedTool, Failure, OpenCall, RunBrief, Work},
     curated::Curated,
     journal, metrics,
+    tokens::Tokens,
 };
 
 /// Characters of a tool's name that are kept.
@@ -38,13 +39,15 @@ pub(super) struct Told {
     pub(super) bundle: Option<TextHash>,
     /// The whole question, where a later attempt may go on with it.
     pub(super) prompt: Option<Text>,
+    /// The tokenizer that counted; none for an estimate.
+    pub(super) tokenizer: Option<Arc<str>>,
 }
 
 impl Told {
-    pub(super) fn of(bundle: &context::Bundle, budget: u32) -> Self {
+    pub(super) fn of(bundle: &context::Bundle, budget: u32, tokens: &Tokens) -> Self {
         let items = context::kept::write(&bundle.provenance);
-        let named = TextHash::of(&context::render(bundle));
-        Self { tokens: bundle.tokens, budget, items, bundle: Some(named), prompt: None }
+        let named = Some(TextHash::of(&context::render(bundle)));
+        Self { tokens: bundle.tokens, budget, items, bundle: named, prompt: None, tokenizer: tokens.name().cloned() }
     }
 }
 
@@ -69,30 +72,37 @@ impl Prepared {
 }
 
 /// Packs the task and as much of its context as `model` takes beside `form` tokens of schema and tools.
-pub(super) fn pack(
+pub(super) async fn pack(
     climb: &Climb<'_>,
-    curated: &Curated,
+    curated: &Arc<Curated>,
     model: &ModelSpec,
     form: u32,
+    tokens: &Tokens,
 ) -> Result<Result<(Vec<ChatMessage>, Told), Miss>, Failure> {
     let Climb { assignment, deps, .. } = *climb;
     let instructions = climb.instructions.as_str();
     let problem = climb.problem.as_deref();
     let (run, task) = (&*assignment.run, &*assignment.task);
-    let fixed = deps.prompts.fixed_tokens(run, task, instructions, problem).saturating_add(form);
+    let fixed = deps.prompts.fixed_tokens(run, task, instructions, problem, tokens).await.saturating_add(form);
     let Some(budget) = model.input_tokens_max().checked_sub(fixed) else {
         return Ok(Err(too_large(model, fixed)));
     };
-    let bundle = curated.bundle(budget);
+    let told = Arc::clone(curated);
+    let bundle = tokens.bundle(move |tokens| told.bundle(budget, tokens)).await;
     let context = if bundle.parts.is_empty() { String::new() } else { context::render(&bundle) };
     let messages = deps
         .prompts
         .render(run, task, &assignment.work, instructions, &context, problem)
         .map_err(|error| Failure::Models { error: note_of(&error), may_retry: false })?;
-    Ok(Ok((messages, Told::of(&bundle, budget))))
+    Ok(Ok((messages, Told::of(&bundle, budget, tokens))))
 }
 
-fn prepare(climb: &Climb<'_>, question: Question<'_>, model: &ModelSpec) -> Result<Result<Prepared, Miss>, Failure> {
+async fn prepare(
+    climb: &Climb<'_>,
+    question: Question<'_>,
+    model: &ModelSpec,
+    tokens: &Tokens,
+) -> Result<Result<Prepared, Miss>, Failure> {
     match question {
         Question::Task { told } => {
             let schema = match &climb.assignment.work {
@@ -101,12 +111,33 @@ fn prepare(climb: &Climb<'_>, question: Question<'_>, model: &ModelSpec) -> Resu
             };
             // A schema is part of the prompt, whether the provider enforces it or the model is told it in words.
             let form = u32::try_from(form_tokens(schema.as_deref(), None)).unwrap_or(u32::MAX);
-            Ok(pack(climb, told, model, form)?.map(|(messages, told)| Prepared { messages, told, schema, tools: None }))
+            let packed = pack(climb, told, model, form, tokens).await?;
+            Ok(packed.map(|(messages, told)| Prepared { messages, told, schema, tools: None }))
         }
         Question::Step { talk } => {
-            Ok(talk.prepare(&climb.assignment.models.registry(), model).map_err(|tokens| too_large(model, tokens)))
+            let registry = climb.assignment.models.registry();
+            Ok(talk.prepare(&registry, model, tokens).await.map_err(|tokens| too_large(model, tokens)))
         }
     }
+}
+
+/// The question as `model` is asked it now. One that an unfinished attempt got an answer to is asked as it was then, even if
+/// the registry counts otherwise since.
+async fn put(climb: &Climb<'_>, question: Question<'_>, model: &ModelSpec) -> Result<Result<Prepared, Miss>, Failure> {
+    let (recorded, registry) = (climb.recorded, climb.assignment.models.registry());
+    let tokens = Tokens::of(&registry, model).await;
+    let now = prepare(climb, question, model, &tokens).await?;
+    let is_answered = |it: &Prepared| recorded.find(&model.alias, hash_of(&it.messages)).is_some();
+    if recorded.place(&model.alias).is_some() && !now.as_ref().is_ok_and(is_answered) {
+        for name in recorded.tokenizers_before(tokens.name()) {
+            let Some(tokens) = Tokens::named(&registry, name).await else { continue };
+            let then = prepare(climb, question, model, &tokens).await?;
+            if then.as_ref().is_ok_and(is_answered) {
+                return Ok(then);
+            }
+        }
+    }
+    Ok(now)
 }
 
 /// Money reserved for a call; charged in full when dropped after the call was sent.
@@ -160,7 +191,8 @@ pub(super) async fn ask_model(
         Question::Task { .. } => Wanted::Result(&assignment.work),
         Question::Step { .. } => Wanted::Step,
     };
-    let prepared = match prepare(climb, question, model)? {
+    // Apart, so that the attempts that wait for an answer do not hold the room it takes.
+    let prepared = match Box::pin(put(climb, question, model)).await? {
         Ok(prepared) => prepared,
         Err(miss) => return Ok(Err(miss)),
     };
@@ -384,6 +416,7 @@ pub(super) fn start(change: &mut Change, assignment: &Assignment, model: &ModelS
         items: told.items.clone(),
         bundle: told.bundle,
         prompt: told.prompt.as_ref().map(|text| text.hash),
+        tokenizer: told.tokenizer.clone(),
     });
     change.texts.extend(told.prompt.clone());
     if task.kind != TaskKind::Root {

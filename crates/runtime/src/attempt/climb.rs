@@ -43,7 +43,7 @@ pub(super) struct Miss {
 #[derive(Clone, Copy)]
 pub(super) enum Question<'a> {
     /// The whole task, with as much of its context as the model takes.
-    Task { told: &'a Curated },
+    Task { told: &'a Arc<Curated> },
     /// The next step of a conversation.
     Step { talk: &'a Talk },
 }

@@ -107,7 +107,7 @@ pub async fn run(mut assignment: Box<Assignment>, deps: Arc<Deps>) {
 async fn work(assignment: &mut Assignment, deps: &Deps) -> Result<Output, Failure> {
     review::refuse_unusable(assignment)?;
     let sources = std::mem::take(&mut assignment.sources);
-    let told = curated::of_attempt(assignment, deps, sources).await?;
+    let told = Arc::new(curated::of_attempt(assignment, deps, sources).await?);
     let recorded = Recorded::of_unfinished_attempts(&deps.store, assignment).await?;
     let rungs = std::mem::take(&mut assignment.rungs);
     let assignment = &*assignment;

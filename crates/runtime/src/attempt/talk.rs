@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::call::{Prepared, Told};
-use crate::{Error, prompt::Prompts, tools::effect_of};
+use crate::{Error, prompt::Prompts, tokens::Tokens, tools::effect_of};
 
 /// Tokens that a chat template puts around a message.
 const MESSAGE_TOKENS: u32 = 8;
@@ -186,7 +186,12 @@ impl Talk {
 
     /// The conversation for `model`, or how many tokens it has that do not fit. The oldest observations give way when there
     /// is no room for all.
-    pub(super) fn prepare(&self, registry: &Registry, model: &ModelSpec) -> Result<Prepared, u32> {
+    pub(super) async fn prepare(
+        &self,
+        registry: &Registry,
+        model: &ModelSpec,
+        tokens: &Tokens,
+    ) -> Result<Prepared, u32> {
         let protocol = protocol_of(registry, model);
         let (schema, tools, words) = match protocol {
             Protocol::Native => (None, self.offer.native.clone(), &self.offer.native_words),
@@ -198,11 +203,11 @@ impl Talk {
         }
         let form = u32::try_from(form_tokens(schema.as_deref(), tools.as_deref())).unwrap_or(u32::MAX);
         let room = model.input_tokens_max().saturating_sub(form);
-        let fixed = tokens_of(&messages);
+        let fixed = tokens.of_messages(&messages, MESSAGE_TOKENS).await;
         let mut left_out = 0;
         loop {
             let said = self.said(protocol, left_out);
-            let all = fixed.saturating_add(tokens_of(&said));
+            let all = fixed.saturating_add(tokens.of_messages(&said, MESSAGE_TOKENS).await);
             if all <= room {
                 messages.extend(said);
                 return Ok(Prepared { messages, told: self.told.clone(), schema, tools });
@@ -261,16 +266,6 @@ impl Talk {
 fn as_action(call: &ToolCall) -> String {
     let arguments = serde_json::from_str(&call.arguments).unwrap_or_else(|_| json!(&*call.arguments));
     json!({"action": &*call.name, "arguments": arguments}).to_string()
-}
-
-fn tokens_of(messages: &[ChatMessage]) -> u32 {
-    messages
-        .iter()
-        .map(|it| {
-            let calls: u32 = it.tool_calls.iter().map(|call| estimate_tokens(&call.arguments) + MESSAGE_TOKENS).sum();
-            estimate_tokens(&it.text) + MESSAGE_TOKENS + calls
-        })
-        .fold(0, u32::saturating_add)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use crate::{
     attempt::instructions,
     curated::{Approval, Approved, Curated, approved, task_items},
     recall::{Question, recall},
+    tokens::Tokens,
 };
 
 use super::{ContextItem, Seen};
@@ -54,6 +55,10 @@ pub struct Preview {
     pub budget: u32,
     /// Tokens it has.
     pub tokens: u32,
+    /// What counted them: `o200k`, `cl100k`, `estimate`, or `tokenizer:` and the hash of its file.
+    pub tokenizer: Arc<str>,
+    /// Whether these tokens are estimated, rather too many than too few.
+    pub estimated: bool,
     /// Names the bundle: the hash of its text.
     pub bundle: TextHash,
     /// Whether it is the one that was approved.
@@ -88,7 +93,8 @@ impl Handle {
             return Err(Error::ContextIncomplete { task: seen.brief.key.to_string(), missing });
         }
         let (preview, bundle) = self.assembled(&seen, request, Approval::Aside).await?;
-        let approved = Approved { budget: preview.budget, bundle };
+        let tokenizer = (!preview.estimated).then(|| Arc::clone(&preview.tokenizer));
+        let approved = Approved { budget: preview.budget, bundle, tokenizer };
         let body = serde_json::to_string(&approved)
             .map_err(|error| Error::Approved { task: task.to_string(), message: error.to_string() })?;
         self.decide(task, BUNDLE, crewline_store::Choice::Approved, ("the approved bundle", Some(body)), agent).await?;
@@ -120,12 +126,21 @@ impl Handle {
             curated.add(found);
         }
         let approved = if is_approved { approved(&choices)? } else { None };
+        let tokens = match &approved {
+            // As it was counted when it was approved, if that is still possible.
+            Some(approved) => Tokens::named(&deps.registry(), approved.tokenizer.as_deref()).await,
+            None => None,
+        };
+        let tokens = match tokens {
+            Some(tokens) => tokens,
+            None => self.tokens(seen).await,
+        };
         let budget = match (request.budget, &approved) {
             (Some(budget), _) => budget.min(BUDGET_MAX),
             (None, Some(approved)) => approved.budget,
-            (None, None) => self.budget(seen)?,
+            (None, None) => self.budget(seen, &tokens).await?,
         };
-        let bundle = curated.bundle(budget);
+        let bundle = tokens.bundle(move |tokens| curated.bundle(budget, tokens)).await;
         let text = context::render(&bundle);
         let preview = Preview {
             run: seen.task.run,
@@ -134,6 +149,8 @@ impl Handle {
             model: seen.model.as_ref().filter(|_| request.budget.is_none() && !is_approved).map(|it| it.alias.clone()),
             budget,
             tokens: bundle.tokens,
+            tokenizer: tokens.label(),
+            estimated: tokens.name().is_none(),
             bundle: TextHash::of(&text),
             approved: is_approved,
             missing: seen.missing.clone(),
@@ -143,15 +160,24 @@ impl Handle {
         Ok((preview, bundle))
     }
 
+    /// What counts for the model that is asked first.
+    pub(super) async fn tokens(&self, seen: &Seen) -> Tokens {
+        match &seen.model {
+            Some(model) => Tokens::of(&self.deps().registry(), model).await,
+            None => Tokens::estimate(),
+        }
+    }
+
     /// Tokens that the first model's window leaves for the bundle.
-    pub(super) fn budget(&self, seen: &Seen) -> Result<u32, Error> {
+    async fn budget(&self, seen: &Seen, tokens: &Tokens) -> Result<u32, Error> {
         let deps = self.deps();
         let Some(model) = &seen.model else {
             return Err(Error::NotFound { what: "model", id: format!("of role {}", seen.task.role) });
         };
         let fixed = deps
             .prompts
-            .fixed_tokens(&seen.run, &seen.brief, instructions(&deps.registry(), &seen.task.role), None)
+            .fixed_tokens(&seen.run, &seen.brief, instructions(&deps.registry(), &seen.task.role), None, tokens)
+            .await
             .saturating_add(seen.form_tokens());
         Ok(model.input_tokens_max().saturating_sub(fixed))
     }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crewline_engine::context::estimate_tokens;
 use crewline_models::Speaker;
 use crewline_types::{ModelAlias, RunId, TaskId};
 use serde::Serialize;
@@ -23,8 +22,13 @@ pub struct RenderedPrompt {
     /// The model that is asked first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<ModelAlias>,
-    /// Tokens of all messages and of the form an answer must have, estimated.
+    /// Tokens of all messages and of the form an answer must have.
     pub tokens: u64,
+    /// What counted the messages: `o200k`, `cl100k`, `estimate`, or `tokenizer:` and the hash of its file. The form is estimated
+    /// in any case.
+    pub tokenizer: Arc<str>,
+    /// Whether the tokens of the messages are estimated, rather too many than too few.
+    pub estimated: bool,
     /// What these tokens are.
     pub parts: Vec<PromptPart>,
     /// Keys of required tasks that have no result yet.
@@ -47,7 +51,7 @@ pub struct PromptMessage {
 pub struct PromptPart {
     /// `system`, `template`, `goal`, `task`, `criteria`, `form`, or the source of a context item.
     pub source: Arc<str>,
-    /// Tokens, estimated.
+    /// Tokens.
     pub tokens: u64,
 }
 
@@ -65,7 +69,9 @@ impl Handle {
         let registry = deps.registry();
         let instructions = instructions(&registry, &seen.task.role);
         let messages = deps.prompts.render(&seen.run, &seen.brief, &seen.work, instructions, &preview.text, None)?;
-        let of = |text: &str| u64::from(estimate_tokens(text));
+        let tokens = self.tokens(&seen).await;
+        tokens.prepare(messages.iter().map(|it| Arc::clone(&it.text))).await;
+        let of = |text: &str| u64::from(tokens.count(text));
         let said =
             |speaker: Speaker| messages.iter().filter(move |it| it.speaker == speaker).map(|it| of(&it.text)).sum();
         let (system, user): (u64, u64) = (said(Speaker::System), said(Speaker::User));
@@ -90,6 +96,8 @@ impl Handle {
             key: Arc::clone(&brief.key),
             model: seen.model.as_ref().map(|it| it.alias.clone()),
             tokens: system + user + u64::from(seen.form_tokens()),
+            tokenizer: tokens.label(),
+            estimated: tokens.name().is_none(),
             parts,
             missing: preview.missing,
             messages: messages

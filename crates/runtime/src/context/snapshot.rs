@@ -7,7 +7,7 @@ use crewline_store::ContextRow;
 use crewline_types::{AttemptId, RunId, TaskId, TextHash, Timestamp};
 use serde::Serialize;
 
-use crate::{Error, Handle, curated::in_and_out};
+use crate::{Error, Handle, curated::in_and_out, tokens::Tokens};
 
 /// What an attempt was told.
 #[derive(Debug, Clone, Serialize)]
@@ -24,6 +24,10 @@ pub struct Snapshot {
     pub budget: u32,
     /// Tokens it had.
     pub tokens: u32,
+    /// What counted them: `o200k`, `cl100k`, `estimate`, or `tokenizer:` and the hash of its file.
+    pub tokenizer: Arc<str>,
+    /// Whether these tokens are estimated, rather too many than too few.
+    pub estimated: bool,
     /// Items that were in.
     pub items_in: usize,
     /// Items that were left out.
@@ -113,6 +117,8 @@ fn snapshot(run: RunId, key: &Arc<str>, row: &ContextRow) -> Result<Snapshot, Er
         at: row.at,
         budget: row.budget,
         tokens: row.tokens,
+        tokenizer: row.tokenizer.clone().unwrap_or_else(|| Tokens::estimate().label()),
+        estimated: row.tokenizer.is_none(),
         items_in,
         items_out,
         bundle: row.bundle,

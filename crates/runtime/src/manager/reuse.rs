@@ -98,6 +98,7 @@ impl Running {
                 items: context.items,
                 bundle: context.bundle,
                 prompt: None,
+                tokenizer: context.tokenizer,
             });
         }
         change.copied.push((brief.id, found.from));

@@ -150,6 +150,7 @@ fn take_over(recorded: &Recorded, task: &Task, copy: &mut Task, change: &mut Cha
             items: context.items.clone(),
             bundle: context.bundle,
             prompt: None,
+            tokenizer: context.tokenizer.clone(),
         });
     }
 }

@@ -19,6 +19,7 @@ pub struct Model {
     pub created_at: i64,
     pub bundle: Option<Vec<u8>>,
     pub prompt: Option<Vec<u8>>,
+    pub tokenizer: Option<String>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -35,6 +36,7 @@ impl Model {
             items: self.items,
             bundle: opt_hash("task_contexts.bundle", self.bundle.as_deref())?,
             prompt: opt_hash("task_contexts.prompt", self.prompt.as_deref())?,
+            tokenizer: self.tokenizer.map(Into::into),
             at: Timestamp(self.created_at),
         })
     }

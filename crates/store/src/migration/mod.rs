@@ -19,6 +19,7 @@ mod m013_api_keys;
 mod m014_shadows;
 mod m015_created_by;
 mod m016_traffic;
+mod m017_tokenizer;
 
 use sea_orm::ConnectionTrait as _;
 use sea_orm_migration::{DbErr, MigrationName, MigrationTrait, MigratorTrait, SchemaManager, async_trait};
@@ -49,6 +50,7 @@ impl MigratorTrait for Migrator {
             text("m014_shadows", m014_shadows::SCHEMA),
             text("m015_created_by", m015_created_by::SCHEMA),
             text("m016_traffic", m016_traffic::SCHEMA),
+            text("m017_tokenizer", m017_tokenizer::SCHEMA),
         ]
     }
 }

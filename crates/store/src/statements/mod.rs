@@ -265,9 +265,9 @@ pub(crate) static END_CALLS: Bulk = Bulk::new(
 
 /// Keeps what attempts were told.
 pub(crate) static INSERT_CONTEXTS: Bulk = Bulk::new(
-    "INSERT INTO task_contexts (task, attempt, tokens, budget, items, created_at, bundle, prompt) \
-     SELECT column1, column2, column3, column4, column5, column6, column7, column8 FROM ",
-    &[Int, Int, Int, Int, Text, Int, Bytes, Bytes],
+    "INSERT INTO task_contexts (task, attempt, tokens, budget, items, created_at, bundle, prompt, tokenizer) \
+     SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9 FROM ",
+    &[Int, Int, Int, Int, Text, Int, Bytes, Bytes, Text],
     " WHERE column1 IS NOT NULL",
 );
 

@@ -57,6 +57,7 @@ async fn a_child_is_there_as_a_whole(place: &Place) {
         items: "[]".into(),
         bundle: None,
         prompt: None,
+        tokenizer: None,
     });
     change.copied.push((tasks[0], parent_task));
     change.texts.push(result);

@@ -35,6 +35,7 @@ async fn work(crew: &Crew, task: TaskId, result: &str) {
         items: format!(r#"[{{"text":"{}"}}]"#, Text::from("told").hash),
         bundle: None,
         prompt: None,
+        tokenizer: None,
     });
     assert!(is_done(&crew.commit(intent).await));
     assert!(is_done(&crew.commit(crew.report("w", attempt, "{}")).await));

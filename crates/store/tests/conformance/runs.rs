@@ -90,6 +90,7 @@ async fn the_full_life_of_a_run(place: &Place) {
         items: "[]".into(),
         bundle: None,
         prompt: None,
+        tokenizer: Some("o200k".into()),
     });
     assert_eq!(crew.done(start).await, [1]);
 
@@ -157,6 +158,7 @@ async fn the_full_life_of_a_run(place: &Place) {
     assert_eq!((row.purpose.as_str(), row.provider.as_str(), row.input_hash), ("task", "stub", TextHash::of("in")));
     let row = crew.store.contexts(tasks[0]).await.unwrap().remove(0);
     assert_eq!((row.id, row.tokens, row.budget, row.items.as_str(), row.at), (attempt, 10, 20, "[]", at(5)));
+    assert_eq!(row.tokenizer.as_deref(), Some("o200k"));
     let texts = crew.store.texts(&[result.hash, index.hash, TextHash::of("none")]).await.unwrap();
     assert_eq!(texts, HashMap::from([(result.hash, result.body), (index.hash, index.body)]));
     let events = crew.store.events(crew.run, 1, 10).await.unwrap();
@@ -205,6 +207,7 @@ async fn a_stale_transition_writes_nothing(place: &Place) {
         items: "[]".into(),
         bundle: None,
         prompt: None,
+        tokenizer: None,
     });
     stale.texts.push(Text::from("stale"));
     stale.memories.push(memory("p", None, None, "stale"));
