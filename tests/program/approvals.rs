@@ -93,6 +93,12 @@ fn a_yes_after_an_edit_is_for_the_plan_as_it_is_then() {
     // What is changed back is asked as it was.
     app.run(["task", "update", &task, "--title", "Part m0"]).expect_code(0);
     assert_eq!(approvals(&app, &[&id])[0]["detail"], before[0]["detail"]);
+    // How to tell that it is done, and when it may begin, are of the plan as well.
+    app.run(["task", "update", &task, "--criterion", "It rhymes", "--planned-for", "2020-01-01T00:00:00Z"])
+        .expect_code(0);
+    let now = approvals(&app, &[&id]);
+    let detail = now[0]["detail"].as_str().unwrap();
+    assert!(detail.contains("  done when: It rhymes\n  not before 2020-01-01T00:00:00"), "{detail}");
     app.run(["approve", &id]).expect_code(0);
 
     // A yes is for no other plan.

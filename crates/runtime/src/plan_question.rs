@@ -7,7 +7,8 @@ use std::{collections::HashMap, fmt::Write as _};
 
 use crewline_store::{ApprovalFilter, ApprovalRow, Change, NewApproval, Store};
 use crewline_types::{
-    ApprovalId, ApprovalKind, ApprovalState, LinkKind, RunId, Task, TaskId, TaskKind, TaskStatus, Text,
+    ApprovalId, ApprovalKind, ApprovalState, Criterion, LinkKind, RunId, Task, TaskDetails, TaskId, TaskKind,
+    TaskStatus, Text,
     event::{EventBody, NewEvent},
 };
 
@@ -18,8 +19,9 @@ pub struct PlanQuestion {
 }
 
 impl PlanQuestion {
-    /// Of the tasks and links of a run; the root task and tasks that were cancelled are not of its plan.
-    pub fn of(tasks: &[Task], links: &[(TaskId, TaskId, LinkKind)]) -> Self {
+    /// Of the tasks and links of a run, with what people said about them; the root task and tasks that were cancelled are not of
+    /// its plan.
+    pub fn of(tasks: &[Task], links: &[(TaskId, TaskId, LinkKind)], details: &HashMap<TaskId, TaskDetails>) -> Self {
         let is_planned = |task: &&Task| task.kind != TaskKind::Root && task.status != TaskStatus::Cancelled;
         let mut planned: Vec<&Task> = tasks.iter().filter(is_planned).collect();
         planned.sort_by_key(|task| task.position);
@@ -44,13 +46,26 @@ impl PlanQuestion {
             if !task.description.is_empty() {
                 let _ = writeln!(text, "  {}", task.description);
             }
+            for Criterion { criterion, check, .. } in &task.success_criteria {
+                // Plain texts and numbers always serialise.
+                let check = check.as_ref().map(|it| serde_json::to_string(it).unwrap_or_default());
+                let check = check.map(|it| format!(" {it}")).unwrap_or_default();
+                let _ = writeln!(text, "  done when: {criterion}{check}");
+            }
+            if let Some(TaskDetails { planned_for, deadline, .. }) = details.get(&task.id) {
+                for (word, at) in [("not before", planned_for), ("not after", deadline)] {
+                    if let Some(at) = at {
+                        let _ = writeln!(text, "  {word} {at}");
+                    }
+                }
+            }
         }
         Self { text: Text::from(text), tasks: planned.len() }
     }
 
     /// Of a run as it is recorded.
     pub async fn recorded(store: &Store, run: RunId) -> Result<Self, crewline_store::Error> {
-        Ok(Self::of(&store.tasks(run).await?, &store.links(run).await?))
+        Ok(Self::of(&store.tasks(run).await?, &store.links(run).await?, &store.details(run).await?))
     }
 
     /// What was asked about exactly this plan.

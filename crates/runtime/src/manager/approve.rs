@@ -23,7 +23,9 @@ impl State {
     /// Begins to run the plan, or asks a person whether it is to be run.
     pub(super) fn begin(&mut self, myself: &ActorRef<Message>) {
         let Some(run) = &mut self.run else { return };
-        if run.settings.approve.plan && run.stop.is_none() {
+        // A plan whose tasks are all done, as that of a replay may be, is not about to be run.
+        let is_open = run.tasks.iter().any(|task| !task.status.is_final());
+        if run.settings.approve.plan && run.stop.is_none() && is_open {
             run.is_plan_held = true;
             self.look_at_approvals(myself);
         } else {

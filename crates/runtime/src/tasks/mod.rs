@@ -113,7 +113,7 @@ impl Handle {
     async fn write(&self, draft: Draft) -> Result<Changed, Error> {
         let run = draft.run();
         let waiting = plan_question::waiting(self.store(), run).await?;
-        let plan = PlanQuestion::of(&draft.tasks, &draft.links);
+        let plan = PlanQuestion::of(&draft.tasks, &draft.links, &draft.details);
         let (change, changed) = draft.finish(self.deps().limits.index_tokens);
         let Some(mut change) = change else { return Ok(changed) };
         plan.ask_anew(&mut change, &waiting);
