@@ -1,18 +1,32 @@
 //! Provenance as a snapshot keeps it: there is one for every attempt, so what is said of most items is left out.
 //!
-//! Most items are whole results of required tasks, which take five words: source, title, tier, tokens, text. All others
-//! take nine.
+//! Most items are whole and of the kind that is usual in their tier: these take five words, source, title, tier, tokens, text.
+//! All others take nine.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    sync::{Arc, LazyLock},
+};
 
 use crewline_types::TextHash;
 use serde::{Deserialize, Serialize};
 
-use super::{Form, Provenance, Tier};
+use super::{BESIDE, Form, Provenance, Tier};
 
-const KIND: &str = "task_output";
+static INDEX: LazyLock<Arc<str>> = LazyLock::new(|| "index".into());
+static SIBLINGS: LazyLock<Arc<str>> = LazyLock::new(|| BESIDE.into());
+static TASK_OUTPUT: LazyLock<Arc<str>> = LazyLock::new(|| "task_output".into());
 const SCORE: f32 = 1.0;
 const REASON: &str = "fits";
+
+/// The kind that most items of a tier have.
+fn usual(tier: Tier) -> &'static Arc<str> {
+    match tier {
+        Tier::Index => &INDEX,
+        Tier::Siblings => &SIBLINGS,
+        Tier::Pinned | Tier::Requires | Tier::Refers | Tier::Retrieved | Tier::Manual => &TASK_OUTPUT,
+    }
+}
 
 #[derive(Serialize)]
 #[serde(untagged)]
@@ -39,7 +53,7 @@ pub fn write(items: &[Provenance]) -> String {
 
 fn line(item: &Provenance) -> Line<'_> {
     let Provenance { source, kind, title, tier, score, tokens, form, reason, text } = item;
-    if **kind == *KIND && score.to_bits() == SCORE.to_bits() && *form == Form::Whole && reason == REASON {
+    if kind == usual(*tier) && score.to_bits() == SCORE.to_bits() && *form == Form::Whole && reason == REASON {
         Line::Usual(source, title, *tier, *tokens, *text)
     } else {
         Line::Whole(source, title, *tier, *tokens, *text, kind, *score, *form, reason)
@@ -49,11 +63,10 @@ fn line(item: &Provenance) -> Line<'_> {
 /// The inverse of [`write`].
 pub fn read(kept: &str) -> Result<Vec<Provenance>, serde_json::Error> {
     let lines: Vec<Read> = serde_json::from_str(kept)?;
-    let mut kind: Option<Arc<str>> = None;
     let item = |line| match line {
         Read::Usual(source, title, tier, tokens, text) => Provenance {
             source,
-            kind: Arc::clone(kind.get_or_insert_with(|| Arc::from(KIND))),
+            kind: Arc::clone(usual(tier)),
             title,
             tier,
             score: SCORE,
@@ -73,6 +86,8 @@ pub fn read(kept: &str) -> Result<Vec<Provenance>, serde_json::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const KIND: &str = "task_output";
 
     fn item(kind: &str, form: Form, reason: &'static str, score: f32) -> Provenance {
         Provenance {
@@ -95,9 +110,14 @@ mod tests {
             item(KIND, Form::Whole, REASON, 0.5),
             item(KIND, Form::LeftOut, "no budget left", 1.0),
             item("memory", Form::Trimmed, "only a part fits", 0.25),
+            Provenance { tier: Tier::Siblings, ..item("ancestor", Form::Whole, REASON, 1.0) },
+            Provenance { tier: Tier::Siblings, ..item("siblings", Form::Whole, REASON, 1.0) },
+            Provenance { tier: Tier::Index, ..item("index", Form::Whole, REASON, 1.0) },
         ];
         assert_eq!(read(&write(&items)).unwrap(), items);
-        assert_eq!(write(&items[..1]).matches(',').count(), 4, "the usual one is short");
+        for usual in [0, 5, 6] {
+            assert_eq!(write(&items[usual..=usual]).matches(',').count(), 4, "the usual one is short");
+        }
     }
 
     #[test]
