@@ -182,6 +182,8 @@ async fn fill(count: usize, folder: &str) {
         library.store().add_memories(&records).await.expect("memories");
         library.store().memory_done(MODEL, &ids, Some(&vectors)).await.expect("vectors");
     }
+    // As the commands do that write memories.
+    library.keep_words(&ProjectScope::of("bench")).await.expect("words");
 }
 
 async fn ask(count: usize, folder: &str) {

@@ -14,6 +14,7 @@ use std::{
 
 use crate::{
     postings::{Posting, Postings},
+    segment::Segment,
     text,
 };
 
@@ -51,7 +52,7 @@ impl Hasher for Identity {
 /// The index of one project.
 #[derive(Default)]
 pub(crate) struct Bm25 {
-    /// Term hash to its documents, by ascending slot.
+    /// Term hash to its documents, mostly by ascending slot.
     postings: HashMap<u64, Postings, BuildHasherDefault<Identity>>,
     keys: RandomState,
     documents: usize,
@@ -93,7 +94,7 @@ impl Scratch {
 }
 
 impl Bm25 {
-    /// Adds documents, term by term: a list is looked up once for many of them. Slots must grow, also from call to call.
+    /// Adds documents, term by term: a list is looked up once for many of them.
     pub(crate) fn add<'a>(&mut self, documents: impl IntoIterator<Item = (u32, &'a str)>) {
         let mut found = mem::take(&mut self.found);
         for (slot, text) in documents {
@@ -138,6 +139,38 @@ impl Bm25 {
             }
         }
         found.clear();
+    }
+
+    /// Adds the documents of a segment, each under the slot that stands at its place; those without one are left out.
+    pub(crate) fn add_segment(&mut self, segment: &Segment, slots: &[Option<u32>]) {
+        let documents: Vec<Option<(u32, u16)>> = segment
+            .documents()
+            .iter()
+            .zip(slots)
+            .map(|(document, slot)| {
+                let slot = (*slot)?;
+                self.documents += 1;
+                self.length_total += u64::from(document.length);
+                Some((slot, u16::try_from(document.length).unwrap_or(u16::MAX)))
+            })
+            .collect();
+        let Self { postings, keys, .. } = self;
+        segment.terms(|term, occurrences| {
+            let mut found = occurrences.filter_map(|it| {
+                let (slot, length) = (*documents.get(it.document as usize)?)?;
+                Some(Posting { slot, frequency: it.frequency, length })
+            });
+            let Some(first) = found.next() else { return };
+            let list = match postings.entry(keys.hash_one(term)) {
+                Entry::Occupied(entry) => {
+                    let list = entry.into_mut();
+                    list.push(first);
+                    list
+                }
+                Entry::Vacant(entry) => entry.insert(Postings::new(first)),
+            };
+            found.for_each(|posting| list.push(posting));
+        });
     }
 
     /// Takes a document out. `text` must be the text it was added with.
@@ -280,6 +313,26 @@ mod tests {
             assert_eq!(scores(&together, query, texts.len()), scores(&apart, query, texts.len()));
         }
         assert!(together.found.capacity() < FOUND_MAX, "a long document leaves no room behind");
+    }
+
+    #[test]
+    fn a_segment_adds_what_its_texts_would() {
+        let texts = ["red fox and red dog", "", "blue fox", "red", "red dog runs"];
+        let segment = Segment::of((10..).zip(texts));
+        let mut whole = index(&["red first"]);
+        whole.add_segment(&segment, &[Some(1), Some(2), Some(3), Some(4), Some(5)]);
+        let apart = index(&["red first", texts[0], texts[1], texts[2], texts[3], texts[4]]);
+        // Two of them are gone since.
+        let mut part = Bm25::default();
+        part.add_segment(&segment, &[None, Some(0), Some(1), None, Some(2)]);
+        let rest = index(&[texts[1], texts[2], texts[4]]);
+        for query in ["red", "fox blue", "dog", "runs"] {
+            assert_eq!(scores(&whole, query, 6), scores(&apart, query, 6), "{query}");
+            assert_eq!(scores(&part, query, 3), scores(&rest, query, 3), "{query}");
+        }
+        assert_eq!((part.postings.len(), part.documents), (rest.postings.len(), rest.documents));
+        part.remove(2, texts[4]);
+        assert_eq!(scores(&part, "red dog runs fox", 2), scores(&index(&texts[1..3]), "red dog runs fox", 2));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crewline_testkit::QdrantServer;
 use crewline_types::{MemoryId, MemoryMarks, MemoryRecord, MemoryType, ProjectScope, TaskId, Timestamp};
 
-use crate::{Embedded, Filter, Hit, Hybrid, Point, Qdrant, QdrantOptions, Query, VectorStore, dense};
+use crate::{Embedded, Filter, Hit, Hybrid, Point, Qdrant, QdrantOptions, Query, Stored, VectorStore, dense};
 
 const DIMENSIONS: usize = 8;
 
@@ -204,9 +204,15 @@ fn assert_alike(left: &[Hit], right: &[Hit], query: &Query) {
     }
 }
 
+fn stored(row: u64, record: &MemoryRecord, vector: Option<Vec<f32>>) -> Stored {
+    Stored { row, record: record.clone(), vector }
+}
+
 fn loaded(scope: &ProjectScope, points: &[Point]) -> Embedded {
     let store = Embedded::new();
-    store.load(scope, points.iter().map(|point| (point.record.clone(), point.vector.clone())).collect()).unwrap();
+    let stored = (1..).zip(points).map(|(row, point)| stored(row, &point.record, point.vector.clone()));
+    store.load(scope, stored.collect()).unwrap();
+    store.load_words(scope, None);
     store
 }
 
@@ -277,14 +283,20 @@ fn loading_joins_what_came_meanwhile_and_leaves_out_unfit_vectors() {
     assert!(!store.is_loaded(&scope), "only loading makes it complete");
     let old = record("p", "an old one", 1);
     let bad = record("p", "with a vector of another model", 2);
-    let rows = vec![(old.clone(), Some(vec![1.0, 0.0])), ((*early).clone(), None), (bad, Some(vec![1.0; 3]))];
+    let rows =
+        vec![stored(1, &old, Some(vec![1.0, 0.0])), stored(2, &early, None), stored(3, &bad, Some(vec![1.0; 3]))];
     store.load(&scope, rows).unwrap();
+    store.load_words(&scope, None);
+    store.loaded(&scope);
     assert!(store.is_loaded(&scope));
     assert_eq!(store.count(&scope), 3);
     assert!(!store.insert(&scope, old.clone()).unwrap());
     let query = Query { vector: Some(vec![1.0, 0.0]), limit: 5, ..Query::default() };
     assert_eq!(texts(&store.search(&scope, &query)), ["an old one"]);
-    assert_eq!(store.load(&ProjectScope::of("q"), vec![(old, None)]).unwrap_err().code(), "memory.foreign_project");
+    assert_eq!(
+        store.load(&ProjectScope::of("q"), vec![stored(1, &old, None)]).unwrap_err().code(),
+        "memory.foreign_project"
+    );
     assert_eq!(store.set_vectors(&scope, &[(early.id, vec![f32::NAN, 0.0])]).unwrap_err().code(), "memory.vector");
     store.unload(&scope);
     assert!(!store.is_loaded(&scope));

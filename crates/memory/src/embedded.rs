@@ -13,7 +13,9 @@ use std::{
 use crewline_types::{MemoryId, MemoryMarks, MemoryRecord, ProjectScope};
 use futures::{FutureExt, future::BoxFuture};
 
-use crate::{Error, Hit, Point, Query, Rules, VectorStore, Weights, metrics, project::Project, store::belongs};
+use crate::{
+    Error, Hit, Point, Query, Rules, Segment, Stored, VectorStore, Weights, metrics, project::Project, store::belongs,
+};
 
 /// Work that takes longer than this goes to a thread that may block, in microseconds.
 const INLINE_MICROS_MAX: usize = 500;
@@ -65,7 +67,7 @@ impl Embedded {
         Self { weights, ..self.clone() }
     }
 
-    /// Whether [`Self::load`] was called for the project.
+    /// Whether all of the project is here.
     pub fn is_loaded(&self, scope: &ProjectScope) -> bool {
         self.with(scope, |project| project.is_loaded).unwrap_or(false)
     }
@@ -75,23 +77,32 @@ impl Embedded {
         self.project(scope).is_some()
     }
 
-    /// Adds the last of what the database holds of a project, beside what [`Self::insert`] added meanwhile. Takes some
-    /// 10 µs a record: call it from a thread that may block. A stored vector that does not fit is left out with a
-    /// warning.
-    pub fn load(&self, scope: &ProjectScope, records: Vec<(MemoryRecord, Option<Vec<f32>>)>) -> Result<(), Error> {
-        self.load_some(scope, records)?;
-        self.with_mut(scope, |project| project.is_loaded = true);
-        Ok(())
+    /// Says that a project is on its way here: from now on whoever makes vectors gives them to it.
+    pub fn begin(&self, scope: &ProjectScope) {
+        self.with_mut(scope, |_| ());
     }
 
-    /// The same for a part of a project, before its last.
-    pub fn load_some(&self, scope: &ProjectScope, records: Vec<(MemoryRecord, Option<Vec<f32>>)>) -> Result<(), Error> {
-        records.iter().try_for_each(|(record, _)| belongs(scope, record))?;
-        let unfit = self.with_mut(scope, |project| project.insert_all(records));
+    /// Adds some of what the database holds of a project, in the order of its rows, beside what [`Self::insert`] added
+    /// meanwhile. It is found by its words after [`Self::load_words`]. Takes some microseconds a memory: call it from a
+    /// thread that may block. A stored vector that does not fit is left out with a warning.
+    pub fn load(&self, scope: &ProjectScope, stored: Vec<Stored>) -> Result<(), Error> {
+        stored.iter().try_for_each(|it| belongs(scope, &it.record))?;
+        let unfit = self.with_mut(scope, |project| project.insert_all(stored));
         if unfit > 0 {
             tracing::warn!(project_id = scope.project(), unfit, "stored vectors are of another model");
         }
         Ok(())
+    }
+
+    /// Adds the words of what [`Self::load`] has added since the last time: from `segment` where it holds them, else from
+    /// their texts, which takes some 20 µs each.
+    pub fn load_words(&self, scope: &ProjectScope, segment: Option<&Segment>) {
+        self.with_mut(scope, |project| project.add_words(segment));
+    }
+
+    /// Says that all that the database holds of a project is here.
+    pub fn loaded(&self, scope: &ProjectScope) {
+        self.with_mut(scope, |project| project.is_loaded = true);
     }
 
     /// Drops the project's index; the next [`Self::load`] builds it again.

@@ -4,7 +4,7 @@
 //! it is above one; and the length of the document. All are written seven bits a byte, the lowest first, with the eighth set where
 //! more follow.
 //!
-//! **Invariant:** slots grow; what is read is what was written.
+//! **Invariant:** what is read is what was written, in its order.
 
 /// A document of a term. Frequency and length saturate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub(crate) struct Posting {
     pub(crate) length: u16,
 }
 
-/// The documents of one term, by ascending slot; never none.
+/// The documents of one term, mostly by ascending slot; never none.
 #[derive(Debug)]
 pub(crate) enum Postings {
     /// Most terms stand in one document.
@@ -39,7 +39,7 @@ impl Postings {
         Self::One(posting)
     }
 
-    /// Adds a document; its slot is greater than all before.
+    /// Adds a document; it takes least room when its slot is greater than all before.
     pub(crate) fn push(&mut self, posting: Posting) {
         match self {
             Self::One(first) => {

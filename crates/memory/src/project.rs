@@ -21,7 +21,8 @@ use crate::{
     junk::{self, Rules},
     planes::Probe,
     rank::{View, rank},
-    store::Rule,
+    segment::Segment,
+    store::{Rule, Stored},
     tasks::Tasks,
     top::{Ranked, Top},
 };
@@ -51,6 +52,8 @@ pub(crate) struct Project {
     /// The oldest and the newest memory there ever was here.
     ages: Option<(i64, i64)>,
     words: Bm25,
+    /// Stored memories whose words are still to come, by row and slot.
+    wordless: Vec<(u64, u32)>,
     vectors: Dense,
     pub(crate) is_loaded: bool,
     /// Known to the database, and not to be found: older versions.
@@ -92,17 +95,34 @@ impl Project {
         true
     }
 
-    /// Adds records with their vectors, and says how many vectors did not fit.
-    pub(crate) fn insert_all(&mut self, records: Vec<(MemoryRecord, Option<Vec<f32>>)>) -> usize {
+    /// Adds stored memories, whose words come later, and says how many vectors did not fit.
+    pub(crate) fn insert_all(&mut self, stored: Vec<Stored>) -> usize {
         let mut unfit = 0;
-        let mut new = Vec::with_capacity(records.len());
-        for (record, vector) in records {
+        for Stored { row, record, vector } in stored {
             let id = record.id;
-            new.extend(self.place(Arc::new(record)));
+            if let Some(slot) = self.place(Arc::new(record)) {
+                self.wordless.push((row, slot));
+            }
             unfit += usize::from(vector.is_some_and(|vector| self.set_vector(id, vector).is_err()));
         }
-        self.index_words(new);
         unfit
+    }
+
+    /// Adds the words of the stored memories that have none yet: from the segment where it holds them, else from their texts.
+    pub(crate) fn add_words(&mut self, segment: Option<&Segment>) {
+        let held = segment.map_or(&[][..], Segment::documents);
+        let mut of_segment = vec![None; held.len()];
+        let mut others = Vec::new();
+        for (row, slot) in std::mem::take(&mut self.wordless) {
+            match held.binary_search_by_key(&row, |it| it.row) {
+                Ok(at) => of_segment[at] = Some(slot),
+                Err(_) => others.push(slot),
+            }
+        }
+        if let Some(segment) = segment {
+            self.words.add_segment(segment, &of_segment);
+        }
+        self.index_words(others);
     }
 
     /// Gives a record a slot; none when it is there already.
@@ -177,7 +197,10 @@ impl Project {
     pub(crate) fn remove(&mut self, id: MemoryId) -> bool {
         let Some(slot) = self.slots.remove(&id) else { return false };
         if let Some(record) = self.records[slot as usize].take() {
-            self.words.remove(slot, &record.text);
+            match self.wordless.iter().position(|(_, it)| *it == slot) {
+                Some(at) => drop(self.wordless.remove(at)),
+                None => self.words.remove(slot, &record.text),
+            }
             self.tasks.remove(&record, slot, self.tokens[slot as usize]);
             if let Some(count) = self.agents.get_mut(&record.agent) {
                 *count -= 1;

@@ -46,6 +46,7 @@ mod manager;
 mod memory;
 pub mod metrics;
 mod offer;
+mod opening;
 mod outage;
 mod plan_question;
 mod planning;

@@ -19,16 +19,13 @@ use std::{
 use crewline_memory::{Embedded, Embedder, Hit, Hybrid, Point, Purpose, Query, VectorStore};
 use crewline_store::Store;
 use crewline_types::{Clock, MemoryId, MemoryMarks, MemoryRecord, ProjectScope, Timestamp};
-use tokio::task::JoinHandle;
 
 use crate::{Error, hierarchy, metrics};
 
 /// Memories that one step of the drain carries.
 pub(crate) const DRAIN_BATCH: u32 = 64;
-/// Rows of one page when a project is loaded: what is freed after a large one stays with the process.
-const LOAD_PAGE: u32 = 1_024;
-/// Records that are indexed without leaving the async thread.
-const INLINE_MAX: usize = 128;
+/// Rows of one page when all memories of a project are read.
+const PAGE: u32 = 1_024;
 
 /// The memory of all projects. Cloning shares it.
 #[derive(Clone)]
@@ -122,47 +119,6 @@ impl Library {
             Some(remote) => format!("qdrant:{}", remote.place()),
             None => format!("database:{}", embedder.model()),
         })
-    }
-
-    /// Reads a project's memories and vectors into the index, unless that was done. Page by page, so that what was read
-    /// is in memory once; the next page is read while one is indexed.
-    pub async fn load(&self, scope: &ProjectScope) -> Result<(), Error> {
-        if self.index.local().is_loaded(scope) {
-            return Ok(());
-        }
-        // From here on new vectors come here as well, so none is missed between its page and the last.
-        self.index.local().load_some(scope, Vec::new())?;
-        let (mut after, mut indexing) = (0, None);
-        loop {
-            let page = self.store.memories(scope, after, LOAD_PAGE).await?;
-            let is_last = page.len() < LOAD_PAGE as usize;
-            let through = page.last().map_or(after, |(seq, _)| *seq);
-            let mut vectors: HashMap<MemoryId, Vec<f32>> = match (&self.embedder, self.index.remote()) {
-                (Some(embedder), None) => {
-                    self.store.vectors(scope, embedder.model(), after, through).await?.into_iter().collect()
-                }
-                (Some(_), Some(_)) | (None, _) => HashMap::new(),
-            };
-            after = through;
-            let current =
-                page.into_iter().map(|(_, record)| record).filter(|record| !hierarchy::is_old_version(record));
-            let records: Vec<_> = current
-                .map(|record| {
-                    let vector = vectors.remove(&record.id);
-                    (record, vector)
-                })
-                .collect();
-            indexed(indexing.take()).await?;
-            let (index, scope) = (self.index.local().clone(), scope.clone());
-            if is_last && records.len() <= INLINE_MAX {
-                return Ok(index.load(&scope, records)?);
-            }
-            let load = if is_last { Embedded::load } else { Embedded::load_some };
-            indexing = Some(tokio::task::spawn_blocking(move || load(&index, &scope, records)));
-            if is_last {
-                return indexed(indexing).await;
-            }
-        }
     }
 
     /// The answer to a question in a loaded project. Without a vector of the question it is found by words.
@@ -305,8 +261,8 @@ impl Library {
         let mut all = Vec::new();
         loop {
             let after = all.last().map_or(0, |(seq, _)| *seq);
-            let page = self.store.memories(scope, after, LOAD_PAGE).await?;
-            let is_last = page.len() < LOAD_PAGE as usize;
+            let page = self.store.memories(scope, after, PAGE).await?;
+            let is_last = page.len() < PAGE as usize;
             all.extend(page);
             if is_last {
                 return Ok(all);
@@ -409,14 +365,6 @@ impl Library {
         let oldest = self.store.memory_outbox_oldest().await?;
         metrics::outbox_oldest(oldest.map_or(Duration::ZERO, |at| self.clock.now().since(at)));
         Ok(())
-    }
-}
-
-/// Waits until a page is indexed.
-async fn indexed(page: Option<JoinHandle<Result<(), crewline_memory::Error>>>) -> Result<(), Error> {
-    match page {
-        Some(page) => Ok(page.await.map_err(|_| Error::Actor(crate::actor::AskError::Gone))??),
-        None => Ok(()),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
     hierarchy::Made,
     library::{Drained, Library, Noted},
     metrics,
+    opening::STRETCH,
 };
 
 /// Limit of loading a project, and of one drain step.
@@ -56,6 +57,8 @@ pub enum Message {
     MergeDue,
     /// Internal: what somebody said is remembered.
     Noted(u64),
+    /// Internal: the words of what was remembered are kept.
+    WordsKept(Outcome<Result<usize, crate::Error>>),
     /// Internal: a drain step ended.
     Drained(Outcome<Result<Drained, crate::Error>>),
     /// Internal: the pause after a failed drain is over.
@@ -76,6 +79,10 @@ pub struct State {
     merge_due: Option<WorkGuard>,
     /// The comparison that goes on.
     merge: Option<WorkGuard>,
+    /// New memories since their project's words were kept.
+    wordless: HashMap<ProjectScope, usize>,
+    /// The keeping of a project's words that goes on.
+    keeping: Option<WorkGuard>,
     drain: Option<WorkGuard>,
     has_more: bool,
     failures: u32,
@@ -96,6 +103,8 @@ impl Actor for Memory {
             unmerged: HashMap::new(),
             merge_due: None,
             merge: None,
+            wordless: HashMap::new(),
+            keeping: None,
             drain: None,
             has_more: true,
             failures: 0,
@@ -122,6 +131,7 @@ impl Actor for Memory {
             Message::Answered(number) => state.on_answered(&myself, number),
             Message::Merged(outcome) => state.on_merged(&myself, outcome),
             Message::MergeDue => state.on_merge_due(&myself),
+            Message::WordsKept(outcome) => state.on_words_kept(&myself, outcome),
             Message::Drained(outcome) => state.on_drained(&myself, outcome),
             Message::DrainDue => state.on_drain_due(&myself),
         }
@@ -244,10 +254,41 @@ impl State {
                 tracing::warn!(error.code = error.code(), %error, "memory is not indexed");
             }
         }
+        *self.wordless.entry(scope.clone()).or_default() += records.len();
+        self.keep_words(myself);
         self.unmerged.entry(scope.clone()).or_default().extend(records);
         self.merge_later(myself);
         self.has_more = true;
         self.drain_next(myself);
+    }
+
+    /// Keeps the words of a project that has grown by a stretch, one at a time, so that it opens quickly.
+    fn keep_words(&mut self, myself: &ActorRef<Message>) {
+        if self.keeping.is_some() {
+            return;
+        }
+        let Some(scope) = self.wordless.iter().find(|(_, new)| **new >= STRETCH as usize).map(|(it, _)| it.clone())
+        else {
+            return;
+        };
+        self.wordless.remove(&scope);
+        let library = self.library.clone();
+        let work = async move { library.keep_words(&scope).await };
+        self.keeping = Some(pipe_to_self(myself, WORK_LIMIT, work, Message::WordsKept));
+    }
+
+    fn on_words_kept(&mut self, myself: &ActorRef<Message>, outcome: Outcome<Result<usize, crate::Error>>) {
+        self.keeping = None;
+        match outcome {
+            Outcome::Done(Ok(_)) => {}
+            Outcome::Done(Err(error)) => {
+                tracing::warn!(error.code = error.code(), %error, "words of memories are not kept");
+            }
+            Outcome::Crashed | Outcome::TimedOut | Outcome::Cancelled => {
+                tracing::warn!("words of memories are not kept");
+            }
+        }
+        self.keep_words(myself);
     }
 
     fn merge_later(&mut self, myself: &ActorRef<Message>) {

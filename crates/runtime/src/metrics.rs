@@ -39,6 +39,7 @@ pub fn describe() {
     describe_counter!("crewline_actor_restarts_total", "Actors that were started again.");
     describe_counter!("crewline_memory_left_out_total", "Memories of runs that say nothing, or nothing new.");
     describe_counter!("crewline_memory_summaries_total", "Summaries that runs made, by kind.");
+    describe_histogram!("crewline_memory_opening_duration_seconds", "Duration of opening a project's memory.");
     describe_gauge!("crewline_memory_outbox_depth", "Memories that are not yet in the vector store.");
     describe_gauge!(
         "crewline_memory_outbox_oldest_seconds",
@@ -180,6 +181,11 @@ pub fn restart(actor: &'static str) {
 /// How many memories wait for the vector store.
 pub fn outbox_depth(depth: u64) {
     gauge!("crewline_memory_outbox_depth").set(depth as f64);
+}
+
+/// A project's memory was opened.
+pub fn memory_opened(took: Duration) {
+    histogram!("crewline_memory_opening_duration_seconds").record(took.as_secs_f64());
 }
 
 /// Something is not kept in memory: it is `chatter`, or `repeated`.

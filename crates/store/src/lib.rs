@@ -31,6 +31,7 @@ mod integrity;
 mod lineage;
 mod memory;
 mod memory_edit;
+mod memory_words;
 pub mod metrics;
 mod migration;
 mod node;
@@ -63,7 +64,11 @@ use std::{
 };
 
 use crewline_types::TaskId;
-use sea_orm::{DatabaseConnection, sqlx::postgres::PgConnectOptions};
+use futures::TryStreamExt as _;
+use sea_orm::{
+    DatabaseConnection,
+    sqlx::{self, AssertSqlSafe, postgres::PgConnectOptions},
+};
 
 pub use acts::{ApprovalFilter, ApprovalRow, NewDecision, ToolCallRow};
 pub use api_keys::ApiKey;
@@ -77,6 +82,7 @@ pub use graph::IndexVersion;
 pub use hints::{Hint, Hints};
 pub use integrity::Problem;
 pub use lineage::{Lineage, Origin};
+pub use memory_words::{Span, Spans};
 pub use node::{NodeKind, NodeRow, Wish};
 pub use prune::Deleted;
 pub use query::{AttemptRow, AttemptStatus, CallRow, ContextRow};
@@ -88,6 +94,8 @@ pub use stats::{AnswerRow, CostBy, CostRow, HistoryRow};
 pub use summaries::{Said, Superseded};
 pub use tool_pins::{Pin, ToolPin};
 pub use work::WorkRow;
+
+use crate::{sql::Args, tx::Row};
 
 /// Which database a store speaks to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -148,6 +156,34 @@ impl Store {
     async fn reader(&self) -> Result<&DatabaseConnection, Error> {
         self.inner.writer.settle().await?;
         Ok(&self.inner.reader)
+    }
+
+    /// Hands every row of an answer to `take`, as it comes. `add` adds the `count` values of the question.
+    async fn read(
+        &self,
+        text: &str,
+        count: usize,
+        add: impl FnOnce(&mut Args),
+        mut take: impl FnMut(&Row) -> Result<(), Error> + Send,
+    ) -> Result<(), Error> {
+        let reader = self.reader().await?;
+        let mut args = Args::new(self.backend(), count);
+        add(&mut args);
+        match args {
+            Args::Sqlite(args, _) => {
+                let mut rows = sqlx::query_with(AssertSqlSafe(text), args).fetch(reader.get_sqlite_connection_pool());
+                while let Some(row) = rows.try_next().await? {
+                    take(&Row::Sqlite(row))?;
+                }
+            }
+            Args::Postgres(args) => {
+                let mut rows = sqlx::query_with(AssertSqlSafe(text), args).fetch(reader.get_postgres_connection_pool());
+                while let Some(row) = rows.try_next().await? {
+                    take(&Row::Postgres(row))?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 

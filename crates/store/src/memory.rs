@@ -3,45 +3,28 @@
 //! **Invariant:** every question about content takes a [`ProjectScope`]; the outbox is the one queue over all projects.
 //! **Invariant:** the database holds the texts; any vector store can be rebuilt from it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use crewline_types::{MemoryId, MemoryMarks, MemoryRecord, MemoryType, ProjectScope, RunId, TaskId, Timestamp};
-use sea_orm::{ConnectionTrait as _, FromQueryResult, QueryResult, Statement, Value};
+use sea_orm::{ConnectionTrait as _, QueryResult, Statement, Value};
 
 use crate::{
     Backend, Error, Store,
     entity::{self, opt, small},
-    sql::{Args, clamp, clean},
+    sql::{Args, Recent, clean},
     statements as sql,
+    tx::Row,
 };
 
 /// Ids in one statement.
 const IDS_MAX: usize = 500;
 
+/// Vectors in one row of an answer.
+const VECTORS: usize = 256;
+
 const COLUMNS: &str = "m.seq, m.id, m.project, m.run_id, m.task_id, m.kind, m.agent, m.created_at, \
      COALESCE(m.text, t.body) AS text, m.source_ids, m.importance, m.pinned, m.superseded_by, m.repeats, m.stale, \
      m.metadata";
-
-/// A memory with its text, wherever that is kept.
-#[derive(FromQueryResult)]
-struct MemoryRow {
-    seq: i64,
-    id: Vec<u8>,
-    project: String,
-    run_id: Option<String>,
-    task_id: Option<String>,
-    kind: String,
-    agent: String,
-    created_at: i64,
-    text: Option<String>,
-    source_ids: Option<Vec<u8>>,
-    importance: i64,
-    pinned: bool,
-    superseded_by: Option<Vec<u8>>,
-    repeats: i64,
-    stale: bool,
-    metadata: Option<String>,
-}
 
 impl Store {
     /// The memories of a project after the row `after`, oldest first, each with its row number.
@@ -54,8 +37,28 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<(u64, MemoryRecord)>, Error> {
         let condition = "m.project = $1 AND m.seq > $2 ORDER BY m.seq LIMIT $3";
-        let project = clean(scope.project()).into_owned();
-        self.select(condition, vec![project.into(), clamp(after).into(), i64::from(limit).into()]).await
+        self.select(condition, 3, |args| {
+            args.text(scope.project());
+            args.count(after);
+            args.int(i64::from(limit));
+        })
+        .await
+    }
+
+    /// The memories of a project behind the row `after`, up to the row `through`, oldest first, each with its row number.
+    pub async fn memories_through(
+        &self,
+        scope: &ProjectScope,
+        after: u64,
+        through: u64,
+    ) -> Result<Vec<(u64, MemoryRecord)>, Error> {
+        let condition = "m.project = $1 AND m.seq > $2 AND m.seq <= $3 ORDER BY m.seq";
+        self.select(condition, 3, |args| {
+            args.text(scope.project());
+            args.count(after);
+            args.count(through);
+        })
+        .await
     }
 
     /// The memories of a project with these ids, in no order; ids that are not there are left out.
@@ -67,9 +70,13 @@ impl Store {
         let mut found = Vec::new();
         for ids in ids.chunks(IDS_MAX) {
             let condition = format!("m.project = $1 AND m.id IN ({})", marks_from(2, ids.len()));
-            let mut values: Vec<Value> = vec![clean(scope.project()).into_owned().into()];
-            values.extend(ids.iter().map(|id| Value::from(id.0.to_be_bytes().to_vec())));
-            found.extend(self.select(&condition, values).await?);
+            let add = |args: &mut Args| {
+                args.text(scope.project());
+                for id in ids {
+                    args.bytes(&id.0.to_be_bytes());
+                }
+            };
+            found.extend(self.select(&condition, 1 + ids.len(), add).await?);
         }
         Ok(found)
     }
@@ -106,7 +113,7 @@ impl Store {
             Backend::Sqlite => "m.drained = 0 ORDER BY m.seq LIMIT $1",
             Backend::Postgres => "NOT m.drained ORDER BY m.seq LIMIT $1",
         };
-        self.select(condition, vec![i64::from(limit).into()]).await
+        self.select(condition, 1, |args| args.int(i64::from(limit))).await
     }
 
     /// How many memories the vector store does not have yet.
@@ -121,28 +128,45 @@ impl Store {
         Ok(depth.unsigned_abs())
     }
 
-    /// The vectors by one embedding model of a project's memories behind the row `after`, up to the row `through`.
+    /// The vectors by one embedding model of a project's memories behind the row `after`, up to the row `through`, each with
+    /// its row number, which grow.
     pub async fn vectors(
         &self,
         scope: &ProjectScope,
         model: &str,
         after: u64,
         through: u64,
-    ) -> Result<Vec<(MemoryId, Vec<f32>)>, Error> {
-        let reader = self.reader().await?;
-        let values: [Value; 4] = [
-            clean(scope.project()).into_owned().into(),
-            clean(model).into_owned().into(),
-            clamp(after).into(),
-            clamp(through).into(),
-        ];
-        let statement = Statement::from_sql_and_values(
-            reader.get_database_backend(),
-            "SELECT m.id, v.vector FROM memories AS m JOIN memory_vectors AS v ON v.memory = m.seq AND v.model = $2 \
-             WHERE m.project = $1 AND m.seq > $3 AND m.seq <= $4 ORDER BY m.seq",
-            values,
+    ) -> Result<Vec<(u64, Vec<f32>)>, Error> {
+        // Many in one row: each row of its own would cost more than what is in it.
+        let of_many = match self.backend() {
+            Backend::Sqlite => {
+                "SELECT group_concat(seq), group_concat(length(vector)), CAST(group_concat(vector, '') AS BLOB)"
+            }
+            Backend::Postgres => {
+                "SELECT string_agg(seq::TEXT, ','), string_agg(length(vector)::TEXT, ','), string_agg(vector, ''::BYTEA)"
+            }
+        };
+        let text = format!(
+            "{of_many} FROM (SELECT m.seq, v.vector FROM memories AS m JOIN memory_vectors AS v ON v.memory = m.seq \
+             AND v.model = $2 WHERE m.project = $1 AND m.seq > $3 AND m.seq <= $4 ORDER BY m.seq LIMIT $5) AS page"
         );
-        reader.query_all_raw(statement).await?.iter().map(vector_of).collect()
+        let mut vectors: Vec<(u64, Vec<f32>)> = Vec::new();
+        loop {
+            let before = vectors.len();
+            let after = vectors.last().map_or(after, |(row, _)| *row);
+            let add = |args: &mut Args| {
+                args.text(scope.project());
+                args.text(model);
+                args.count(after);
+                args.count(through);
+                args.count(VECTORS as u64);
+            };
+            self.read(&text, 5, add, |row| unpack(row, &mut vectors)).await?;
+            vectors[before..].sort_unstable_by_key(|(row, _)| *row);
+            if vectors.len() < before + VECTORS {
+                return Ok(vectors);
+            }
+        }
     }
 
     /// The vectors by one embedding model of the memories with these ids.
@@ -202,49 +226,55 @@ impl Store {
         }
     }
 
-    pub(crate) async fn select(&self, condition: &str, values: Vec<Value>) -> Result<Vec<(u64, MemoryRecord)>, Error> {
-        let reader = self.reader().await?;
-        let statement = Statement::from_sql_and_values(
-            reader.get_database_backend(),
-            format!(
-                "SELECT {COLUMNS} FROM memories AS m LEFT JOIN texts AS t ON t.hash = m.text_hash WHERE {condition}"
-            ),
-            values,
+    /// Memories for which `condition` holds, whose `count` values `add` adds.
+    pub(crate) async fn select(
+        &self,
+        condition: &str,
+        count: usize,
+        add: impl FnOnce(&mut Args),
+    ) -> Result<Vec<(u64, MemoryRecord)>, Error> {
+        let text = format!(
+            "SELECT {COLUMNS} FROM memories AS m LEFT JOIN texts AS t ON t.hash = m.text_hash WHERE {condition}"
         );
-        MemoryRow::find_by_statement(statement).all(reader).await?.into_iter().map(MemoryRow::into_domain).collect()
+        let (mut found, mut words) = (Vec::new(), Recent::default());
+        self.read(&text, count, add, |row| {
+            found.push(memory(row, &mut words)?);
+            Ok(())
+        })
+        .await?;
+        Ok(found)
     }
 }
 
-impl MemoryRow {
-    fn into_domain(self) -> Result<(u64, MemoryRecord), Error> {
-        let id = memory_id(&self.id)?;
-        let text = self.text.ok_or_else(|| Error::corrupt("memories.text_hash", &id.to_string()))?;
-        let (sources, rest) = self.source_ids.as_deref().unwrap_or_default().as_chunks::<16>();
-        if !rest.is_empty() {
-            return Err(Error::corrupt("memories.source_ids", &id.to_string()));
-        }
-        let record = MemoryRecord {
-            id,
-            project: self.project.into(),
-            run: opt("memories.run_id", self.run_id, |it| it.parse::<RunId>().ok())?,
-            task: opt("memories.task_id", self.task_id, |it| it.parse::<TaskId>().ok())?,
-            kind: MemoryType::from(self.kind.as_str()),
-            agent: Arc::from(self.agent),
-            created_at: Timestamp(self.created_at),
-            text: text.into(),
-            source_ids: sources.iter().map(|it| MemoryId(u128::from_be_bytes(*it))).collect(),
-            marks: MemoryMarks {
-                importance: small("memories.importance", self.importance)?,
-                pinned: self.pinned,
-                superseded_by: self.superseded_by.as_deref().map(memory_id).transpose()?,
-                repeats: small("memories.repeats", self.repeats)?,
-                stale: self.stale,
-                metadata: opt("memories.metadata", self.metadata, |it| serde_json::from_str(it).ok())?
-                    .unwrap_or_default(),
-            },
-        };
-        Ok((entity::unsigned(self.seq), record))
+/// A row of [`COLUMNS`].
+fn memory(row: &Row, words: &mut Recent) -> Result<(u64, MemoryRecord), Error> {
+    let id = memory_id(row.bytes(1)?)?;
+    let text = row.text_or_null(8)?.ok_or_else(|| Error::corrupt("memories.text_hash", &id.to_string()))?;
+    let (sources, rest) = row.bytes_or_null(9)?.unwrap_or_default().as_chunks::<16>();
+    if !rest.is_empty() {
+        return Err(Error::corrupt("memories.source_ids", &id.to_string()));
     }
+    let record = MemoryRecord {
+        id,
+        project: words.word(row.text(2)?),
+        run: opt("memories.run_id", row.text_or_null(3)?, |it| it.parse::<RunId>().ok())?,
+        task: opt("memories.task_id", row.text_or_null(4)?, |it| it.parse::<TaskId>().ok())?,
+        kind: MemoryType::from(row.text(5)?),
+        agent: words.word(row.text(6)?),
+        created_at: Timestamp(row.int(7)?),
+        text: text.into(),
+        source_ids: sources.iter().map(|it| MemoryId(u128::from_be_bytes(*it))).collect(),
+        marks: MemoryMarks {
+            importance: small("memories.importance", row.int(10)?)?,
+            pinned: row.bool(11)?,
+            superseded_by: row.bytes_or_null(12)?.map(memory_id).transpose()?,
+            repeats: small("memories.repeats", row.int(13)?)?,
+            stale: row.bool(14)?,
+            metadata: opt("memories.metadata", row.text_or_null(15)?, |it| serde_json::from_str(it).ok())?
+                .unwrap_or_default(),
+        },
+    };
+    Ok((entity::unsigned(row.int(0)?), record))
 }
 
 pub(crate) fn memory_id(bytes: &[u8]) -> Result<MemoryId, Error> {
@@ -261,9 +291,27 @@ fn marks_from(first: usize, count: usize) -> String {
 /// An id and a vector.
 fn vector_of(row: &QueryResult) -> Result<(MemoryId, Vec<f32>), Error> {
     let (id, bytes): (Vec<u8>, Vec<u8>) = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
+    Ok((memory_id(&id)?, floats(&bytes)?))
+}
+
+/// Takes the vectors of one row apart: row numbers, lengths, and the bytes of all.
+fn unpack(row: &Row, vectors: &mut Vec<(u64, Vec<f32>)>) -> Result<(), Error> {
+    let (Some(rows), Some(lengths)) = (row.text_or_null(0)?, row.text_or_null(1)?) else { return Ok(()) };
+    let mut rest = row.bytes_or_null(2)?.unwrap_or_default();
+    let corrupt = || Error::corrupt("memory_vectors.vector", rows);
+    for (row, length) in rows.split(',').zip(lengths.split(',')) {
+        let (row, length) = (row.parse().map_err(|_| corrupt())?, length.parse().map_err(|_| corrupt())?);
+        let (vector, others) = rest.split_at_checked(length).ok_or_else(corrupt)?;
+        vectors.push((row, floats(vector)?));
+        rest = others;
+    }
+    Ok(())
+}
+
+fn floats(bytes: &[u8]) -> Result<Vec<f32>, Error> {
     let (floats, rest) = bytes.as_chunks::<4>();
     if !rest.is_empty() {
         return Err(Error::corrupt("memory_vectors.vector", &format!("{} bytes", bytes.len())));
     }
-    Ok((memory_id(&id)?, floats.iter().map(|it| f32::from_le_bytes(*it)).collect()))
+    Ok(floats.iter().map(|it| f32::from_le_bytes(*it)).collect())
 }

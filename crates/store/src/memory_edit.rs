@@ -11,6 +11,7 @@ use sea_orm::{ConnectionTrait as _, Statement};
 use crate::{
     Error, Store,
     memory::memory_id,
+    memory_words,
     rows::add_memory,
     sql::{Args, Bulk, Type},
     statements as sql,
@@ -136,12 +137,7 @@ impl Store {
     /// Takes memories out for good, with their vectors, and says how many were there.
     pub async fn forget_memories(&self, scope: &ProjectScope, ids: &[MemoryId]) -> Result<u64, Error> {
         let mut tx = self.inner.writer.begin().await?;
-        let add = |args: &mut Args, id: &MemoryId| add_key(args, *id, scope.project());
-        let done = async {
-            tx.write(&INSERT_FORGOTTEN, ids, add).await?;
-            tx.write(&FORGET_MEMORIES, ids, add).await
-        };
-        let done = done.await;
+        let done = memory_words::forget(&mut tx, scope.project(), ids).await;
         finish(tx, done).await
     }
 

@@ -232,6 +232,7 @@ mod tests {
             ("memories", "superseded_by"),
             ("memory_forgotten", "id"),
             ("memory_vectors", "vector"),
+            ("memory_words", "words"),
             ("nodes", "registry"),
             ("tool_calls", "digest"),
             ("approvals", "digest"),

@@ -188,7 +188,7 @@ pub(crate) enum Args {
     Postgres(PgArguments),
 }
 
-/// The last few different words of a statement (status, role, model …), so that they are allocated once.
+/// The last few different words of a statement or an answer (status, role, model …), so that they are allocated once.
 #[derive(Default)]
 pub(crate) struct Recent {
     words: [Option<Arc<str>>; 8],
@@ -196,7 +196,7 @@ pub(crate) struct Recent {
 }
 
 impl Recent {
-    fn word(&mut self, text: &str) -> Arc<str> {
+    pub(crate) fn word(&mut self, text: &str) -> Arc<str> {
         if let Some(word) = self.words.iter().flatten().find(|word| &***word == text) {
             return Arc::clone(word);
         }

@@ -9,12 +9,10 @@ use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder a
 
 use crate::{
     Error, Store, entity,
-    memory_edit::{
-        FORGET_MEMORIES, INSERT_FORGOTTEN, MARK_MEMORIES, SUPERSEDE_MEMORIES, add_key, add_marks, add_superseded,
-        finish,
-    },
+    memory_edit::{MARK_MEMORIES, SUPERSEDE_MEMORIES, add_key, add_marks, add_superseded, finish},
+    memory_words,
     rows::add_memory,
-    sql::{Bulk, Type, clamp, clean},
+    sql::{Args, Bulk, Type},
     statements as sql,
 };
 
@@ -57,7 +55,7 @@ impl Store {
     pub async fn project_summaries(&self, scope: &ProjectScope) -> Result<Vec<MemoryRecord>, Error> {
         // Word for word the condition of the partial index.
         let condition = "m.kind = 'project_summary' AND m.superseded_by IS NULL AND m.project = $1 ORDER BY m.seq";
-        let found = self.select(condition, vec![clean(scope.project()).into_owned().into()]).await?;
+        let found = self.select(condition, 1, |args| args.text(scope.project())).await?;
         Ok(found.into_iter().map(|(_, record)| record).collect())
     }
 
@@ -65,8 +63,11 @@ impl Store {
     pub async fn rolling_summaries(&self, scope: &ProjectScope, task: TaskId) -> Result<Vec<MemoryRecord>, Error> {
         let condition = "m.kind = 'rolling_summary' AND m.superseded_by IS NULL AND m.task_id = $1 AND m.project = $2 \
                          ORDER BY m.seq";
-        let values = vec![task.to_string().into(), clean(scope.project()).into_owned().into()];
-        Ok(self.select(condition, values).await?.into_iter().map(|(_, record)| record).collect())
+        let add = |args: &mut Args| {
+            args.text(task.as_str());
+            args.text(scope.project());
+        };
+        Ok(self.select(condition, 2, add).await?.into_iter().map(|(_, record)| record).collect())
     }
 
     /// The memories of one type in a project after the row `after`, oldest first.
@@ -78,9 +79,13 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<(u64, MemoryRecord)>, Error> {
         let condition = "m.project = $1 AND m.seq > $2 AND m.kind = $3 ORDER BY m.seq LIMIT $4";
-        let project = clean(scope.project()).into_owned();
-        let kind = clean(kind.as_str()).into_owned();
-        self.select(condition, vec![project.into(), clamp(after).into(), kind.into(), i64::from(limit).into()]).await
+        self.select(condition, 4, |args| {
+            args.text(scope.project());
+            args.count(after);
+            args.text(kind.as_str());
+            args.int(i64::from(limit));
+        })
+        .await
     }
 
     /// The last call of a task.
@@ -138,6 +143,8 @@ impl Store {
         let project = scope.project();
         let mut tx = self.inner.writer.begin().await?;
         let done = async {
+            // First, as whoever forgets does: two that go on in different orders would wait for each other.
+            memory_words::forget(&mut tx, project, &gone).await?;
             tx.write(&COUNT_REPEATS, &counts, |args, (id, count)| {
                 add_key(args, *id, project);
                 args.int(*count);
@@ -149,8 +156,6 @@ impl Store {
                 args.bytes(&bytes);
             })
             .await?;
-            tx.write(&INSERT_FORGOTTEN, &gone, |args, id| add_key(args, *id, project)).await?;
-            tx.write(&FORGET_MEMORIES, &gone, |args, id| add_key(args, *id, project)).await?;
             Ok(())
         };
         let done = done.await;

@@ -71,6 +71,27 @@ impl Row {
             Self::Postgres(row) => row.try_get(column)?,
         })
     }
+
+    pub(crate) fn bytes(&self, column: usize) -> Result<&[u8], Error> {
+        Ok(match self {
+            Self::Sqlite(row) => row.try_get(column)?,
+            Self::Postgres(row) => row.try_get(column)?,
+        })
+    }
+
+    pub(crate) fn bytes_or_null(&self, column: usize) -> Result<Option<&[u8]>, Error> {
+        Ok(match self {
+            Self::Sqlite(row) => row.try_get(column)?,
+            Self::Postgres(row) => row.try_get(column)?,
+        })
+    }
+
+    pub(crate) fn bool(&self, column: usize) -> Result<bool, Error> {
+        Ok(match self {
+            Self::Sqlite(row) => row.try_get(column)?,
+            Self::Postgres(row) => row.try_get(column)?,
+        })
+    }
 }
 
 #[derive(Default)]

@@ -35,10 +35,10 @@ pub(crate) fn parse<T>(column: &'static str, text: &str, read: impl Fn(&str) -> 
 /// Reads a value of `column` that may be NULL.
 pub(crate) fn opt<T>(
     column: &'static str,
-    text: Option<String>,
+    text: Option<impl AsRef<str>>,
     read: impl Fn(&str) -> Option<T>,
 ) -> Result<Option<T>, Error> {
-    text.map(|text| parse(column, &text, read)).transpose()
+    text.map(|text| parse(column, text.as_ref(), read)).transpose()
 }
 
 /// Reads a hash of `column`.

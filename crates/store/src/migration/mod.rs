@@ -20,6 +20,7 @@ mod m014_shadows;
 mod m015_created_by;
 mod m016_traffic;
 mod m017_tokenizer;
+mod m018_memory_words;
 
 use sea_orm::ConnectionTrait as _;
 use sea_orm_migration::{DbErr, MigrationName, MigrationTrait, MigratorTrait, SchemaManager, async_trait};
@@ -51,6 +52,7 @@ impl MigratorTrait for Migrator {
             text("m015_created_by", m015_created_by::SCHEMA),
             text("m016_traffic", m016_traffic::SCHEMA),
             text("m017_tokenizer", m017_tokenizer::SCHEMA),
+            text("m018_memory_words", m018_memory_words::SCHEMA),
         ]
     }
 }

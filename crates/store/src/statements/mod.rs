@@ -406,6 +406,13 @@ mod tests {
         &GO_ON,
         &DELETE_TOOL_CALLS_OF_TASKS,
         &DELETE_APPROVALS,
+        &crate::memory_edit::INSERT_FORGOTTEN,
+        &crate::memory_edit::FORGET_MEMORIES,
+        &crate::memory_words::RAISE_EPOCH,
+        &crate::memory_words::HOLD_EPOCH,
+        &crate::memory_words::DELETE_WORDS_OF,
+        &crate::memory_words::DELETE_WORDS,
+        &crate::memory_words::INSERT_WORDS,
         &crate::traffic::ADD_TRAFFIC,
         &crate::traffic::DELETE_TRAFFIC,
     ];

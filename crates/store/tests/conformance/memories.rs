@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crewline_store::Superseded;
+use crewline_store::{Span, Spans, Superseded};
 use crewline_types::{ErrorKind, MemoryId, MemoryMarks, MemoryRecord, MemoryType, ProjectScope, RunId, TaskId};
 
 use crate::common::{Crew, Place, at};
@@ -16,6 +16,8 @@ on_both! {
     projects_are_isolated
     a_summary_takes_the_place_of_older_ones
     repeated_memories_are_merged
+    words_are_kept_until_a_memory_of_theirs_is_forgotten
+    words_of_before_a_forgetting_are_refused
 }
 
 pub(crate) fn memory(project: &str, run: Option<RunId>, task: Option<TaskId>, text: &str) -> MemoryRecord {
@@ -86,16 +88,21 @@ async fn vectors_round_trip(place: &Place) {
     let vectors = vec![vec![0.0, -1.5, f32::MIN_POSITIVE], vec![f32::MAX], vec![], vec![3.0]];
     crew.store.memory_done("mini", &ids, Some(&vectors)).await.unwrap();
     let found = crew.store.vectors(&ProjectScope::of("p"), "mini", 0, u64::MAX).await.unwrap();
-    assert_eq!(found, [0, 1, 2].map(|n| (ids[n], vectors[n].clone())));
+    let rows: Vec<u64> =
+        crew.store.memories(&ProjectScope::of("p"), 0, 10).await.unwrap().iter().map(|it| it.0).collect();
+    assert_eq!(found, [0, 1, 2].map(|n| (rows[n], vectors[n].clone())));
     assert_eq!(crew.store.vectors(&ProjectScope::of("p"), "other", 0, u64::MAX).await.unwrap(), []);
-    assert_eq!(crew.store.vectors(&ProjectScope::of("q"), "mini", 0, u64::MAX).await.unwrap(), [(ids[3], vec![3.0])]);
-    let (scope, seqs) = (ProjectScope::of("p"), crew.store.memories(&ProjectScope::of("p"), 0, 10).await.unwrap());
-    let between = crew.store.vectors(&scope, "mini", seqs[0].0, seqs[1].0).await.unwrap();
-    assert_eq!(between, [(ids[1], vectors[1].clone())], "behind one row, up to another");
+    let other = crew.store.memories(&ProjectScope::of("q"), 0, 10).await.unwrap()[0].0;
+    assert_eq!(crew.store.vectors(&ProjectScope::of("q"), "mini", 0, u64::MAX).await.unwrap(), [(other, vec![3.0])]);
+    let scope = ProjectScope::of("p");
+    let between = crew.store.vectors(&scope, "mini", rows[0], rows[1]).await.unwrap();
+    assert_eq!(between, [(rows[1], vectors[1].clone())], "behind one row, up to another");
+    let through = crew.store.memories_through(&scope, rows[0], rows[1]).await.unwrap();
+    assert_eq!(through.iter().map(|it| it.1.id).collect::<Vec<_>>(), [ids[1]]);
     // Replaced, also when an id is named twice or is not there.
     let new = [vec![1.0], vec![2.0], vec![2.0]];
     crew.store.memory_done("mini", &[ids[0], MemoryId(7), ids[0]], Some(&new)).await.unwrap();
-    assert_eq!(crew.store.vectors(&ProjectScope::of("p"), "mini", 0, u64::MAX).await.unwrap()[0], (ids[0], vec![2.0]));
+    assert_eq!(crew.store.vectors(&ProjectScope::of("p"), "mini", 0, u64::MAX).await.unwrap()[0], (rows[0], vec![2.0]));
     assert_eq!(crew.store.memory_outbox_depth().await.unwrap(), 0);
     let error = crew.store.memory_done("mini", &ids, Some(&new)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
@@ -251,4 +258,69 @@ async fn repeated_memories_are_merged(place: &Place) {
         1,
         "another project keeps its own"
     );
+}
+
+/// A project of four memories and their rows, and one of another project.
+async fn four(place: &Place) -> (Crew, ProjectScope, Vec<(u64, MemoryId)>) {
+    let crew = Crew::new(place, "p", 1).await;
+    let scope = ProjectScope::of("p");
+    let mut records: Vec<MemoryRecord> = (0..4).map(|n| memory("p", None, None, &format!("text {n}"))).collect();
+    records.insert(2, memory("q", None, None, "text 0"));
+    crew.store.add_memories(&records).await.unwrap();
+    let rows = crew.store.memories(&scope, 0, 10).await.unwrap();
+    (crew, scope, rows.into_iter().map(|(row, record)| (row, record.id)).collect())
+}
+
+async fn words_are_kept_until_a_memory_of_theirs_is_forgotten(place: &Place) {
+    let (crew, scope, rows) = four(place).await;
+    let store = &crew.store;
+    assert_eq!(store.memory_words(&scope).await.unwrap(), Spans::default());
+    assert_eq!(store.memory_row(&scope, 0, u64::MAX, 2).await.unwrap(), Some(rows[1].0));
+    assert_eq!(store.memory_row(&scope, rows[0].0, rows[2].0, 3).await.unwrap(), None);
+    let (one, two) = (Span { after: 0, through: rows[1].0 }, Span { after: rows[1].0, through: rows[3].0 });
+    for (span, words) in [(two, &b"two"[..]), (one, b"one")] {
+        assert!(store.keep_words(&scope, 0, span, words, false).await.unwrap());
+    }
+    let other = ProjectScope::of("q");
+    assert!(store.keep_words(&other, 0, one, b"of q", false).await.unwrap());
+    for overlap in [one, Span { after: 0, through: 1 }, Span { after: 1, through: rows[3].0 + 9 }] {
+        assert!(!store.keep_words(&scope, 0, overlap, b"more", false).await.unwrap(), "{overlap:?}");
+    }
+    assert_eq!(store.memory_words(&scope).await.unwrap(), Spans { epoch: 0, spans: vec![one, two] });
+    assert!(store.keep_words(&scope, 0, one, b"mended", true).await.unwrap());
+    assert_eq!(store.words_of(&scope, one).await.unwrap().as_deref(), Some(&b"mended"[..]));
+    // One of the first piece, and one that is not there.
+    assert_eq!(store.forget_memories(&scope, &[rows[1].1, MemoryId(7)]).await.unwrap(), 1);
+    assert_eq!(store.memory_words(&scope).await.unwrap(), Spans { epoch: 1, spans: vec![two] });
+    assert_eq!(store.words_of(&scope, one).await.unwrap(), None);
+    assert_eq!(
+        store.words_of(&other, one).await.unwrap().as_deref(),
+        Some(&b"of q"[..]),
+        "another project keeps its own"
+    );
+    // What is merged goes, too.
+    store.merge_memories(&scope, &[(rows[3].1, rows[0].1)], &[]).await.unwrap();
+    assert_eq!(store.memory_words(&scope).await.unwrap(), Spans { epoch: 2, spans: Vec::new() });
+}
+
+async fn words_of_before_a_forgetting_are_refused(place: &Place) {
+    let (crew, scope, _) = four(place).await;
+    let other = place.open().await;
+    for round in 0..8 {
+        let epoch = crew.store.memory_words(&scope).await.unwrap().epoch;
+        let record = memory("p", None, None, &format!("of round {round}"));
+        crew.store.add_memories(std::slice::from_ref(&record)).await.unwrap();
+        let row = crew.store.memories_by_id(&scope, &[record.id]).await.unwrap()[0].0;
+        let span = Span { after: 0, through: row };
+        let ids = [record.id];
+        // At the same moment: whoever comes second knows of the first.
+        let (gone, kept) = tokio::join!(
+            other.forget_memories(&scope, &ids),
+            crew.store.keep_words(&scope, epoch, span, b"words of what is forgotten", false)
+        );
+        assert_eq!(gone.unwrap(), 1);
+        let after = crew.store.memory_words(&scope).await.unwrap();
+        assert_eq!(after, Spans { epoch: epoch + 1, spans: Vec::new() }, "kept: {kept:?}");
+        assert!(!crew.store.keep_words(&scope, epoch, span, b"too late", false).await.unwrap());
+    }
 }

@@ -238,6 +238,8 @@ struct Stats {
     superseded: usize,
     stale: usize,
     by_type: BTreeMap<String, usize>,
+    /// Stretches of memories whose words are kept, so that they need not be taken apart again.
+    words_kept: usize,
     /// Of all projects.
     outbox: u64,
     /// Where the vectors are; none without an embedding model.
@@ -261,6 +263,7 @@ pub(crate) async fn stats(_: StatsArgs, settings: &Settings, console: &Console) 
         superseded: count(|marks| marks.superseded_by.is_some()),
         stale: count(|marks| marks.stale),
         by_type,
+        words_kept: session.library.store().memory_words(&session.scope).await?.spans.len(),
         outbox: session.library.store().memory_outbox_depth().await?,
         vectors: session.library.target(),
     };
@@ -273,6 +276,7 @@ pub(crate) async fn stats(_: StatsArgs, settings: &Settings, console: &Console) 
             vec!["pinned".to_owned(), stats.pinned.to_string()],
             vec!["superseded".to_owned(), stats.superseded.to_string()],
             vec!["stale".to_owned(), stats.stale.to_string()],
+            vec!["stretches with their words kept".to_owned(), stats.words_kept.to_string()],
             vec!["waiting for the vector store".to_owned(), stats.outbox.to_string()],
             vec!["vectors".to_owned(), stats.vectors.clone().unwrap_or_else(|| "none: words alone".to_owned())],
         ];

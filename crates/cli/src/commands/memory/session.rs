@@ -64,8 +64,8 @@ impl Session {
         }
     }
 
-    /// Carries the outbox to where the vectors are, as far as that can be done now. Never fails a command: the outbox
-    /// keeps what could not be carried.
+    /// Carries the outbox to where the vectors are, as far as that can be done now, and keeps the words of what was written.
+    /// Never fails a command: the outbox keeps what could not be carried, and words are kept by whoever comes next.
     pub(super) async fn carry(&self, console: &Console) -> usize {
         let mut carried = 0;
         loop {
@@ -73,15 +73,19 @@ impl Session {
                 Ok(step) => {
                     carried += step.carried;
                     if !step.has_more {
-                        return carried;
+                        break;
                     }
                 }
                 Err(error) => {
                     console.warn(&format!("memories wait in the outbox: {error}"));
-                    return carried;
+                    break;
                 }
             }
         }
+        if let Err(error) = self.library.keep_words(&self.scope).await {
+            tracing::warn!(error.code = error.code(), %error, "words of memories are not kept");
+        }
+        carried
     }
 
     /// Ends what was started.
