@@ -203,7 +203,7 @@ fn tasks_contexts_and_the_index_over_http() {
     assert_eq!(changed["tasks"][0]["status"], "completed");
     assert_eq!(ok("GET", "/tasks/a", Value::Null)["notes"][0]["text"], "a start");
     assert_eq!(refused("POST", "/tasks/a/mark", json!({"status": "strange"})), (400, "api.invalid_body".into()));
-    assert_eq!(refused("GET", "/tasks/zz", Value::Null).0, 404);
+    assert_eq!(refused("GET", "/tasks/no-such", Value::Null).0, 404);
     ok("POST", "/tasks/a/feedback", json!({"quality": 4, "timeliness": 5, "text": "sound", "by": "bo"}));
     assert_eq!(
         refused("POST", "/tasks/a/feedback", json!({"quality": 6, "timeliness": 5})),

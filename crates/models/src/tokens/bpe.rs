@@ -1,6 +1,6 @@
 //! Byte-pair encoding as OpenAI's models have it: counts exactly what `tiktoken` counts.
 //!
-//! `cl100k.z` and `o200k.z` are the vocabularies that OpenAI publishes under the MIT licence (`cl100k_base.tiktoken`,
+//! `cl100k.z` and `o200k.z` are the vocabularies that OpenAI publishes under the licence in `LICENSE-tiktoken` (`cl100k_base.tiktoken`,
 //! `o200k_base.tiktoken`), as zlib packs the lengths of all tokens followed by the tokens, in the order of their ranks.
 //!
 //! **Invariant:** the time grows with the text as n log n at most, whatever the text: there is no backtracking, and merges
