@@ -43,6 +43,17 @@ fn approvals(app: &TestApp, extra: &[&str]) -> Vec<Value> {
     serde_json::from_str(&app.run(args).expect_code(0).stdout).unwrap()
 }
 
+/// A run whose plan waits for a yes, and its id.
+fn plan_that_waits() -> (StubServer, TestApp, String) {
+    let server = StubServer::start(Script::default());
+    let app = app();
+    app.registry(&server);
+    app.write("plan.json", &fan(1).to_string());
+    let run = app.run(run_args(&["--plan", "plan.json", "--approve", "plan"])).expect_code(8);
+    let id = run.events()[0]["run"].as_str().unwrap().to_owned();
+    (server, app, id)
+}
+
 #[test]
 fn a_plan_waits_for_a_yes_and_then_runs() {
     let server = StubServer::start(Script::default());
@@ -77,12 +88,7 @@ fn a_plan_waits_for_a_yes_and_then_runs() {
 
 #[test]
 fn a_yes_after_an_edit_is_for_the_plan_as_it_is_then() {
-    let server = StubServer::start(Script::default());
-    let app = app();
-    app.registry(&server);
-    app.write("plan.json", &fan(1).to_string());
-    let run = app.run(run_args(&["--plan", "plan.json", "--approve", "plan"])).expect_code(8);
-    let id = run.events()[0]["run"].as_str().unwrap().to_owned();
+    let (server, app, id) = plan_that_waits();
     let before = approvals(&app, &[&id]);
     let task = format!("{id}/m0");
     app.run(["task", "update", &task, "--title", "Another part"]).expect_code(0);
@@ -114,12 +120,7 @@ fn a_yes_after_an_edit_is_for_the_plan_as_it_is_then() {
 
 #[test]
 fn a_rejected_plan_ends_its_run() {
-    let server = StubServer::start(Script::default());
-    let app = app();
-    app.registry(&server);
-    app.write("plan.json", &fan(1).to_string());
-    let run = app.run(run_args(&["--plan", "plan.json", "--approve", "plan"])).expect_code(8);
-    let id = run.events()[0]["run"].as_str().unwrap().to_owned();
+    let (server, app, id) = plan_that_waits();
     app.run(["reject", &id, "-m", "too small"]).expect_code(0);
     let ended = app.run(["resume", &id, "-o", "jsonl", "--out", "out"]).expect_code(1);
     let error = &ended.events().pop().unwrap()["error"];
