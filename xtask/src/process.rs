@@ -144,10 +144,9 @@ pub(crate) fn count(mut command: Command) -> Result<Counts, Failure> {
     let mut child = command.spawn().map_err(|error| Failure::Start { program: line(&command), error })?;
     // Two threads, so that neither pipe fills while the other is read.
     let stderr = child.stderr.take().map(|pipe| thread::spawn(move || tally(pipe, |line| eprintln!("{line}"))));
-    let mut counts = child.stdout.take().map(|pipe| tally(pipe, |line| println!("{line}"))).unwrap_or_default();
-    let more = stderr.and_then(|reader| reader.join().ok()).unwrap_or_default();
-    counts.passed += more.passed;
-    counts.failed += more.failed;
+    let mut tallied = child.stdout.take().map(|pipe| tally(pipe, |line| println!("{line}"))).unwrap_or_default();
+    tallied.add(stderr.and_then(|reader| reader.join().ok()).unwrap_or_default());
+    let counts = tallied.counts();
     let status = child.wait().map_err(|error| Failure::Start { program: line(&command), error })?;
     match (status.success(), counts.failed) {
         (true, 0) => Ok(counts),
@@ -156,30 +155,55 @@ pub(crate) fn count(mut command: Command) -> Result<Counts, Failure> {
     }
 }
 
-fn tally(pipe: impl std::io::Read, show: impl Fn(&str)) -> Counts {
-    let mut counts = Counts::default();
+/// What the lines of a test runner say.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tally {
+    /// By cargo-nextest, of everything.
+    whole: Option<Counts>,
+    /// By the test binaries, each of its own tests.
+    parts: Counts,
+}
+
+impl Tally {
+    fn add(&mut self, more: Self) {
+        self.whole = self.whole.or(more.whole);
+        self.parts.passed += more.parts.passed;
+        self.parts.failed += more.parts.failed;
+    }
+
+    /// cargo-nextest shows what a failed test printed, and with it the summary of its binary: that test counts once.
+    fn counts(self) -> Counts {
+        self.whole.unwrap_or(self.parts)
+    }
+}
+
+fn tally(pipe: impl std::io::Read, show: impl Fn(&str)) -> Tally {
+    let mut tally = Tally::default();
     for line in BufReader::new(pipe).split(b'\n') {
         // A broken pipe ends the output, not the tests.
         let Ok(line) = line else { break };
         let line = String::from_utf8_lossy(&line);
         show(&line);
         if let Some(found) = summary(&line) {
-            counts.passed += found.passed;
-            counts.failed += found.failed;
+            tally.add(found);
         }
     }
-    counts
+    tally
 }
 
 /// Reads a summary line of cargo-nextest or of `cargo test`.
-fn summary(line: &str) -> Option<Counts> {
+fn summary(line: &str) -> Option<Tally> {
     let line = line.trim();
-    let text = match line.strip_prefix("Summary [") {
-        // "Summary [   0.127s] 13 tests run: 11 passed (1 slow), 2 failed, 1 timed out, 1 skipped"
-        Some(rest) => rest.split_once(" run: ")?.1,
-        // "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s"
-        None => line.strip_prefix("test result: ")?.split_once(". ")?.1,
-    };
+    // "Summary [   0.127s] 13 tests run: 11 passed (1 slow), 2 failed, 1 timed out, 1 skipped"
+    if let Some(rest) = line.strip_prefix("Summary [") {
+        return Some(Tally { whole: Some(read_counts(rest.split_once(" run: ")?.1)), ..Tally::default() });
+    }
+    // "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s"
+    let text = line.strip_prefix("test result: ")?.split_once(". ")?.1;
+    Some(Tally { parts: read_counts(text), ..Tally::default() })
+}
+
+fn read_counts(text: &str) -> Counts {
     let mut counts = Counts::default();
     for part in text.split([',', ';']) {
         let mut words = part.split_whitespace();
@@ -190,7 +214,7 @@ fn summary(line: &str) -> Option<Counts> {
             _ => {}
         }
     }
-    Some(counts)
+    counts
 }
 
 /// The steps of a chore: each has a title, its time is shown, the first that fails is named.
@@ -260,9 +284,9 @@ mod tests {
             ("test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s", 12, 0),
             ("test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out", 1, 2),
         ] {
-            assert_eq!(summary(line), Some(Counts { passed, failed }), "{line}");
+            assert_eq!(summary(line).map(Tally::counts), Some(Counts { passed, failed }), "{line}");
         }
-        assert_eq!(summary("test a::passed ... ok"), None);
+        assert!(summary("test a::passed ... ok").is_none());
     }
 
     #[cfg(unix)]
@@ -275,6 +299,8 @@ mod tests {
         };
         let summary = "echo ' Summary [ 1s] 3 tests run: 2 passed, 1 failed' >&2; exit 100";
         assert!(matches!(count(script(summary)), Err(Failure::Tests(Counts { passed: 2, failed: 1 }))));
+        let shown = format!("echo '    test result: FAILED. 0 passed; 1 failed; 0 ignored'; {summary}");
+        assert!(matches!(count(script(&shown)), Err(Failure::Tests(Counts { passed: 2, failed: 1 }))));
         assert!(matches!(count(script("exit 3")), Err(Failure::Program { code: Some(3), .. })));
         let good = count(script("echo 'test result: ok. 4 passed; 0 failed'")).unwrap();
         assert_eq!(good, Counts { passed: 4, failed: 0 });
