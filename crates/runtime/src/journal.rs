@@ -1,12 +1,17 @@
-//! Journal: makes changes durable in groups; whatever arrives while a commit runs shares the next one.
+//! Journal: makes changes durable in groups; whatever arrives while a commit runs, or waits for its turn, shares one.
 //!
 //! **Invariant:** an [`Ack`] answers exactly once, and `Ok` only after the commit.
-//! **Invariant:** changes are committed in the order they arrived; at most one commit runs.
+//! **Invariant:** the changes of a run are committed in the order they arrived; at most one commit runs.
 
-use std::{fmt, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt, mem,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use crewline_store::{Change, Committed, Store};
-use crewline_types::ErrorKind;
+use crewline_store::{Change, Committed, Store, Turn};
+use crewline_types::{ErrorKind, RunId};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::{
@@ -88,7 +93,14 @@ pub enum Message {
     /// Makes a change durable.
     Record(Box<Change>, Ack),
     /// Internal: a commit ended.
-    Committed(Vec<Ack>, Outcome<Result<Vec<Committed>, crewline_store::Error>>),
+    Committed(Outcome<Ended>),
+}
+
+/// Who is to be answered, and how the commit ended.
+#[derive(Debug)]
+pub struct Ended {
+    acks: Vec<Ack>,
+    result: Result<Vec<Committed>, crewline_store::Error>,
 }
 
 /// What a journal is started with.
@@ -104,11 +116,37 @@ pub struct Args {
     pub commit_limit: Duration,
 }
 
+/// Changes that wait. The commit that runs takes them when it is its turn.
+#[derive(Clone, Default)]
+struct Queue(Arc<Mutex<Vec<(Change, Ack)>>>);
+
+impl Queue {
+    fn push(&self, change: Change, ack: Ack) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((change, ack));
+    }
+
+    fn take_all(&self) -> Vec<Ack> {
+        let waiting = mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        waiting.into_iter().map(|(_, ack)| ack).collect()
+    }
+
+    /// The runs of the changes that come next.
+    fn runs(&self) -> BTreeSet<RunId> {
+        let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.iter().take(BATCH_MAX).map(|(change, _)| change.run).collect()
+    }
+
+    /// The first changes that can be written in this turn.
+    fn take(&self, turn: &Turn) -> (Vec<Change>, Vec<Ack>) {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.extract_if(.., |(change, _)| turn.covers(change.run)).take(BATCH_MAX).unzip()
+    }
+}
+
 /// Changes that wait, and the commit that runs.
 pub struct State {
     args: Args,
-    changes: Vec<Change>,
-    acks: Vec<Ack>,
+    queue: Queue,
     running: Option<WorkGuard>,
 }
 
@@ -118,7 +156,7 @@ impl Actor for Journal {
     type Arguments = Args;
 
     async fn pre_start(&self, _myself: ActorRef<Message>, args: Args) -> Result<State, ActorProcessingErr> {
-        Ok(State { args, changes: Vec::new(), acks: Vec::new(), running: None })
+        Ok(State { args, queue: Queue::default(), running: None })
     }
 
     async fn handle(
@@ -129,7 +167,7 @@ impl Actor for Journal {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Record(change, ack) => state.on_record(&myself, *change, ack),
-            Message::Committed(acks, outcome) => state.on_committed(&myself, acks, outcome),
+            Message::Committed(outcome) => state.on_committed(&myself, outcome),
         }
         Ok(())
     }
@@ -137,20 +175,14 @@ impl Actor for Journal {
 
 impl State {
     fn on_record(&mut self, myself: &ActorRef<Message>, change: Change, ack: Ack) {
-        self.changes.push(change);
-        self.acks.push(ack);
+        self.queue.push(change, ack);
         self.commit_next(myself);
     }
 
-    fn on_committed(
-        &mut self,
-        myself: &ActorRef<Message>,
-        acks: Vec<Ack>,
-        outcome: Outcome<Result<Vec<Committed>, crewline_store::Error>>,
-    ) {
+    fn on_committed(&mut self, myself: &ActorRef<Message>, outcome: Outcome<Ended>) {
         self.running = None;
         match outcome {
-            Outcome::Done(Ok(results)) => {
+            Outcome::Done(Ended { acks, result: Ok(results) }) => {
                 debug_assert_eq!(results.len(), acks.len());
                 let mut events = Vec::new();
                 let mut answers = Vec::with_capacity(acks.len());
@@ -175,7 +207,7 @@ impl State {
                 }
                 self.args.hub.publish(events);
             }
-            Outcome::Done(Err(error)) => {
+            Outcome::Done(Ended { acks, result: Err(error) }) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 tracing::error!(error.code = error.code(), %error, cause, changes = acks.len(), "commit failed");
                 for ack in acks {
@@ -186,25 +218,36 @@ impl State {
                     }));
                 }
             }
-            // Whether the transaction took place is unknown; the acks say so when they drop.
+            // Whether the transaction took place is unknown; the acks said so when they dropped. Who still waited for a turn
+            // has waited as long.
             Outcome::TimedOut | Outcome::Crashed | Outcome::Cancelled => {
-                tracing::error!(changes = acks.len(), "commit did not end in time");
+                tracing::error!("commit did not end in time");
+                drop(self.queue.take_all());
             }
         }
         self.commit_next(myself);
     }
 
     fn commit_next(&mut self, myself: &ActorRef<Message>) {
-        if self.running.is_some() || self.changes.is_empty() {
+        if self.running.is_some() {
             return;
         }
-        let count = self.changes.len().min(BATCH_MAX);
-        let changes: Vec<Change> = self.changes.drain(..count).collect();
-        let acks: Vec<Ack> = self.acks.drain(..count).collect();
-        let store = self.args.store.clone();
-        let work = async move { store.commit(&changes).await };
-        self.running =
-            Some(pipe_to_self(myself, self.args.commit_limit, work, move |outcome| Message::Committed(acks, outcome)));
+        let runs = self.queue.runs();
+        if runs.is_empty() {
+            return;
+        }
+        let work = commit(self.args.store.clone(), self.queue.clone(), runs);
+        self.running = Some(pipe_to_self(myself, self.args.commit_limit, work, Message::Committed));
+    }
+}
+
+async fn commit(store: Store, queue: Queue, runs: BTreeSet<RunId>) -> Ended {
+    match store.turn(runs).await {
+        Ok(turn) => {
+            let (changes, acks) = queue.take(&turn);
+            Ended { result: store.commit_in(turn, &changes).await, acks }
+        }
+        Err(error) => Ended { acks: queue.take_all(), result: Err(error) },
     }
 }
 

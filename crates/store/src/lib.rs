@@ -11,7 +11,8 @@
 //! connection).
 //!
 //! **Invariant:** sea-orm, and sqlx through it, are used in this crate only; no row type leaves it.
-//! **Invariant:** all writing goes through one connection of the process, one transaction at a time.
+//! **Invariant:** all writing goes through one connection of the process, one transaction at a time; on PostgreSQL
+//! statements that are transactions by themselves go through a second one, and lock no run before they lock an offer.
 //! **Invariant:** a manager whose epoch is no longer the run's writes nothing, nor does a worker whose claim is gone.
 //! **Invariant:** a NUL character in a text is stored as U+FFFD on both databases (PostgreSQL can not hold it);
 //! hashes and ids are those of the text as it was given.
@@ -77,6 +78,7 @@ pub use change::{
     NewToolCall, ProjectMax, RunEnd, RunMove, ToolCallEnd, Transition,
 };
 pub use choice::{BUNDLE, Choice, ContextChoice};
+pub use commit::Turn;
 pub use error::Error;
 pub use graph::IndexVersion;
 pub use hints::{Hint, Hints};
@@ -117,6 +119,8 @@ struct Inner {
     /// Where it is, without a password.
     target: String,
     writer: tx::Writer,
+    /// Where statements go that are transactions by themselves; `None`: where changes go.
+    aside: Option<tx::Writer>,
     reader: DatabaseConnection,
     /// Row numbers of tasks: they never change, so they are looked up once.
     numbers: Mutex<HashMap<TaskId, i64>>,
@@ -137,6 +141,9 @@ impl Store {
     pub async fn close(&self, limit: Duration) {
         let close = async {
             self.inner.reader.close_by_ref().await?;
+            if let Some(aside) = &self.inner.aside {
+                aside.close().await?;
+            }
             self.inner.writer.close().await
         };
         match tokio::time::timeout(limit, close).await {
@@ -150,6 +157,12 @@ impl Store {
     /// Where the database is, without a password; for people.
     pub fn target(&self) -> &str {
         &self.inner.target
+    }
+
+    /// The connection for statements that are transactions by themselves: on PostgreSQL they do not wait until it is this
+    /// process's turn to write for a run.
+    fn aside(&self) -> &tx::Writer {
+        self.inner.aside.as_ref().unwrap_or(&self.inner.writer)
     }
 
     /// The connection for reading. One that is shared with the writer is freed of what a dropped commit left.

@@ -199,6 +199,7 @@ async fn open_sqlite(path: Option<PathBuf>, name: &str) -> Result<Inner, Error> 
         backend: Backend::Sqlite,
         target: name.into(),
         writer: Writer::new(Pool::Sqlite(pool), is_memory),
+        aside: None,
         reader: SqlxSqliteConnector::from_sqlx_sqlite_pool(readers),
         numbers: std::sync::Mutex::default(),
         listening: None,
@@ -232,13 +233,16 @@ async fn open_postgres(options: PgConnectOptions, name: &str) -> Result<Inner, E
         // A process that is frozen, or cut off, in the middle of a transaction keeps its locks: less long than others wait for them.
         ("idle_in_transaction_session_timeout", "5s"),
     ]);
-    let pool = at_once(&base)
-        .max_connections(1)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .test_before_acquire(false)
-        .acquire_timeout(CONNECT_LIMIT)
-        .connect_lazy_with(writing);
+    let writing = || {
+        at_once(&base)
+            .max_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .test_before_acquire(false)
+            .acquire_timeout(CONNECT_LIMIT)
+            .connect_lazy_with(writing.clone())
+    };
+    let pool = writing();
     migrate(&SqlxPostgresConnector::from_sqlx_postgres_pool(pool.clone()), Backend::Postgres, name).await?;
     let readers = at_once(&base)
         .max_connections(READERS_MAX)
@@ -249,6 +253,7 @@ async fn open_postgres(options: PgConnectOptions, name: &str) -> Result<Inner, E
         backend: Backend::Postgres,
         target: name.into(),
         writer: Writer::new(Pool::Postgres(pool), false),
+        aside: Some(Writer::new(Pool::Postgres(writing()), false)),
         reader: SqlxPostgresConnector::from_sqlx_postgres_pool(readers),
         numbers: std::sync::Mutex::default(),
         listening: Some(Box::new(base)),

@@ -66,7 +66,7 @@ impl Store {
         loop {
             let mut answer = Vec::new();
             let asked = async {
-                let mut tx = self.inner.writer.begin_by(By::Nothing).await?;
+                let mut tx = self.aside().begin_by(By::Nothing).await?;
                 let take = |row: &Row| {
                     answer.push(read(row)?);
                     Ok(())
@@ -100,7 +100,7 @@ impl Store {
         let mut retry = Retry::new(RETURN_LIMIT_ALONE);
         loop {
             let written = async {
-                let mut tx = self.inner.writer.begin_by(By::Nothing).await?;
+                let mut tx = self.aside().begin_by(By::Nothing).await?;
                 match tx.write(bulk, rows, &add).await {
                     Ok(touched) => {
                         tx.finished();

@@ -250,9 +250,16 @@ impl Connection {
     async fn commit(&mut self, news: &str) -> Result<(), Error> {
         match self {
             Self::Postgres(connection) if !news.is_empty() => {
-                // In one trip; `news` holds letters and ids only.
-                let statement = format!("NOTIFY {CHANNEL}, '{news}'; COMMIT");
-                sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut **connection).await?;
+                // In one trip; `news` holds letters and ids only. Who tells others within a transaction keeps all that
+                // do from committing until its own commit is on the disk. What is not told is found by looking.
+                let statement = format!("COMMIT; NOTIFY {CHANNEL}, '{news}'");
+                let mut ends = sqlx::raw_sql(AssertSqlSafe(statement)).execute_many(&mut **connection);
+                if ends.try_next().await?.is_none() {
+                    return Err(Error::internal("COMMIT was not answered"));
+                }
+                if let Err(error) = ends.try_next().await {
+                    tracing::debug!(%error, "other processes were not told");
+                }
                 Ok(())
             }
             Self::Sqlite(_) | Self::Postgres(_) => self.control("COMMIT").await,

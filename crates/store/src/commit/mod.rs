@@ -12,7 +12,7 @@
 //! **Invariant:** a change is written as a whole or not at all, and all that are written become durable together.
 //! **Invariant:** the order of changes is kept for each task: its n-th transition is in the n-th wave.
 //! **Invariant:** event numbers of a run have no gaps: they are counted for changes that are written only.
-//! **Invariant:** runs are locked first, by id; offers by task and attempt. Tasks and what is below them are only written
+//! **Invariant:** runs are locked first, by id, and all that a batch is for at once; offers by task and attempt. Tasks and what is below them are only written
 //! by who holds their run's row.
 
 mod budget;
@@ -21,7 +21,7 @@ mod fence;
 mod insert;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, btree_map::Entry},
     time::Instant,
 };
 
@@ -80,6 +80,30 @@ struct Batch<'a> {
     is_careful: bool,
 }
 
+/// The right to write for some runs.
+pub struct Turn {
+    held: Option<(Tx, BTreeSet<RunId>)>,
+    /// When it was asked for.
+    since: Instant,
+}
+
+impl Turn {
+    fn free() -> Self {
+        Self { held: None, since: Instant::now() }
+    }
+
+    /// Whether changes of this run can be written in it.
+    pub fn covers(&self, run: RunId) -> bool {
+        self.held.as_ref().is_none_or(|(_, runs)| runs.contains(&run))
+    }
+}
+
+impl std::fmt::Debug for Turn {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_tuple("Turn").field(&self.held.as_ref().map(|(_, runs)| runs)).finish()
+    }
+}
+
 /// What a written batch is answered with.
 type Written = (Numbers, Vec<Vec<Event>>);
 
@@ -92,23 +116,65 @@ impl Store {
     ///
     /// A PostgreSQL server that is being restarted is waited for; a lost answer to COMMIT is asked for again.
     pub async fn commit(&self, changes: &[Change]) -> Result<Vec<Committed>, Error> {
-        if changes.is_empty() {
-            return Ok(Vec::new());
+        self.commit_in(Turn::free(), changes).await
+    }
+
+    /// Waits until nobody else writes for `runs`. Between this and [`Self::commit_in`] nothing is to be waited for.
+    ///
+    /// On PostgreSQL, where the writers of a run take turns at its row, so that what comes up meanwhile is written, too.
+    /// SQLite's writers wait for each other in one place, and only for a commit: there it is always one's turn.
+    pub async fn turn(&self, runs: BTreeSet<RunId>) -> Result<Turn, Error> {
+        if self.backend() == Backend::Sqlite {
+            return Ok(Turn::free());
         }
-        changes.iter().try_for_each(Change::check)?;
-        let begun = Instant::now();
+        let since = Instant::now();
+        let names: Vec<RunId> = runs.iter().copied().collect();
+        let mut retry = Retry::new(RETURN_LIMIT);
+        loop {
+            match self.lock_runs(&names).await {
+                Ok(tx) => return Ok(Turn { held: Some((tx, runs)), since }),
+                Err(error) => retry.after(self.backend(), error).await?,
+            }
+        }
+    }
+
+    async fn lock_runs(&self, runs: &[RunId]) -> Result<Tx, Error> {
+        let mut tx = self.inner.writer.begin_by(By::FirstStatement).await?;
+        match tx.ask(&sql::LOCK_RUNS, runs, |args, run| args.text(run.as_str()), |_| Ok(())).await {
+            Ok(()) => Ok(tx),
+            Err(error) => {
+                tx.rollback(&error).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// [`Self::commit`] of changes that the turn covers.
+    pub async fn commit_in(&self, turn: Turn, changes: &[Change]) -> Result<Vec<Committed>, Error> {
+        debug_assert!(
+            changes.iter().all(|change| turn.covers(change.run)),
+            "runs are locked in the order of their ids"
+        );
+        let Turn { mut held, since } = turn;
+        let checked = changes.iter().try_for_each(Change::check);
+        if changes.is_empty() || checked.is_err() {
+            if let Some((tx, _)) = held {
+                tx.undo().await;
+            }
+            return checked.map(|()| Vec::new());
+        }
         let mut batch = Batch { changes, fates: vec![Fate::Live; changes.len()], is_careful: false };
         batch.refuse_after_reports();
         let mut retry = Retry::new(RETURN_LIMIT);
         let (numbers, events) = loop {
-            match self.try_commit(&mut batch).await {
+            match self.try_commit(&mut batch, held.take().map(|(tx, _)| tx)).await {
                 Ok(written) => break written,
                 Err(Stop::Again) => {}
                 Err(Stop::Failed(error)) => retry.after(self.backend(), error).await?,
             }
         };
         self.keep_numbers(&numbers);
-        metrics::record_commit(begun.elapsed());
+        metrics::record_commit(since.elapsed());
         let answers = batch.fates.into_iter().zip(events).map(|(fate, events)| match fate {
             Fate::Live => Committed::Done { events },
             Fate::Stale => Committed::Stale,
@@ -118,11 +184,14 @@ impl Store {
         Ok(answers.collect())
     }
 
-    async fn try_commit(&self, batch: &mut Batch<'_>) -> Result<Written, Stop> {
+    async fn try_commit(&self, batch: &mut Batch<'_>, begun: Option<Tx>) -> Result<Written, Stop> {
         if batch.live().next().is_none() {
             return Ok((Numbers::new(), vec![Vec::new(); batch.changes.len()]));
         }
-        let mut tx = self.inner.writer.begin_by(By::FirstStatement).await?;
+        let mut tx = match begun {
+            Some(tx) => tx,
+            None => self.inner.writer.begin_by(By::FirstStatement).await?,
+        };
         let (numbers, seqs, id) = match batch.apply(&mut tx, self.known_numbers(batch.changes)).await {
             Ok(applied) => applied,
             Err(Stop::Again) => {

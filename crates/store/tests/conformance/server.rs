@@ -1,9 +1,13 @@
 //! What a PostgreSQL server does to a store: it goes away and comes back, loses answers, ends deadlocks.
 
-use std::{cell::Cell, collections::HashSet, time::Duration};
+use std::{
+    cell::Cell,
+    collections::{BTreeSet, HashSet},
+    time::Duration,
+};
 
 use crewline_store::{Change, Error, NewOffer, OfferState, Store, Withdraw};
-use crewline_types::{AttemptId, Role, TaskId};
+use crewline_types::{AttemptId, IdSource, Role, RunId, TaskId};
 use futures::FutureExt as _;
 use sea_orm::{ConnectionTrait as _, Database};
 
@@ -94,6 +98,39 @@ async fn coming_back(place: &Place) {
     assert!(early.is_err(), "{early:?}");
     proxy.close(false);
     assert!(is_done(&commit.await.unwrap()[0]));
+}
+
+#[tokio::test]
+async fn what_comes_up_while_others_write_is_written_in_the_same_turn() {
+    on_postgres(|place| turns(place).boxed_local()).await;
+}
+
+async fn turns(place: &Place) {
+    let mut crew = Crew::new(place, "p", 1).await;
+    let tasks = crew.tasks(4).await;
+    crew.offer(&tasks, &["coder"]).await;
+    let runs = BTreeSet::from([crew.run]);
+    let far = place.open().await;
+    let ours = crew.store.turn(runs.clone()).await.unwrap();
+    let mut theirs = std::pin::pin!(far.turn(runs.clone()));
+    let early = tokio::time::timeout(Duration::from_millis(300), theirs.as_mut()).await;
+    assert!(early.is_err(), "{early:?}");
+    // A process that waits for its turn claims and renews meanwhile.
+    let claimed = far.claim_offers("w", None, 2, MINUTE).await.unwrap();
+    assert_eq!(far.renew_claims("w", MINUTE).await.unwrap().len(), 2);
+    let answer = crew.store.commit_in(ours, &[crew.start(tasks[2], 1), crew.start(tasks[3], 1)]).await.unwrap();
+    assert!(answer.iter().all(is_done), "{answer:?}");
+    let theirs = theirs.await.unwrap();
+    let stranger = RunId::new(&mut IdSource::seeded(2));
+    assert!(theirs.covers(crew.run) && !theirs.covers(stranger), "{theirs:?}");
+    let intents: Vec<Change> = claimed.iter().map(|offer| crew.intent("w", offer.id)).collect();
+    let answer = far.commit_in(theirs, &intents).await.unwrap();
+    assert!(answer.iter().all(is_done), "{answer:?}");
+    // One that is not needed is given back at once.
+    let unused = far.turn(runs.clone()).await.unwrap();
+    assert!(far.commit_in(unused, &[]).await.unwrap().is_empty());
+    let next = tokio::time::timeout(Duration::from_secs(3), crew.store.turn(runs)).await;
+    assert!(is_done(&crew.store.commit_in(next.unwrap().unwrap(), &[crew.change()]).await.unwrap()[0]));
 }
 
 #[tokio::test]
