@@ -8,6 +8,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::TryStreamExt as _;
 use sea_orm::sqlx::{
     self, AssertSqlSafe, PgPool, Postgres, Row as _, Sqlite, SqlitePool,
     pool::PoolConnection,
