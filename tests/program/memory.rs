@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeSet, fs, time::Duration};
 
-use crewline_testkit::{Script, StubReply, StubServer, TestApp, app::finish};
+use crewline_testkit::{
+    Script, StubReply, StubServer, TestApp,
+    app::finish,
+    cross_encoder::{Shape, write},
+};
 use serde_json::{Value, json};
 
 use crate::{app, run_args};
@@ -249,6 +253,54 @@ fn bad_input_is_named_and_leaves_nothing() {
         assert!(refused.stdout.is_empty(), "{args:?}: stdout is for data");
         assert!(exported(&app, "default").is_empty(), "{args:?}: nothing is half written");
     }
+}
+
+#[test]
+fn a_reranker_is_used_where_it_is_and_refused_where_it_is_named_and_broken() {
+    let server = StubServer::start(Script::default());
+    let app = app();
+    app.registry(&server);
+    add(&app, "default", "coin coin coin of rust");
+    add(&app, "default", "a coin that is made of gold, they say");
+    let search = ["search", "coin"];
+    let named = ["search", "coin", "--reranker", "here"];
+    let refused = app.run(["memory", "search", "coin", "--reranker", "here"]);
+    assert!(refused.code.is_some_and(|code| code != 0 && code != 101) && refused.stdout.is_empty());
+    assert!(refused.stderr.contains("can not be"), "{}", refused.stderr);
+    let Some(models) = crewline_testkit::app::models() else {
+        println!("skipped: `cargo xtask test` sets up ONNX Runtime");
+        return;
+    };
+    let data_dir = app.path("data");
+    std::os::unix::fs::symlink(models.join("runtime"), data_dir.join("runtime")).unwrap();
+    app.run(["memory", "search", "coin", "--reranker", "here"]).expect_code(3);
+    let refused = app.run(["run", "x", "--reranker", "here"]).expect_code(3);
+    assert!(refused.stderr.contains("there is no such folder"), "{}", refused.stderr);
+
+    write(&app.path("here"), &[("gold", 9.0), ("rust", -9.0)], Shape::Rows).unwrap();
+    assert!(list(&app, &search)[0]["text"].as_str().unwrap().contains("rust"));
+    let found = list(&app, &named);
+    assert!(found[0]["text"].as_str().unwrap().contains("gold"), "{found:?}");
+    assert!(found[1]["why"]["rerank"].as_f64().unwrap() < 0.0, "{found:?}");
+    let doctor = |args: &[&str]| {
+        let mut all = vec!["doctor", "-o", "json"];
+        all.extend(args);
+        let checks: Vec<Value> = serde_json::from_str(&app.run(all).stdout).unwrap();
+        checks.into_iter().find(|check| check["name"] == "reranker").unwrap()
+    };
+    assert!(doctor(&[])["detail"].as_str().unwrap().starts_with("none"));
+    assert_eq!(doctor(&["--reranker", "here"])["state"], "ok");
+
+    // In the data directory it needs no name, and one that is broken is only told.
+    let own = data_dir.join("models/reranker");
+    write(&own, &[("gold", 9.0), ("rust", -9.0)], Shape::Rows).unwrap();
+    assert!(list(&app, &search)[0]["text"].as_str().unwrap().contains("gold"));
+    assert!(list(&app, &["search", "coin", "--reranker", "none"])[0]["text"].as_str().unwrap().contains("rust"));
+    fs::write(own.join("model.onnx"), "a page that says: not found").unwrap();
+    let found = app.run(["memory", "search", "coin", "-o", "json"]).expect_code(0);
+    assert!(found.stderr.contains("its `model.onnx` is no ONNX model"), "{}", found.stderr);
+    assert_eq!(doctor(&[])["state"], "warning");
+    assert_eq!(doctor(&["--reranker", own.to_str().unwrap()])["state"], "broken");
 }
 
 #[test]

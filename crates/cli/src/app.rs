@@ -14,7 +14,7 @@ use std::{
 };
 
 use crewline_api::MetricsText;
-use crewline_memory::{Embedder, Qdrant, QdrantOptions, Rules, Weights};
+use crewline_memory::{Embedder, Qdrant, QdrantOptions, Reranker, Rules, Weights};
 use crewline_models::{
     Mode, Models, Options, Registry, Reloader,
     requests::{Detail, Redactor, RequestLog},
@@ -29,14 +29,14 @@ use crate::{
     error::Error,
     metrics::Recorder,
     reload,
-    settings::{Settings, process_env},
+    settings::{Reranking, Settings, process_env},
     signals::hangup,
 };
 
 /// How long a process may take to save what is left once its work is done.
 pub(crate) const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(10);
-/// How long the embedding thread may take to end; its library must not be torn down under it.
-const EMBEDDER_TIME_MAX: Duration = Duration::from_secs(2);
+/// How long the thread of a model of memory may take to end; its library must not be torn down under it.
+const MODEL_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long the database may take to put its log away.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(5);
 
@@ -79,6 +79,7 @@ pub(crate) struct App {
     /// The database beneath it.
     pub(crate) store: Store,
     embedder: Option<Embedder>,
+    reranker: Option<Reranker>,
 }
 
 impl App {
@@ -96,7 +97,8 @@ impl App {
     ) -> Result<Self, Error> {
         let embedder = Embedder::find(&settings.data_dir)?;
         let qdrant = qdrant(settings, embedder.as_ref())?;
-        let memory = MemoryConfig { embedder, qdrant, weights: weights(settings)?, rules: rules(settings)? };
+        let (weights, rules) = (weights(settings)?, rules(settings)?);
+        let memory = MemoryConfig { embedder, qdrant, reranker: reranker(settings)?, weights, rules };
         Self::with(settings, registry, mode, memory, part).await
     }
 
@@ -142,7 +144,7 @@ impl App {
                 Some(Reloader::new(models.clone(), find_registry(settings)?, process_env, check_rules))
             }
         };
-        let embedder = memory.embedder.clone();
+        let (embedder, reranker) = (memory.embedder.clone(), memory.reranker.clone());
         let handle = Handle::start(Config {
             locks: match store.backend() {
                 Backend::Sqlite => Some(settings.data_dir.join("locks")),
@@ -163,7 +165,7 @@ impl App {
             limits: settings.limits(),
         })
         .await?;
-        Ok(Self { handle, store, embedder })
+        Ok(Self { handle, store, embedder, reranker })
     }
 
     /// Whether memory has vectors.
@@ -179,15 +181,38 @@ impl App {
     /// Saves what is left and stops what was started.
     pub(crate) async fn stop(self) {
         self.handle.shutdown(SHUTDOWN_TIME_MAX).await;
-        if let Some(embedder) = self.embedder {
-            // The wait blocks; nothing else is left to do on this executor.
-            let closed = tokio::task::spawn_blocking(move || embedder.close(EMBEDDER_TIME_MAX)).await;
-            if !matches!(closed, Ok(true)) {
-                tracing::debug!("the embedding thread did not end in time");
-            }
-        }
+        close_models(self.embedder, self.reranker).await;
         self.store.close(CLOSE_TIME_MAX).await;
     }
+}
+
+/// Ends the threads of the models of memory before the process ends.
+pub(crate) async fn close_models(embedder: Option<Embedder>, reranker: Option<Reranker>) {
+    // The waits block; nothing else is left to do on this executor.
+    let closed = tokio::task::spawn_blocking(move || {
+        let embedder = embedder.is_none_or(|it| it.close(MODEL_TIME_MAX));
+        reranker.is_none_or(|it| it.close(MODEL_TIME_MAX)) && embedder
+    });
+    if !matches!(closed.await, Ok(true)) {
+        tracing::debug!("the thread of a model did not end in time");
+    }
+}
+
+/// What reads the best of memory again. One that is named must be there; of the one in the data directory only a warning says
+/// that it can not be used.
+pub(crate) fn reranker(settings: &Settings) -> Result<Option<Reranker>, Error> {
+    let found = match &settings.reranker {
+        Reranking::Off => None,
+        Reranking::Named(folder) => Some(Reranker::open(folder, &settings.data_dir)?),
+        Reranking::IfThere => Reranker::find(&settings.data_dir).unwrap_or_else(|error| {
+            tracing::warn!(error.code = error.code(), %error, "memories are not reranked");
+            None
+        }),
+    };
+    Ok(match (found, settings.reranker_read) {
+        (Some(reranker), Some(count)) => Some(reranker.reading(count)),
+        (found, _) => found,
+    })
 }
 
 /// The Qdrant server that is configured, if it can be used.

@@ -46,6 +46,9 @@ pub(crate) struct Global {
     /// Qdrant server for memory, such as http://127.0.0.1:6334 [default: memory lives in the database]
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) qdrant: Option<String>,
+    /// Folder of a reranker for memory, or `none` [default: models/reranker in the data directory, if there]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) reranker: Option<PathBuf>,
     /// How stdout looks [default: table]
     #[arg(short, long, global = true, value_enum, value_name = "FORMAT")]
     pub(crate) output: Option<Output>,

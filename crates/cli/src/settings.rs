@@ -6,6 +6,7 @@
 use std::{
     fmt,
     num::NonZeroUsize,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -26,6 +27,8 @@ const PROJECT_PROMPTS: &str = "config/prompts";
 /// The shortest and the longest lease.
 const LEASE_MIN: Duration = Duration::from_secs(1);
 const LEASE_MAX: Duration = Duration::from_hours(1);
+/// Memories of a question that a reranker may read.
+const READ: RangeInclusive<usize> = 2..=200;
 
 /// Reads one environment variable.
 pub(crate) type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -53,6 +56,27 @@ impl Dirs {
     }
 }
 
+/// What reads the best of memory again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Reranking {
+    /// The cross-encoder of the data directory, if it is there.
+    IfThere,
+    /// The one in this folder.
+    Named(PathBuf),
+    /// None, also where one is there.
+    Off,
+}
+
+impl Reranking {
+    fn of(named: Option<PathBuf>) -> Self {
+        match named {
+            None => Self::IfThere,
+            Some(dir) if dir == Path::new("none") => Self::Off,
+            Some(dir) => Self::Named(dir),
+        }
+    }
+}
+
 /// What every command was told.
 #[derive(Debug, Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
@@ -73,6 +97,10 @@ pub(crate) struct Settings {
     pub(crate) qdrant_key: Option<String>,
     /// What `QDRANT_URL` names. Other programs read that as well, so crews do not.
     qdrant_of_all: Option<String>,
+    /// What reads the best of memory again.
+    pub(crate) reranker: Reranking,
+    /// Memories of a question that it reads; `None` for the default.
+    pub(crate) reranker_read: Option<usize>,
     /// How stdout looks.
     pub(crate) output: Output,
     /// Say less on stderr.
@@ -112,6 +140,9 @@ impl Settings {
         if let Some(url) = global.qdrant.as_ref().filter(|url| !url.contains('@')) {
             sticky.extend(["--qdrant".to_owned(), url.clone()]);
         }
+        if let Some(dir) = &global.reranker {
+            sticky.extend(["--reranker".to_owned(), dir.display().to_string()]);
+        }
         let data_dir = global.data_dir.clone().or_else(|| read.text(&["CREWLINE_DATA_DIR"]).map(PathBuf::from));
         let data_dir = match (data_dir, &dirs) {
             (Some(dir), _) => dir,
@@ -135,6 +166,10 @@ impl Settings {
             qdrant: global.qdrant.clone().or_else(|| read.text(&["CREWLINE_QDRANT__URL", "CREWLINE_QDRANT_URL"])),
             qdrant_key: read.text(&["CREWLINE_QDRANT__API_KEY"]),
             qdrant_of_all: read.text(&["QDRANT_URL"]),
+            reranker: Reranking::of(
+                global.reranker.clone().or_else(|| read.text(&["CREWLINE_RERANKER__DIR"]).map(PathBuf::from)),
+            ),
+            reranker_read: read.parsed("CREWLINE_RERANKER__READ", parse_read)?,
             output,
             quiet: global.quiet,
             verbose: global.verbose,
@@ -270,6 +305,12 @@ pub(crate) fn parse_lease(text: &str) -> Result<Duration, String> {
     time.ok_or_else(|| "give a time from 1s to 1h, such as 30s".to_owned())
 }
 
+/// How many memories of a question a reranker reads.
+fn parse_read(text: &str) -> Result<usize, String> {
+    let count = text.trim().parse().ok().filter(|count| READ.contains(count));
+    count.ok_or_else(|| "give a number from 2 to 200".to_owned())
+}
+
 fn parse_number<T: FromStr>(text: &str) -> Result<T, String> {
     text.trim().parse().map_err(|_| "give a whole number above zero".to_owned())
 }
@@ -375,6 +416,23 @@ mod tests {
         assert_eq!(settings.with_any_qdrant().qdrant.as_deref(), Some("http://all"));
         let settings = load(&Global::default(), &[of_all, own]).unwrap();
         assert_eq!(settings.with_any_qdrant().qdrant.as_deref(), Some("http://own"));
+    }
+
+    #[test]
+    fn a_reranker_is_named_turned_off_or_found() {
+        let none = Global::default();
+        assert_eq!(load(&none, &[]).unwrap().reranker, Reranking::IfThere);
+        let env = ("CREWLINE_RERANKER__DIR", "/env");
+        assert_eq!(load(&none, &[env]).unwrap().reranker, Reranking::Named("/env".into()));
+        let off = load(&Global { reranker: Some("none".into()), ..Global::default() }, &[env]).unwrap();
+        assert_eq!(
+            (off.reranker, &off.sticky[..]),
+            (Reranking::Off, &["--reranker".to_owned(), "none".to_owned()][..])
+        );
+        assert_eq!(load(&none, &[("CREWLINE_RERANKER__READ", "16")]).unwrap().reranker_read, Some(16));
+        for bad in ["1", "201", "many"] {
+            load(&none, &[("CREWLINE_RERANKER__READ", bad)]).unwrap_err();
+        }
     }
 
     #[test]

@@ -5,39 +5,34 @@
 
 use std::collections::HashMap;
 
-use crate::{Why, top::Ranked};
+use crate::Hit;
 
 /// The share of common words from which a memory repeats another.
 const ALIKE_MIN: f32 = 0.5;
 /// A word and what is between it and the next.
 const WORD_BYTES: usize = 6;
 /// Memories behind the last wanted one that may take the place of one that repeats.
-const RESERVE: usize = 16;
+pub(crate) const RESERVE: usize = 16;
 
-/// Moves what repeats down by up to `weight` (below zero), among the first `limit` and a few behind them. `ranked` is in
-/// order, and is so again.
-pub(crate) fn demote<'a>(
-    ranked: &mut [(Ranked, Why)],
-    text: impl Fn(u32) -> Option<&'a str>,
-    weight: f32,
-    limit: usize,
-) {
-    let count = ranked.len().min(limit.saturating_add(RESERVE));
-    let head = &mut ranked[..count];
+/// Moves what repeats down by up to `weight` (below zero), among the first `limit` and a few behind them. `hits` are in
+/// order, and are so again.
+pub(crate) fn demote(hits: &mut [Hit], weight: f32, limit: usize) {
+    let count = hits.len().min(limit.saturating_add(RESERVE));
+    let head = &mut hits[..count];
     if weight >= 0.0 || head.len() < 2 {
         return;
     }
-    let bytes = head.iter().filter_map(|(ranked, _)| text(ranked.slot)).map(str::len).sum::<usize>();
+    let bytes = head.iter().map(|hit| hit.record.text.len()).sum::<usize>();
     let mut words = Words::with_room(bytes / WORD_BYTES);
-    for (ranked, why) in head.iter_mut() {
-        let most = words.add(text(ranked.slot).unwrap_or(""));
+    for hit in head.iter_mut() {
+        let most = words.add(&hit.record.text);
         let share = (most - ALIKE_MIN) / (1.0 - ALIKE_MIN);
         if share > 0.0 {
-            why.repeats = weight * share;
-            ranked.score = (ranked.score + why.repeats).max(0.0);
+            hit.why.repeats = weight * share;
+            hit.score = (hit.score + hit.why.repeats).max(0.0);
         }
     }
-    head.sort_unstable_by_key(|(ranked, _)| *ranked);
+    head.sort_unstable_by(Hit::order);
 }
 
 /// Which texts hold which words.
@@ -109,21 +104,22 @@ fn words_of(body: &str, mut each: impl FnMut(u64)) {
 
 #[cfg(test)]
 mod tests {
-    use crewline_types::MemoryId;
+    use std::sync::Arc;
 
     use super::*;
+    use crate::{Why, conformance::record};
 
     /// The places of the texts after the demotion, from scores 1.0, 0.9, 0.8 and so on.
-    fn order(texts: &[&str], weight: f32, limit: usize) -> Vec<(u32, f32)> {
-        let mut ranked: Vec<(Ranked, Why)> = (0..)
+    fn order(texts: &[&str], weight: f32, limit: usize) -> Vec<(i64, f32)> {
+        let mut hits: Vec<Hit> = (0_u8..)
             .zip(texts)
-            .map(|(slot, _)| {
-                let ranked = Ranked { score: 1.0 - slot as f32 / 10.0, created_at: 0, id: MemoryId(slot.into()), slot };
-                (ranked, Why::default())
+            .map(|(at, text)| {
+                let record = Arc::new(record("p", text, at.into()));
+                Hit { record, score: 1.0 - f32::from(at) / 10.0, why: Why::default() }
             })
             .collect();
-        demote(&mut ranked, |slot| texts.get(slot as usize).copied(), weight, limit);
-        ranked.into_iter().map(|(ranked, why)| (ranked.slot, why.repeats)).collect()
+        demote(&mut hits, weight, limit);
+        hits.into_iter().map(|hit| (hit.record.created_at.0, hit.why.repeats)).collect()
     }
 
     #[test]

@@ -14,7 +14,8 @@ use crewline_types::{MemoryId, MemoryMarks, MemoryRecord, ProjectScope};
 use futures::{FutureExt, future::BoxFuture};
 
 use crate::{
-    Error, Hit, Point, Query, Rules, Segment, Stored, VectorStore, Weights, metrics, project::Project, store::belongs,
+    Error, Hit, Point, Query, Rules, Segment, Stored, VectorStore, Weights, metrics, project::Project,
+    ranking::Ranking, store::belongs,
 };
 
 /// Work that takes longer than this goes to a thread that may block, in microseconds.
@@ -140,10 +141,27 @@ impl Embedded {
     /// Like [`Self::search`], with similarities that another store found instead of the vectors here. Ids that are
     /// unknown here, of another project or filtered out are dropped.
     pub fn search_with(&self, scope: &ProjectScope, query: &Query, similar: Option<&[(MemoryId, f32)]>) -> Vec<Hit> {
+        self.rank(scope, query, similar, 0).finish(&[], &self.weights, query.limit)
+    }
+
+    /// The best memories before a reranker has read `read` of them; [`Ranking::finish`] makes hits of them.
+    fn rank(&self, scope: &ProjectScope, query: &Query, similar: Option<&[(MemoryId, f32)]>, read: usize) -> Ranking {
         let begun = Instant::now();
-        let hits = self.with(scope, |project| project.search(query, similar, &self.weights)).unwrap_or_default();
+        let search = |project: &Project| project.search(query, similar, &self.weights, read);
+        let ranking = self.with(scope, search).unwrap_or_default();
         metrics::queried(begun.elapsed());
-        hits
+        ranking
+    }
+
+    /// What each signal counts.
+    pub(crate) fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// Refuses a question whose vector is of another model than those here.
+    pub(crate) fn check_dimensions(&self, scope: &ProjectScope, query: &Query) -> Result<(), Error> {
+        let Some(vector) = &query.vector else { return Ok(()) };
+        self.with(scope, |project| project.check_dimensions(vector.len())).unwrap_or(Ok(()))
     }
 
     /// The memories that the words of `query` put forward, best first, for a store that knows the vectors.
@@ -213,19 +231,20 @@ impl Embedded {
         write(&mut project)
     }
 
-    /// [`Self::search_with`], away from the async threads when it takes long.
-    pub(crate) async fn search_aside(
+    /// [`Self::rank`], away from the async threads when it takes long.
+    pub(crate) async fn rank_aside(
         &self,
         scope: &ProjectScope,
         query: &Query,
         similar: Option<Vec<(MemoryId, f32)>>,
-    ) -> Result<Vec<Hit>, Error> {
+        read: usize,
+    ) -> Result<Ranking, Error> {
         let micros = self.with(scope, Project::query_micros).unwrap_or(0);
         if micros <= INLINE_MICROS_MAX {
-            return Ok(self.search_with(scope, query, similar.as_deref()));
+            return Ok(self.rank(scope, query, similar.as_deref(), read));
         }
         let (this, scope, query) = (self.clone(), scope.clone(), query.clone());
-        aside(move || this.search_with(&scope, &query, similar.as_deref())).await
+        aside(move || this.rank(&scope, &query, similar.as_deref(), read)).await
     }
 
     /// [`Self::candidates`], away from the async threads when it takes long.
@@ -270,10 +289,9 @@ impl VectorStore for Embedded {
 
     fn search<'a>(&'a self, scope: &'a ProjectScope, query: &'a Query) -> BoxFuture<'a, Result<Vec<Hit>, Error>> {
         async move {
-            if let Some(vector) = &query.vector {
-                self.with(scope, |project| project.check_dimensions(vector.len())).transpose()?;
-            }
-            self.search_aside(scope, query, None).await
+            self.check_dimensions(scope, query)?;
+            let ranking = self.rank_aside(scope, query, None, 0).await?;
+            Ok(ranking.finish(&[], &self.weights, query.limit))
         }
         .boxed()
     }

@@ -122,14 +122,38 @@ pub enum Error {
         /// What it said.
         reason: String,
     },
-    /// The queue of the embedder is full.
-    #[error("{waiting} texts wait for the embedding model already")]
+    /// The folder of a reranker holds none, or one that can not be loaded.
+    #[error("the reranker in `{}` can not be used: {reason}", path.display())]
+    Reranker {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The reranker failed on a text.
+    #[error("the reranker failed: {reason}")]
+    Reranking {
+        /// What it said.
+        reason: String,
+    },
+    /// The reranker has not read all in time.
+    #[error("the reranker has read {read} of {wanted} memories within {limit:?}")]
+    Late {
+        /// Memories it has read.
+        read: usize,
+        /// Memories it was to read.
+        wanted: usize,
+        /// How long we waited.
+        limit: Duration,
+    },
+    /// The queue of the embedder, or of the reranker, is full.
+    #[error("{waiting} requests wait for a model of memory already")]
     Busy {
-        /// Texts in the queue.
+        /// Texts in the queue of the embedder, questions in that of the reranker.
         waiting: usize,
     },
-    /// The embedder ended before it answered.
-    #[error("the embedder has stopped")]
+    /// The embedder or the reranker ended before it answered.
+    #[error("a model of memory has stopped")]
     Stopped,
     /// A file can not be read.
     #[error("`{}` can not be read", path.display())]
@@ -151,15 +175,18 @@ impl Error {
             | Self::Library { .. }
             | Self::Model { .. }
             | Self::Stopped => ErrorKind::Unavailable,
-            Self::Timeout { .. } => ErrorKind::Timeout,
+            Self::Timeout { .. } | Self::Late { .. } => ErrorKind::Timeout,
             Self::Refused { .. } => ErrorKind::Auth,
             Self::Address { .. }
             | Self::Mismatch { .. }
             | Self::Foreign { .. }
             | Self::Vector { .. }
             | Self::Weights { .. }
-            | Self::Rules { .. } => ErrorKind::Invalid,
-            Self::Rejected { .. } | Self::Embedding { .. } | Self::Io { .. } => ErrorKind::Internal,
+            | Self::Rules { .. }
+            | Self::Reranker { .. } => ErrorKind::Invalid,
+            Self::Rejected { .. } | Self::Embedding { .. } | Self::Reranking { .. } | Self::Io { .. } => {
+                ErrorKind::Internal
+            }
             Self::Busy { .. } => ErrorKind::Busy,
         }
     }
@@ -181,6 +208,9 @@ impl Error {
             Self::Library { .. } => "memory.runtime_library",
             Self::Model { .. } => "memory.model_files",
             Self::Embedding { .. } => "memory.embedding",
+            Self::Reranker { .. } => "memory.reranker",
+            Self::Reranking { .. } => "memory.reranking",
+            Self::Late { .. } => "memory.rerank_late",
             Self::Busy { .. } => "memory.busy",
             Self::Stopped => "memory.stopped",
             Self::Io { .. } => "memory.io",
@@ -193,6 +223,7 @@ impl Error {
             Self::Unavailable { .. }
             | Self::NoCollection { .. }
             | Self::Timeout { .. }
+            | Self::Late { .. }
             | Self::Busy { .. }
             | Self::Stopped => true,
             Self::Refused { .. }
@@ -206,6 +237,8 @@ impl Error {
             | Self::Library { .. }
             | Self::Model { .. }
             | Self::Embedding { .. }
+            | Self::Reranker { .. }
+            | Self::Reranking { .. }
             | Self::Io { .. } => false,
         }
     }
@@ -226,6 +259,10 @@ impl Error {
             ),
             Self::Weights { .. } => Some("correct the file, or delete it to use the shipped weights"),
             Self::Rules { .. } => Some("correct the file, or delete it to use the shipped rules"),
+            Self::Reranker { .. } => Some(
+                "put `model.onnx` and `tokenizer.json` of a cross-encoder into that folder; `--reranker none` goes on without",
+            ),
+            Self::Late { .. } => Some("use a smaller reranker, or let it read fewer with `CREWLINE_RERANKER__READ`"),
             Self::Library { .. } | Self::Model { .. } => {
                 Some("run `crewline setup --local` to fetch the embedding model and its runtime again")
             }
@@ -233,6 +270,7 @@ impl Error {
             | Self::Foreign { .. }
             | Self::Vector { .. }
             | Self::Embedding { .. }
+            | Self::Reranking { .. }
             | Self::Busy { .. }
             | Self::Stopped
             | Self::Io { .. } => None,

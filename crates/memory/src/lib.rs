@@ -2,7 +2,7 @@
 //!
 //! [`Embedded`] holds one in-memory index per project (BM25 and vectors) and answers at once; [`Qdrant`] keeps the
 //! vectors elsewhere; [`Hybrid`] puts a dense source and the local BM25 together, so both rank alike. [`Embedder`]
-//! makes vectors on a thread of its own. The database holds the texts, from which every index can be rebuilt.
+//! makes vectors on a thread of its own, and [`Reranker`] reads the best of an answer again, on another. The database holds the texts, from which every index can be rebuilt.
 //!
 //! **Invariant:** every question takes a [`ProjectScope`](crewline_types::ProjectScope); an answer never holds a
 //! record of another project.
@@ -23,12 +23,15 @@ mod fuse;
 mod hybrid;
 mod junk;
 mod metrics;
+mod onnx;
 mod planes;
 mod postings;
 mod project;
 mod qdrant;
 mod rank;
+mod ranking;
 mod recall;
+mod reranker;
 mod segment;
 mod stem;
 mod store;
@@ -41,11 +44,12 @@ pub use chunk::{chunk, estimate_tokens};
 pub use embedded::Embedded;
 pub use embedder::{Embedder, Purpose};
 pub use error::Error;
-pub use hybrid::Hybrid;
+pub use hybrid::{Answer, Found, Hybrid, Reading};
 pub use junk::{Courtesies, Rules};
 pub use metrics::describe;
 pub use qdrant::{Qdrant, QdrantOptions};
 pub use recall::{Hit, Why};
+pub use reranker::Reranker;
 pub use segment::Segment;
 pub use store::{Filter, Point, Query, Stored, VectorStore};
 pub use weights::Weights;

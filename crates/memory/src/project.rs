@@ -12,7 +12,7 @@ use std::{
 use crewline_types::{MemoryId, MemoryMarks, MemoryRecord};
 
 use crate::{
-    Error, Filter, Hit, Query, Weights,
+    Error, Filter, Query, Weights,
     address::Address,
     bm25::{Bm25, Scratch},
     chunk::estimate_tokens,
@@ -21,6 +21,7 @@ use crate::{
     junk::{self, Rules},
     planes::Probe,
     rank::{View, rank},
+    ranking::Ranking,
     segment::Segment,
     store::{Rule, Stored},
     tasks::Tasks,
@@ -233,10 +234,17 @@ impl Project {
         }
     }
 
-    /// The best hits. `remote` holds the similarities that another store found, instead of our own vectors.
-    pub(crate) fn search(&self, query: &Query, remote: Option<&[(MemoryId, f32)]>, weights: &Weights) -> Vec<Hit> {
+    /// The best memories: as many as the query wants and a reranker reads. `remote` holds the similarities that another
+    /// store found, instead of our own vectors.
+    pub(crate) fn search(
+        &self,
+        query: &Query,
+        remote: Option<&[(MemoryId, f32)]>,
+        weights: &Weights,
+        read: usize,
+    ) -> Ranking {
         if query.limit == 0 {
-            return Vec::new();
+            return Ranking::default();
         }
         SCRATCH.with_borrow_mut(|scratch| {
             let rule = Rule::new(&query.filter);
@@ -266,7 +274,7 @@ impl Project {
                 tasks: &self.tasks,
                 ages: self.ages.unwrap_or_default(),
             };
-            rank(&view, &candidates, &address, weights, query.limit)
+            rank(&view, &candidates, &address, weights, Ranking::depth(query.limit, read))
         })
     }
 

@@ -1,4 +1,4 @@
-//! The final order: the base score of vectors and words, and what is known beside them.
+//! The order of the candidates: the base score of vectors and words, and what is known beside them.
 //!
 //! A short memory says little alone, so its neighbours and its task speak for it; a long one needs nobody. Who said it
 //! counts when the question asks for somebody's words. A summary speaks for what it was made from. What a person has
@@ -14,8 +14,8 @@ use crewline_types::{MemoryId, MemoryRecord, TaskId, memory::IMPORTANCE};
 use crate::{
     Hit, Weights, Why,
     address::{Address, Party},
-    diversity,
     fuse::{Candidate, fuse},
+    ranking::{Ranking, Standing},
     tasks::Tasks,
     top::Ranked,
 };
@@ -30,14 +30,14 @@ pub(crate) struct View<'a> {
     pub(crate) ages: (i64, i64),
 }
 
-/// The best `limit` of `candidates`, which are in the order of their slots.
+/// The best `depth` of `candidates`, which are in the order of their slots.
 pub(crate) fn rank(
     view: &View<'_>,
     candidates: &[Candidate],
     address: &Address,
     weights: &Weights,
-    limit: usize,
-) -> Vec<Hit> {
+    depth: usize,
+) -> Ranking {
     let base = fuse(candidates, weights.dense);
     let of_slot = |slot: u32| {
         let at = candidates.binary_search_by_key(&slot, |candidate| candidate.slot).ok()?;
@@ -77,7 +77,7 @@ pub(crate) fn rank(
         }
         sum
     };
-    let mut ranked: Vec<(Ranked, Why)> = candidates
+    let mut ranked: Vec<(Ranked, Why, f32)> = candidates
         .iter()
         .zip(&base)
         .filter_map(|(candidate, score)| {
@@ -88,24 +88,21 @@ pub(crate) fn rank(
                 agent: of_party(address.party(&record.agent), weights),
                 context: context(record, candidate.slot),
                 marks: of_marks(record, view.ages, weights),
+                rerank: 0.0,
                 repeats: 0.0,
             };
-            let score = (score + why.agent + why.context + why.marks).max(0.0);
+            let fit = score + why.agent + why.context;
+            let score = (fit + why.marks).max(0.0);
             let created_at = record.created_at.0;
-            Some((Ranked { score, created_at, id: record.id, slot: candidate.slot }, why))
+            Some((Ranked { score, created_at, id: record.id, slot: candidate.slot }, why, fit))
         })
         .collect();
-    ranked.sort_unstable_by_key(|(ranked, _)| *ranked);
-    diversity::demote(&mut ranked, |slot| Some(&*record(slot)?.text), weights.repeats, limit);
-    let best = ranked.first().map_or(0.0, |(ranked, _)| ranked.score);
-    ranked
-        .into_iter()
-        .take(limit)
-        .filter_map(|(ranked, why)| {
-            let score = if best > 0.0 { ranked.score / best } else { 0.0 };
-            Some(Hit { record: Arc::clone(record(ranked.slot)?), score, why })
-        })
-        .collect()
+    ranked.sort_unstable_by_key(|(ranked, ..)| *ranked);
+    let standing = |(ranked, why, fit): (Ranked, Why, f32)| {
+        let hit = Hit { record: Arc::clone(record(ranked.slot)?), score: ranked.score, why };
+        Some(Standing { hit, fit })
+    };
+    Ranking::new(ranked.into_iter().take(depth).filter_map(standing).collect())
 }
 
 fn of_party(party: Party, weights: &Weights) -> f32 {

@@ -1,6 +1,6 @@
 //! What a recall gives back.
 
-use std::sync::Arc;
+use std::{cmp::Ordering, sync::Arc};
 
 use crewline_types::MemoryRecord;
 
@@ -22,6 +22,9 @@ pub struct Why {
     /// What was added because of its marks and its age: pinned, important, superseded, recent.
     #[serde(skip_serializing_if = "is_zero")]
     pub marks: f32,
+    /// What a reranker that read it beside the question added or took off.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub rerank: f32,
     /// What was taken off because a memory above it says nearly the same.
     #[serde(skip_serializing_if = "is_zero")]
     pub repeats: f32,
@@ -41,4 +44,13 @@ pub struct Hit {
     pub score: f32,
     /// Why it was found.
     pub why: Why,
+}
+
+impl Hit {
+    /// The order of an answer, which is that of [`Ranked`](crate::top::Ranked): score descending, then the older memory, then
+    /// the lower id.
+    pub(crate) fn order(&self, other: &Self) -> Ordering {
+        let by_age = |hit: &Self| (hit.record.created_at, hit.record.id);
+        other.score.total_cmp(&self.score).then_with(|| by_age(self).cmp(&by_age(other)))
+    }
 }

@@ -41,6 +41,8 @@ pub struct Weights {
     pub superseded: f32,
     /// Added to the newest memory of the project, nothing to the oldest, in between by age.
     pub recency: f32,
+    /// A reranker's share in how well a memory fits, 0 … 1, where there is one; at 0 it is not asked.
+    pub rerank: f32,
     /// Added to what says again, word for word, what a better memory says; less when fewer words are the same.
     pub repeats: f32,
 }
@@ -71,6 +73,8 @@ impl Weights {
             importance: 0.0,
             superseded: -0.3,
             recency: 0.0,
+            // Whoever installs a reranker wants it to count.
+            rerank: 0.5,
             repeats: 0.0,
         }
     }
@@ -86,6 +90,9 @@ impl Weights {
         let refuse = |reason: &str| Err(Error::Weights { reason: reason.to_owned() });
         if !(0.0..=1.0).contains(&self.dense) {
             return refuse("`dense` must lie between 0 and 1");
+        }
+        if !(0.0..=1.0).contains(&self.rerank) {
+            return refuse("`rerank` must lie between 0 and 1");
         }
         if !self.short_tokens.is_finite() || self.short_tokens < 1.0 {
             return refuse("`short_tokens` must be 1 or more");
@@ -125,6 +132,7 @@ mod tests {
     fn other_files_are_refused_with_a_reason() {
         for (text, reason) in [
             ("{\"dense\": 2}", "dense"),
+            ("{\"rerank\": -0.1}", "rerank"),
             ("{\"short_tokens\": 0}", "short_tokens"),
             ("{\"named\": 11}", "between -10 and 10"),
             ("{\"nmaed\": 1}", "unknown field"),

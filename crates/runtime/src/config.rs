@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use crewline_memory::{Embedder, Qdrant, Rules, Weights};
+use crewline_memory::{Embedder, Qdrant, Reranker, Rules, Weights};
 use crewline_models::{Models, Reloader};
 use crewline_store::Store;
 use crewline_types::Clock;
@@ -52,13 +52,15 @@ pub enum Dispatch {
     Queue,
 }
 
-/// What memory is made of; with neither, recall is BM25 over the database.
+/// What memory is made of; with none of the first three, recall is BM25 over the database.
 #[derive(Default)]
 pub struct MemoryConfig {
     /// Makes vectors.
     pub embedder: Option<Embedder>,
     /// Keeps vectors when shared.
     pub qdrant: Option<Qdrant>,
+    /// Reads the best of an answer again.
+    pub reranker: Option<Reranker>,
     /// What each signal counts in a ranking.
     pub weights: Weights,
     /// What is kept, and what is not.

@@ -148,7 +148,8 @@ impl Handle {
             },
             memory: Library::new(
                 store.clone(),
-                Hybrid::new(Embedded::with_weights(memory.weights).ruled(memory.rules.clone()), memory.qdrant),
+                Hybrid::new(Embedded::with_weights(memory.weights).ruled(memory.rules.clone()), memory.qdrant)
+                    .reranked(memory.reranker),
                 memory.embedder,
                 Arc::clone(&deps.clock),
             ),

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crewline_memory::{Embedded, Embedder, Hit, Hybrid, Point, Purpose, Query, VectorStore};
+use crewline_memory::{Embedded, Embedder, Hit, Hybrid, Point, Purpose, Query, Reading, VectorStore};
 use crewline_store::Store;
 use crewline_types::{Clock, MemoryId, MemoryMarks, MemoryRecord, ProjectScope, Timestamp};
 
@@ -53,6 +53,8 @@ pub struct Recalled {
     pub embedding: Duration,
     /// Finding and ranking.
     pub search: Duration,
+    /// What the reranker did; none without one.
+    pub reading: Option<Reading>,
 }
 
 /// What one step of the drain did.
@@ -131,15 +133,17 @@ impl Library {
             }
         }
         let embedding = begun.elapsed();
-        let (mut hits, strangers) = self.index.ask(scope, &query).await?;
+        let mut found = self.index.find(scope, &query).await?;
         if self.is_bereft() {
             // Whoever drains next must know, also when this process ends now.
             self.store.redrain_all().await?;
         }
-        if !strangers.is_empty() && self.meet(scope, &strangers).await? {
-            hits = self.index.search(scope, &query).await?;
+        if !found.strangers.is_empty() && self.meet(scope, &found.strangers).await? {
+            found = self.index.find(scope, &query).await?;
         }
-        Ok(Recalled { hits, embedding, search: begun.elapsed().saturating_sub(embedding) })
+        let search = begun.elapsed().saturating_sub(embedding);
+        let answer = self.index.finish(&query, found).await;
+        Ok(Recalled { hits: answer.hits, embedding, search, reading: answer.reading })
     }
 
     /// Takes in what another process has remembered since the project was loaded. The database decides: what it does not

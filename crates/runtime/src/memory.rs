@@ -176,7 +176,8 @@ impl State {
             reply.send(Vec::new()).ok();
             return;
         }
-        if self.library.embedder().is_none() && count <= INLINE_MAX {
+        let asks_models = self.library.embedder().is_some() || self.library.index().reranker().is_some();
+        if !asks_models && count <= INLINE_MAX {
             reply.send(local.search(scope, &query)).ok();
             return;
         }
@@ -393,5 +394,47 @@ impl State {
         self.drain = None;
         self.has_more = true;
         self.drain_next(myself);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crewline_memory::{Embedded, Hybrid, Reranker, Weights};
+    use crewline_store::Store;
+    use crewline_types::{MemoryMarks, MemoryType, SystemClock, Timestamp};
+
+    use super::*;
+    use crate::actor::ask;
+
+    #[tokio::test]
+    async fn a_reranker_is_asked_also_without_an_embedding_model() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&format!("sqlite:{}", folder.path().join("crewline.db").display())).await.unwrap();
+        let local = Embedded::with_weights(Weights { rerank: 1.0, ..Weights::plain() });
+        let reranker = Reranker::of("by length", |_, text| Ok(text.len() as f32)).patient_for(WORK_LIMIT);
+        let index = Hybrid::new(local, None).reranked(Some(reranker));
+        let library = Library::new(store, index, None, Arc::new(SystemClock));
+        let records = [(1, "coin coin coin"), (2, "a coin that lies in the harbour")].map(|(at, text)| MemoryRecord {
+            id: MemoryId::of("p", None, "note", text),
+            project: "p".into(),
+            run: None,
+            task: None,
+            kind: MemoryType::from("note"),
+            agent: "user".into(),
+            created_at: Timestamp(at),
+            text: text.into(),
+            source_ids: Vec::new(),
+            marks: MemoryMarks::default(),
+        });
+        library.add(records.to_vec()).await.unwrap();
+        let (memory, _) = Actor::spawn(None, Memory, library).await.unwrap();
+        let query = Query { text: "coin".to_owned(), limit: 2, ..Query::default() };
+        let recall = |reply| Message::Recall(ProjectScope::of("p"), query, reply);
+        let hits = ask(&memory, WORK_LIMIT, recall).await.unwrap();
+        let texts: Vec<&str> = hits.iter().map(|hit| &*hit.record.text).collect();
+        assert_eq!(texts, ["a coin that lies in the harbour", "coin coin coin"]);
+        memory.stop(None);
     }
 }

@@ -3,6 +3,7 @@
 //! Where is what: [`stub`] the server ([`StubServer`]), [`script`] what it answers, [`request`] what it was asked,
 //! [`fit`] an answer for any JSON Schema, [`fault`] a server that misbehaves byte by byte ([`FaultServer`]),
 //! [`wire`] how the servers of each provider type write, [`qdrant`] a vector store that can be ill ([`QdrantServer`]), [`tool_server`] a server of tools ([`ToolServer`]),
+//! [`cross_encoder`] a reranking model as small as one can be,
 //! [`app`] the binary in a directory of its own ([`TestApp`]), [`client`] requests to a server it runs.
 //!
 //! **Invariant:** a development dependency only: no crate that is shipped uses it.
@@ -10,6 +11,7 @@
 
 pub mod app;
 pub mod client;
+pub mod cross_encoder;
 pub mod fault;
 pub mod fit;
 mod http;

@@ -3,10 +3,14 @@
 //! **Invariant:** a check changes nothing: no database is made, no managed server is started; a server of tools that is a program is
 //! started, asked and ended.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
-use crewline_memory::Embedder;
+use crewline_memory::{Embedder, Reranker};
 use crewline_models::{Mode, Models, Options, ProviderConfig, Registry, mcp::McpError, tokens::Tokenizer};
 use crewline_store::Store;
 use crewline_tools::{Network, Runner};
@@ -20,12 +24,14 @@ use crate::{
     error::Error,
     exit::Exit,
     machine,
-    settings::{Settings, process_env},
+    settings::{Reranking, Settings, process_env},
     view::{Align, Style, clean, table},
 };
 
 /// How long a provider may take to answer.
 const PROVIDER_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long a reranker may take to be loaded.
+const RERANKER_TIME_MAX: Duration = Duration::from_secs(30);
 /// Free bytes below which a run may fail soon.
 const DISK_LOW: u64 = 1 << 30;
 /// Free bytes below which a run will fail.
@@ -88,6 +94,7 @@ pub(crate) async fn run(_: DoctorArgs, settings: &Settings, console: &Console) -
         Err(error) => checks.push(broken("registry", &error)),
     }
     checks.push(embedding(&settings.data_dir));
+    checks.push(reranking(settings).await);
     checks.push(confinement().await);
     checks.push(Check::new("machine", State::Ok, machine::lines(&machine::look().await?).join("; ")));
     console.list(&checks, |style| rows(&checks, style))?;
@@ -231,6 +238,35 @@ fn embedding(dir: &Path) -> Check {
         Ok(None) => Check::new("embedding model", State::Warning, "not there: memory is searched by words only")
             .hint("`crewline setup --local` installs one".to_owned()),
         Err(error) => broken("embedding model", &error.into()),
+    }
+}
+
+/// Whether a reranker is there, and can be loaded: that it can is known only then.
+async fn reranking(settings: &Settings) -> Check {
+    const NAME: &str = "reranker";
+    let found = match &settings.reranker {
+        Reranking::Off => return Check::new(NAME, State::Ok, "turned off"),
+        Reranking::Named(folder) => Reranker::open(folder, &settings.data_dir).map(Some),
+        Reranking::IfThere => Reranker::find(&settings.data_dir),
+    };
+    let checked = match found {
+        Ok(None) => return Check::new(NAME, State::Ok, "none: memories keep the order of the search"),
+        Ok(Some(reranker)) => {
+            let (reranker, begun) = (reranker.patient_for(RERANKER_TIME_MAX), Instant::now());
+            let checked = reranker
+                .check()
+                .await
+                .map(|()| format!("{} is loaded in {} ms", clean(reranker.name()), begun.elapsed().as_millis()));
+            app::close_models(None, Some(reranker)).await;
+            checked
+        }
+        Err(error) => Err(error),
+    };
+    match (checked, &settings.reranker) {
+        (Ok(detail), _) => Check::new(NAME, State::Ok, detail),
+        // Runs go on without the one that nobody has named.
+        (Err(error), Reranking::IfThere) => Check { state: State::Warning, ..broken(NAME, &error.into()) },
+        (Err(error), Reranking::Named(_) | Reranking::Off) => broken(NAME, &error.into()),
     }
 }
 

@@ -1,19 +1,18 @@
-//! The library and the model's files, and how they are loaded.
-//!
-//! **Invariant:** the library is loaded, or refused, before anything else of ONNX Runtime is touched: it would panic.
+//! The embedding model's files, and how they are loaded.
 
 use std::{
-    fs, io,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
     time::Instant,
 };
 
 use fastembed::{InitOptionsUserDefined, Pooling, TextEmbedding, TokenizerFiles, UserDefinedEmbeddingModel};
-use ort::{environment::Environment, ep::CPU};
+use ort::ep::CPU;
 
 use super::Model;
-use crate::{Error, dense};
+use crate::{
+    Error, dense,
+    onnx::{cut, environment, find_library, read},
+};
 
 /// The model's name, and its folder below `models`.
 pub(super) const MODEL: &str = "all-MiniLM-L6-v2";
@@ -21,8 +20,6 @@ pub(super) const MODEL: &str = "all-MiniLM-L6-v2";
 pub(super) const DIMENSIONS: usize = 384;
 /// Word pieces of a text that count; the model was trained on as many.
 const PIECES_MAX: usize = 256;
-/// Bytes of a text that are looked at; more can not hold fewer than `PIECES_MAX` word pieces of any ordinary text.
-const TEXT_BYTES_MAX: usize = 8_192;
 
 /// Where the files are.
 pub(super) struct Files {
@@ -77,61 +74,10 @@ impl Files {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })
-}
-
-/// A process has one ONNX Runtime environment; the first library that loads is the one that stays.
-fn environment(library: &Path) -> Result<Environment, Error> {
-    static ENVIRONMENT: Mutex<Option<Environment>> = Mutex::new(None);
-    let mut environment = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(environment) = &*environment {
-        return Ok(environment.clone());
-    }
-    let broken = |reason: String| Error::Library { path: library.to_owned(), reason };
-    // Without this call a missing library is a panic inside the first session.
-    let builder = ort::init_from(library).map_err(|error| broken(error.to_string()))?;
-    let built = builder.with_name("crewline").with_telemetry(false).build();
-    Ok(environment.insert(built.map_err(|error| broken(error.to_string()))?).clone())
-}
-
-/// `libonnxruntime.so`, `libonnxruntime.so.1.31.1`, `libonnxruntime.dylib`, `onnxruntime.dll` and the like; of
-/// several the last by name.
-fn find_library(folder: &Path) -> Result<Option<PathBuf>, Error> {
-    let failed = |source| Error::Io { path: folder.to_owned(), source };
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(None);
-        }
-        Err(error) => return Err(failed(error)),
-    };
-    let mut found: Option<PathBuf> = None;
-    for entry in entries {
-        let path = entry.map_err(failed)?.path();
-        if is_library(&path) && path.is_file() && found.as_ref().is_none_or(|best| *best < path) {
-            found = Some(path);
-        }
-    }
-    // A relative path would be looked for beside the executable.
-    found.map(|path| std::path::absolute(&path).map_err(failed)).transpose()
-}
-
-fn is_library(path: &Path) -> bool {
-    let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return false };
-    name == "libonnxruntime.so"
-        || name.starts_with("libonnxruntime.so.")
-        || name == "onnxruntime.dll"
-        || (name.starts_with("libonnxruntime.") && path.extension().is_some_and(|end| end == "dylib"))
-}
-
-/// The part of a text that can matter; the tokenizer would otherwise read all of a megabyte.
-fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -140,17 +86,7 @@ mod tests {
         assert!(Files::find(dir.path()).unwrap().is_none());
         let runtime = dir.path().join("runtime");
         fs::create_dir_all(&runtime).unwrap();
-        fs::write(runtime.join("libonnxruntime_providers_shared.so"), "").unwrap();
-        assert!(find_library(&runtime).unwrap().is_none());
         fs::write(runtime.join("libonnxruntime.so.1.31.1"), "").unwrap();
-        assert!(find_library(&runtime).unwrap().is_some_and(|path| path.is_absolute()));
         assert!(Files::find(dir.path()).unwrap().is_none(), "the model is missing");
-    }
-
-    #[test]
-    fn long_texts_are_cut_between_characters() {
-        assert_eq!(cut("short"), "short");
-        let long = "ä".repeat(TEXT_BYTES_MAX);
-        assert_eq!(cut(&format!("x{long}")).len(), TEXT_BYTES_MAX - 1);
     }
 }

@@ -183,10 +183,7 @@ fn ranked(found: Vec<(Arc<MemoryRecord>, Candidate)>, limit: usize) -> Vec<Hit> 
             why: Why { dense: candidate.dense, sparse: candidate.sparse, ..Why::default() },
         })
         .collect();
-    hits.sort_by(|left, right| {
-        let (older, newer) = (&left.record, &right.record);
-        right.score.total_cmp(&left.score).then(older.created_at.cmp(&newer.created_at)).then(older.id.cmp(&newer.id))
-    });
+    hits.sort_by(Hit::order);
     hits.truncate(limit);
     hits
 }

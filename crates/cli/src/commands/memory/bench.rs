@@ -9,7 +9,9 @@ use std::{
     sync::Arc,
 };
 
-use crewline_memory::{Embedded, Embedder, Filter, Hit, Hybrid, Qdrant, Query, VectorStore, Weights, estimate_tokens};
+use crewline_memory::{
+    Embedded, Embedder, Filter, Hit, Hybrid, Qdrant, Query, Reranker, VectorStore, Weights, estimate_tokens,
+};
 use crewline_runtime::{Library, Recalled};
 use crewline_store::Store;
 use crewline_types::{
@@ -27,6 +29,7 @@ const WRITE_BATCH: usize = 512;
 pub(super) struct Parts<'a> {
     pub(super) embedder: Option<Embedder>,
     pub(super) qdrant: Option<Qdrant>,
+    pub(super) reranker: Option<Reranker>,
     pub(super) weights: Weights,
     /// A folder that is kept; a temporary one otherwise.
     pub(super) scratch: Option<&'a Path>,
@@ -59,7 +62,7 @@ impl Bench {
         memories.sort_by_key(|memory| memory.seq.unwrap_or(u64::MAX));
         let (dir, path) = folder(parts.scratch)?;
         let store = Store::open(&format!("sqlite:{}", path.join("eval.db").display())).await?;
-        let index = Hybrid::new(Embedded::with_weights(parts.weights), parts.qdrant);
+        let index = Hybrid::new(Embedded::with_weights(parts.weights), parts.qdrant).reranked(parts.reranker);
         let is_shared = index.remote().is_some();
         let library = Library::new(store, index, parts.embedder, Arc::new(SystemClock));
         let mut bench = Self {
@@ -241,13 +244,19 @@ mod tests {
     }
 
     /// What every question finds.
-    async fn answers([memories, questions]: &[PathBuf; 2], qdrant: Option<Qdrant>) -> (Vec<Vec<String>>, Bench) {
-        let parts = Parts { embedder: Some(embedder()), qdrant, weights: Weights::default(), scratch: None };
+    async fn answers(
+        [memories, questions]: &[PathBuf; 2],
+        qdrant: Option<Qdrant>,
+        reranker: Option<Reranker>,
+    ) -> (Vec<Vec<String>>, Bench) {
+        let is_reranked = reranker.is_some();
+        let parts = Parts { embedder: Some(embedder()), qdrant, reranker, weights: Weights::default(), scratch: None };
         let bench = Bench::load(memories, questions, parts, &Console::fallback()).await.unwrap();
         let mut found = Vec::new();
         for question in &bench.questions {
             let recalled = bench.ask(question, 10).await.unwrap();
             assert!(recalled.hits.iter().any(|hit| hit.why.dense.is_some()), "{question:?}: by words alone");
+            assert_eq!(recalled.reading.is_some_and(|reading| reading.read == 32), is_reranked);
             found.push(bench.ids(&recalled.hits, 10));
         }
         (found, bench)
@@ -263,15 +272,31 @@ mod tests {
                 QdrantOptions { url: server.url(), api_key: None, model: "bench".into(), dimensions: WORDS.len() };
             Some(Qdrant::new(options).unwrap())
         };
-        let (own, _bench) = answers(&paths, None).await;
-        let (shared, bench) = answers(&paths, qdrant()).await;
+        let (own, _bench) = answers(&paths, None, None).await;
+        let (shared, bench) = answers(&paths, qdrant(), None).await;
         assert_eq!(own, shared);
         assert!(own.iter().all(|ids| ids.len() == 10));
         assert_eq!(server.points().len(), 120, "every vector is there");
         bench.clean_up().await.unwrap();
+        // What reads the best again does not see where the vectors are.
+        let reranker = || {
+            let patient = std::time::Duration::from_mins(1);
+            Some(Reranker::of("by length", |_, text| Ok(text.len() as f32)).patient_for(patient))
+        };
+        let (reranked, _bench) = answers(&paths, None, reranker()).await;
+        let (shared, bench) = answers(&paths, qdrant(), reranker()).await;
+        assert_eq!(reranked, shared);
+        assert_ne!(reranked, own);
+        bench.clean_up().await.unwrap();
         assert_eq!(server.points().len(), 0, "nothing stays in a server that others use");
         server.set(Illness::Down);
-        let parts = Parts { embedder: Some(embedder()), qdrant: qdrant(), weights: Weights::default(), scratch: None };
+        let parts = Parts {
+            embedder: Some(embedder()),
+            qdrant: qdrant(),
+            reranker: None,
+            weights: Weights::default(),
+            scratch: None,
+        };
         let loaded = Bench::load(&paths[0], &paths[1], parts, &Console::fallback()).await;
         assert!(loaded.is_err(), "figures of a server that is down would be those of words alone");
     }
@@ -296,7 +321,8 @@ mod tests {
             })
         };
         let qdrant = Some(Qdrant::new(options).unwrap());
-        let parts = Parts { embedder: Some(embedder), qdrant, weights: Weights::default(), scratch: None };
+        let parts =
+            Parts { embedder: Some(embedder), qdrant, reranker: None, weights: Weights::default(), scratch: None };
         assert!(Bench::load(&memories, &questions, parts, &Console::fallback()).await.is_err());
         assert_eq!((most.load(Ordering::Relaxed), server.points().len()), (64, 0));
     }

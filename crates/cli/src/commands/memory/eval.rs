@@ -68,9 +68,22 @@ struct Outcome {
     search_ms_p99: f64,
     /// The embedding model; none when memory works by words alone.
     embedding_model: Option<String>,
+    /// What the reranker did; none without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rerank: Option<Reranked>,
     /// The questions that are marked so.
     #[serde(skip_serializing_if = "Option::is_none")]
     headline: Option<Means>,
+}
+
+#[derive(Debug, Serialize)]
+struct Reranked {
+    /// The model's folder.
+    model: String,
+    ms_p50: f64,
+    ms_p99: f64,
+    /// Questions whose best memories it has not all read in time.
+    late: usize,
 }
 
 /// Runs the command.
@@ -95,16 +108,21 @@ pub(crate) async fn run(args: EvalArgs, settings: &Settings, console: &Console) 
         console
             .warn("there is no embedding model, so memory works by words alone; `crewline setup --local` installs one");
     }
+    if let Some(reranker) = &parts.reranker {
+        // One that does not work would be measured as if it were not there.
+        reranker.check().await?;
+    }
     let parts = Parts {
         embedder: parts.embedder,
         qdrant: parts.qdrant,
+        reranker: parts.reranker,
         weights: parts.weights,
         scratch: args.scratch.as_deref(),
     };
     let bench = Bench::load(&args.memories, &args.queries, parts, console).await?;
     let outcome = ask_all(&bench, &args, embedding_model).await;
     bench.clean_up().await?;
-    super::close(bench.library.embedder().cloned()).await;
+    super::close(&bench.library).await;
     let (outcome, ranking) = outcome?;
     if let Some(path) = &args.run_out {
         let text = serde_json::to_string(&ranking).map_err(|error| Error::Encode { message: error.to_string() })?;
@@ -124,11 +142,16 @@ async fn ask_all<'a>(
     let limit = usize::from(args.top_k);
     let mut ranking = Ranking::new();
     let mut worths: Vec<(bool, Worth)> = Vec::new();
-    let (mut embed_ms, mut search_ms) = (Vec::new(), Vec::new());
+    let (mut embed_ms, mut search_ms, mut rerank_ms) = (Vec::new(), Vec::new(), Vec::new());
+    let mut late = 0;
     for question in &bench.questions {
         let recalled = bench.ask(question, limit).await?;
         embed_ms.push(recalled.embedding.as_secs_f64() * 1_000.0);
         search_ms.push(recalled.search.as_secs_f64() * 1_000.0);
+        if let Some(reading) = recalled.reading {
+            rerank_ms.push(reading.elapsed.as_secs_f64() * 1_000.0);
+            late += usize::from(reading.read < reading.wanted);
+        }
         let ids = bench.ids(&recalled.hits, limit);
         if !question.relevant.is_empty() {
             worths.push((question.headline, worth(&question.relevant, &ids, &bench.tokens)));
@@ -142,6 +165,12 @@ async fn ask_all<'a>(
         search_ms_p50: quantile(&mut search_ms, 0.5),
         search_ms_p99: quantile(&mut search_ms, 0.99),
         embedding_model,
+        rerank: bench.library.index().reranker().map(|reranker| Reranked {
+            model: reranker.name().to_owned(),
+            ms_p50: quantile(&mut rerank_ms, 0.5),
+            ms_p99: quantile(&mut rerank_ms, 0.99),
+            late,
+        }),
         headline: headline
             .then(|| Means::of(worths.iter().filter(|(is_headline, _)| *is_headline).map(|(_, worth)| worth))),
     };
@@ -161,8 +190,11 @@ fn rows(outcome: &Outcome, style: Style) -> String {
     columns[0].1 = Align::Left;
     let mut lines = vec![line("all", &outcome.all)];
     lines.extend(outcome.headline.as_ref().map(|means| line("headline", means)));
+    let rerank = outcome.rerank.as_ref().map_or_else(String::new, |it| {
+        format!(", reranking {:.2} ms p50, {:.2} ms p99, {} questions late", it.ms_p50, it.ms_p99, it.late)
+    });
     format!(
-        "{}\nembedding {:.2} ms p50, search {:.2} ms p50, {:.2} ms p99",
+        "{}\nembedding {:.2} ms p50, search {:.2} ms p50, {:.2} ms p99{rerank}",
         table(style, &columns, &lines).trim_end(),
         outcome.embed_ms_p50,
         outcome.search_ms_p50,

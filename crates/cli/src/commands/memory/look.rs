@@ -99,9 +99,13 @@ fn reasons(why: &Why) -> String {
     let mut parts = Vec::new();
     parts.extend(why.dense.map(|value| format!("vector {value:.2}")));
     parts.extend(why.sparse.map(|value| format!("words {value:.1}")));
-    for (name, value) in
-        [("agent", why.agent), ("context", why.context), ("marks", why.marks), ("repeats", why.repeats)]
-    {
+    for (name, value) in [
+        ("agent", why.agent),
+        ("context", why.context),
+        ("marks", why.marks),
+        ("rerank", why.rerank),
+        ("repeats", why.repeats),
+    ] {
         if value != 0.0 {
             parts.push(format!("{name} {value:+.2}"));
         }
@@ -322,8 +326,9 @@ mod tests {
 
     #[test]
     fn a_score_says_what_it_is_made_of() {
-        let why = Why { dense: Some(0.62), sparse: Some(7.31), agent: 0.35, repeats: -0.1, ..Why::default() };
-        assert_eq!(reasons(&why), "vector 0.62, words 7.3, agent +0.35, repeats -0.10");
+        let why = Why { dense: Some(0.62), sparse: Some(7.31), agent: 0.35, rerank: -0.2, ..Why::default() };
+        let why = Why { repeats: -0.1, ..why };
+        assert_eq!(reasons(&why), "vector 0.62, words 7.3, agent +0.35, rerank -0.20, repeats -0.10");
         assert_eq!(reasons(&Why::default()), "");
     }
 }

@@ -15,12 +15,13 @@ mod tune;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use crewline_memory::{Embedder, Qdrant, Weights};
+use crewline_memory::{Embedder, Qdrant, Reranker, Weights};
+use crewline_runtime::Library;
 
 use crate::{app, console::Console, error::Error, exit::Exit, settings::Settings};
 
-/// How long the embedding thread may take to end; its library must not be torn down under it.
-const EMBEDDER_TIME_MAX: Duration = Duration::from_secs(2);
+/// How long a command waits for the reranker: nobody else waits for the command.
+const RERANK_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// What `crewline memory` takes.
 #[derive(Debug, Args)]
@@ -112,6 +113,7 @@ enum Place {
 struct Parts {
     embedder: Option<Embedder>,
     qdrant: Option<Qdrant>,
+    reranker: Option<Reranker>,
     weights: Weights,
 }
 
@@ -121,13 +123,11 @@ fn parts(settings: &Settings, place: Place) -> Result<Parts, Error> {
         Place::Database => None,
         Place::Configured => app::qdrant(settings, embedder.as_ref())?,
     };
-    Ok(Parts { embedder, qdrant, weights: app::weights(settings)? })
+    let reranker = app::reranker(settings)?.map(|reranker| reranker.patient_for(RERANK_TIME_MAX));
+    Ok(Parts { embedder, qdrant, reranker, weights: app::weights(settings)? })
 }
 
-/// Ends the embedding thread before the process ends.
-async fn close(embedder: Option<Embedder>) {
-    if let Some(embedder) = embedder {
-        // The wait blocks; nothing else is left to do on this executor.
-        let _ = tokio::task::spawn_blocking(move || embedder.close(EMBEDDER_TIME_MAX)).await;
-    }
+/// Ends the threads of the models before the process ends.
+async fn close(library: &Library) {
+    app::close_models(library.embedder().cloned(), library.index().reranker().cloned()).await;
 }

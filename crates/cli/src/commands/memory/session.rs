@@ -40,7 +40,8 @@ impl Session {
         app::make_data_dir(&settings.data_dir)?;
         let parts = parts(settings, Place::Configured)?;
         let store = Store::open(&settings.database_url()).await?;
-        let index = Hybrid::new(Embedded::with_weights(parts.weights).ruled(app::rules(settings)?), parts.qdrant);
+        let local = Embedded::with_weights(parts.weights).ruled(app::rules(settings)?);
+        let index = Hybrid::new(local, parts.qdrant).reranked(parts.reranker);
         let scope = ProjectScope::of(settings.project.as_deref().unwrap_or(PROJECT));
         Ok(Self { library: Library::new(store, index, parts.embedder, Arc::new(SystemClock)), scope })
     }
@@ -90,7 +91,7 @@ impl Session {
 
     /// Ends what was started.
     pub(super) async fn close(self) {
-        close(self.library.embedder().cloned()).await;
+        close(&self.library).await;
     }
 }
 

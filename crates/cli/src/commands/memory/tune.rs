@@ -101,10 +101,12 @@ const KNOBS: [Knob; 10] = [
 pub(crate) async fn run(args: TuneArgs, settings: &Settings, console: &Console) -> Result<Exit, Error> {
     let parts = super::parts(settings, Place::Database)?;
     let begin = parts.weights;
-    let parts = Parts { embedder: parts.embedder, qdrant: None, weights: begin, scratch: args.scratch.as_deref() };
+    let scratch = args.scratch.as_deref();
+    // What a reranker says depends on its model, so it is left out: weights are fitted for everybody.
+    let parts = Parts { embedder: parts.embedder, qdrant: None, reranker: None, weights: begin, scratch };
     let bench = Bench::load(&args.memories, &args.queries, parts, console).await?;
     let cases = cases(&bench).await?;
-    super::close(bench.library.embedder().cloned()).await;
+    super::close(&bench.library).await;
     let tuner = Tuner { bench: &bench, order: order(args.seed) };
     let all: Vec<&Case> = cases.iter().collect();
     let words: Vec<Case> = cases.iter().map(|case| Case { question: case.question.clone(), vector: None }).collect();
