@@ -184,16 +184,25 @@ impl Store {
         add(&mut args);
         match args {
             Args::Sqlite(args, _) => {
-                let mut rows = sqlx::query_with(AssertSqlSafe(text), args).fetch(reader.get_sqlite_connection_pool());
-                while let Some(row) = rows.try_next().await? {
-                    take(&Row::Sqlite(row))?;
+                let mut connection = reader.get_sqlite_connection_pool().acquire().await?;
+                {
+                    let mut rows = sqlx::query_with(AssertSqlSafe(text), args).fetch(&mut *connection);
+                    while let Some(row) = rows.try_next().await? {
+                        take(&Row::Sqlite(row))?;
+                    }
                 }
+                // Dropped it would go back a moment later: who reads next would open another, with a thread and a cache.
+                connection.return_to_pool().await;
             }
             Args::Postgres(args) => {
-                let mut rows = sqlx::query_with(AssertSqlSafe(text), args).fetch(reader.get_postgres_connection_pool());
-                while let Some(row) = rows.try_next().await? {
-                    take(&Row::Postgres(row))?;
+                let mut connection = reader.get_postgres_connection_pool().acquire().await?;
+                {
+                    let mut rows = sqlx::query_with(AssertSqlSafe(text), args).fetch(&mut *connection);
+                    while let Some(row) = rows.try_next().await? {
+                        take(&Row::Postgres(row))?;
+                    }
                 }
+                connection.return_to_pool().await;
             }
         }
         Ok(())
