@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    postings::{Posting, Postings},
+    postings::{Packed, Posting, Postings},
     segment::Segment,
     text,
 };
@@ -56,6 +56,8 @@ pub(crate) struct Bm25 {
     postings: HashMap<u64, Postings, BuildHasherDefault<Identity>>,
     keys: RandomState,
     documents: usize,
+    /// Terms of each document, by slot; it saturates.
+    lengths: Vec<u16>,
     /// Terms of all documents.
     length_total: u64,
     hashes: Vec<u64>,
@@ -67,8 +69,16 @@ pub(crate) struct Bm25 {
 struct Found {
     hash: u64,
     slot: u32,
-    /// The document's terms.
-    length: u16,
+}
+
+/// A term of a segment.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct FoundIn {
+    hash: u64,
+    /// The place of the segment.
+    segment: u32,
+    /// The place of the term in it.
+    at: u32,
 }
 
 /// Space for one query, kept between queries.
@@ -100,15 +110,9 @@ impl Bm25 {
         for (slot, text) in documents {
             let first = found.len();
             text::terms(text, &mut self.buffer, |term| {
-                found.push(Found { hash: self.keys.hash_one(term), slot, length: 0 });
+                found.push(Found { hash: self.keys.hash_one(term), slot });
             });
-            let terms = found.len() - first;
-            let length = u16::try_from(terms).unwrap_or(u16::MAX);
-            for it in &mut found[first..] {
-                it.length = length;
-            }
-            self.documents += 1;
-            self.length_total += terms as u64;
+            self.count(slot, found.len() - first);
             if found.len() >= FOUND_MAX {
                 self.file(&mut found);
             }
@@ -122,11 +126,9 @@ impl Bm25 {
     fn file(&mut self, found: &mut Vec<Found>) {
         found.sort_unstable_by_key(|it| (it.hash, it.slot));
         for of_term in found.chunk_by(|left, right| left.hash == right.hash) {
-            let mut postings = of_term.chunk_by(|left, right| left.slot == right.slot).map(|same| Posting {
-                slot: same[0].slot,
-                frequency: u16::try_from(same.len()).unwrap_or(u16::MAX),
-                length: same[0].length,
-            });
+            let mut postings = of_term
+                .chunk_by(|left, right| left.slot == right.slot)
+                .map(|same| Posting { slot: same[0].slot, frequency: u16::try_from(same.len()).unwrap_or(u16::MAX) });
             let list = match self.postings.entry(of_term[0].hash) {
                 Entry::Occupied(entry) => entry.into_mut(),
                 Entry::Vacant(entry) => match postings.next() {
@@ -141,36 +143,53 @@ impl Bm25 {
         found.clear();
     }
 
-    /// Adds the documents of a segment, each under the slot that stands at its place; those without one are left out.
-    pub(crate) fn add_segment(&mut self, segment: &Segment, slots: &[Option<u32>]) {
-        let documents: Vec<Option<(u32, u16)>> = segment
-            .documents()
-            .iter()
-            .zip(slots)
-            .map(|(document, slot)| {
-                let slot = (*slot)?;
-                self.documents += 1;
-                self.length_total += u64::from(document.length);
-                Some((slot, u16::try_from(document.length).unwrap_or(u16::MAX)))
-            })
-            .collect();
-        let Self { postings, keys, .. } = self;
-        segment.terms(|term, occurrences| {
-            let mut found = occurrences.filter_map(|it| {
-                let (slot, length) = (*documents.get(it.document as usize)?)?;
-                Some(Posting { slot, frequency: it.frequency, length })
-            });
-            let Some(first) = found.next() else { return };
-            let list = match postings.entry(keys.hash_one(term)) {
-                Entry::Occupied(entry) => {
-                    let list = entry.into_mut();
-                    list.push(first);
-                    list
+    fn count(&mut self, slot: u32, terms: usize) {
+        let at = slot as usize;
+        if self.lengths.len() <= at {
+            self.lengths.resize(at + 1, 0);
+        }
+        self.lengths[at] = u16::try_from(terms).unwrap_or(u16::MAX);
+        self.documents += 1;
+        self.length_total += terms as u64;
+    }
+
+    /// Adds the documents of segments, each under the slot that stands at its place; those without one are left out. The lists
+    /// of all segments are put together term by term, so that each is written once and takes no more room than it needs.
+    pub(crate) fn add_segments(&mut self, segments: &[(&Segment<'_>, Vec<Option<u32>>)]) {
+        let mut found = Vec::new();
+        for (number, (segment, slots)) in (0..).zip(segments) {
+            for (document, slot) in segment.documents().iter().zip(slots) {
+                if let Some(slot) = slot {
+                    self.count(*slot, document.length as usize);
                 }
-                Entry::Vacant(entry) => entry.insert(Postings::new(first)),
-            };
-            found.for_each(|posting| list.push(posting));
-        });
+            }
+            segment.terms(|term, at| {
+                // A segment of more than four gigabytes is not kept.
+                let at = u32::try_from(at).unwrap_or(u32::MAX);
+                found.push(FoundIn { hash: self.keys.hash_one(term), segment: number, at });
+            });
+        }
+        found.sort_unstable();
+        let of_terms = || found.chunk_by(|left, right| left.hash == right.hash);
+        let is_new = |of_term: &&[FoundIn]| !self.postings.contains_key(&of_term[0].hash);
+        let new = of_terms().filter(is_new).count();
+        self.postings.reserve(new);
+        let mut packed = Packed::default();
+        for of_term in of_terms() {
+            packed.clear();
+            for FoundIn { segment, at, .. } in of_term {
+                let (segment, slots) = &segments[*segment as usize];
+                for it in segment.occurrences(*at as usize) {
+                    if let Some(slot) = slots.get(it.document as usize).copied().flatten() {
+                        packed.push(Posting { slot, frequency: it.frequency });
+                    }
+                }
+            }
+            match self.postings.entry(of_term[0].hash) {
+                Entry::Occupied(mut entry) => packed.iter().for_each(|posting| entry.get_mut().push(posting)),
+                Entry::Vacant(entry) => drop(packed.kept().map(|list| entry.insert(list))),
+            }
+        }
     }
 
     /// Takes a document out. `text` must be the text it was added with.
@@ -215,9 +234,9 @@ impl Bm25 {
             let found = list.len() as f32;
             let weight = ((documents - found + 0.5) / (found + 0.5)).ln_1p() * (K1 + 1.0);
             for posting in list.iter() {
-                let frequency = f32::from(posting.frequency);
-                let score = weight * frequency / (frequency + base + slope * f32::from(posting.length));
-                let sum = &mut scratch.scores[posting.slot as usize];
+                let (at, frequency) = (posting.slot as usize, f32::from(posting.frequency));
+                let score = weight * frequency / (frequency + base + slope * f32::from(self.lengths[at]));
+                let sum = &mut scratch.scores[at];
                 if *sum == 0.0 {
                     scratch.touched.push(posting.slot);
                 }
@@ -320,14 +339,18 @@ mod tests {
         let texts = ["red fox and red dog", "", "blue fox", "red", "red dog runs"];
         let segment = Segment::of((10..).zip(texts));
         let mut whole = index(&["red first"]);
-        whole.add_segment(&segment, &[Some(1), Some(2), Some(3), Some(4), Some(5)]);
-        let apart = index(&["red first", texts[0], texts[1], texts[2], texts[3], texts[4]]);
+        let second = Segment::of([(20, "dog den"), (21, "den")]);
+        whole.add_segments(&[
+            (&segment, vec![Some(1), Some(2), Some(3), Some(4), Some(5)]),
+            (&second, vec![Some(6), Some(7)]),
+        ]);
+        let apart = index(&["red first", texts[0], texts[1], texts[2], texts[3], texts[4], "dog den", "den"]);
         // Two of them are gone since.
         let mut part = Bm25::default();
-        part.add_segment(&segment, &[None, Some(0), Some(1), None, Some(2)]);
+        part.add_segments(&[(&segment, vec![None, Some(0), Some(1), None, Some(2)])]);
         let rest = index(&[texts[1], texts[2], texts[4]]);
-        for query in ["red", "fox blue", "dog", "runs"] {
-            assert_eq!(scores(&whole, query, 6), scores(&apart, query, 6), "{query}");
+        for query in ["red", "fox blue", "dog", "runs", "den"] {
+            assert_eq!(scores(&whole, query, 8), scores(&apart, query, 8), "{query}");
             assert_eq!(scores(&part, query, 3), scores(&rest, query, 3), "{query}");
         }
         assert_eq!((part.postings.len(), part.documents), (rest.postings.len(), rest.documents));

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use crewline_testkit::QdrantServer;
 use crewline_types::{MemoryId, MemoryMarks, MemoryRecord, MemoryType, ProjectScope, TaskId, Timestamp};
+use futures::FutureExt as _;
 
-use crate::{Embedded, Filter, Hit, Hybrid, Point, Qdrant, QdrantOptions, Query, Stored, VectorStore, dense};
+use crate::{Embedded, Error, Filter, Hit, Hybrid, Point, Qdrant, QdrantOptions, Query, VectorStore, Vectors, dense};
 
 const DIMENSIONS: usize = 8;
 
@@ -204,15 +205,23 @@ fn assert_alike(left: &[Hit], right: &[Hit], query: &Query) {
     }
 }
 
-fn stored(row: u64, record: &MemoryRecord, vector: Option<Vec<f32>>) -> Stored {
-    Stored { row, record: record.clone(), vector }
+/// Opens a project of these memories.
+fn opened(store: &Embedded, scope: &ProjectScope, stored: &[(&MemoryRecord, Option<Vec<f32>>)]) -> Result<bool, Error> {
+    let mut opening = store.open(scope).now_or_never().unwrap()?.unwrap();
+    let mut vectors = Vectors::default();
+    for (row, (record, vector)) in (1..).zip(stored) {
+        opening.add(row, (*record).clone())?;
+        if let Some(vector) = vector {
+            vectors.push(row, vector);
+        }
+    }
+    Ok(opening.finish(vectors))
 }
 
 fn loaded(scope: &ProjectScope, points: &[Point]) -> Embedded {
     let store = Embedded::new();
-    let stored = (1..).zip(points).map(|(row, point)| stored(row, &point.record, point.vector.clone()));
-    store.load(scope, stored.collect()).unwrap();
-    store.load_words(scope, None);
+    let stored: Vec<_> = points.iter().map(|point| (&point.record, point.vector.clone())).collect();
+    assert!(opened(&store, scope, &stored).unwrap());
     store
 }
 
@@ -283,23 +292,74 @@ fn loading_joins_what_came_meanwhile_and_leaves_out_unfit_vectors() {
     assert!(!store.is_loaded(&scope), "only loading makes it complete");
     let old = record("p", "an old one", 1);
     let bad = record("p", "with a vector of another model", 2);
-    let rows =
-        vec![stored(1, &old, Some(vec![1.0, 0.0])), stored(2, &early, None), stored(3, &bad, Some(vec![1.0; 3]))];
-    store.load(&scope, rows).unwrap();
-    store.load_words(&scope, None);
-    store.loaded(&scope);
+    let rows = [(&old, Some(vec![1.0, 0.0])), (&*early, None), (&bad, Some(vec![1.0; 3]))];
+    assert!(opened(&store, &scope, &rows).unwrap());
     assert!(store.is_loaded(&scope));
     assert_eq!(store.count(&scope), 3);
     assert!(!store.insert(&scope, old.clone()).unwrap());
     let query = Query { vector: Some(vec![1.0, 0.0]), limit: 5, ..Query::default() };
     assert_eq!(texts(&store.search(&scope, &query)), ["an old one"]);
-    assert_eq!(
-        store.load(&ProjectScope::of("q"), vec![stored(1, &old, None)]).unwrap_err().code(),
-        "memory.foreign_project"
-    );
+    assert_eq!(opened(&store, &ProjectScope::of("q"), &[(&old, None)]).unwrap_err().code(), "memory.foreign_project");
     assert_eq!(store.set_vectors(&scope, &[(early.id, vec![f32::NAN, 0.0])]).unwrap_err().code(), "memory.vector");
     store.unload(&scope);
     assert!(!store.is_loaded(&scope));
+}
+
+#[tokio::test]
+async fn what_happens_while_a_project_is_opened_is_in_it() {
+    let scope = ProjectScope::of("p");
+    let store = Embedded::new();
+    let records: Vec<MemoryRecord> = (0..5).map(|at| record("p", &format!("memory number{at}"), at)).collect();
+    let mut opening = store.open(&scope).now_or_never().unwrap().unwrap().unwrap();
+    assert!(store.is_begun(&scope));
+    for (row, record) in (1..).zip(&records) {
+        opening.add(row, record.clone()).unwrap();
+    }
+    let mut vectors = Vectors::default();
+    vectors.push(2, &[0.0, 1.0]);
+    // Nobody else opens it, and it has nothing yet.
+    assert!(store.open(&scope).now_or_never().is_none());
+    assert_eq!(store.count(&scope), 0);
+    let new = record("p", "came meanwhile", 9);
+    assert!(store.insert(&scope, new.clone()).unwrap());
+    assert_eq!(store.set_vectors(&scope, &[(records[0].id, vec![1.0, 0.0])]).unwrap(), 0);
+    let marks = MemoryMarks { repeats: 7, ..MemoryMarks::default() };
+    assert!(!store.mark(&scope, records[0].id, marks.clone()) && !store.mark(&scope, records[3].id, marks.clone()));
+    assert_eq!(store.remove(&scope, &[records[2].id, records[3].id, new.id, records[4].id]), 1);
+    // Said again after it was forgotten.
+    assert!(store.insert(&scope, records[3].clone()).unwrap());
+    assert!(opening.finish(vectors));
+    assert!(store.is_loaded(&scope) && store.open(&scope).now_or_never().unwrap().unwrap().is_none());
+    let mut found = store.search(&scope, &by_words("memory meanwhile number0 number2 number3 number4", 9));
+    found.sort_by_key(|hit| hit.record.created_at);
+    assert_eq!(texts(&found), ["memory number0", "memory number1", "memory number3"]);
+    assert_eq!(found.iter().map(|hit| hit.record.marks.repeats).collect::<Vec<_>>(), [7, 0, 0]);
+    let near = Query { vector: Some(vec![1.0, 0.0]), limit: 5, ..Query::default() };
+    let near = store.search(&scope, &near);
+    assert_eq!(texts(&near)[..1], ["memory number0"]);
+    assert!(near.iter().all(|hit| hit.record.id != records[3].id), "its vector went with it");
+}
+
+#[test]
+fn an_opening_that_is_given_up_leaves_nothing() {
+    let scope = ProjectScope::of("p");
+    let store = Embedded::new();
+    let (one, other) = (record("p", "one", 1), record("p", "other", 2));
+    let mut opening = store.open(&scope).now_or_never().unwrap().unwrap().unwrap();
+    opening.add(1, one.clone()).unwrap();
+    store.remove(&scope, &[one.id]);
+    drop(opening);
+    assert_eq!(store.count(&scope), 0);
+    assert!(opened(&store, &scope, &[(&one, None)]).unwrap());
+    assert_eq!(store.count(&scope), 1, "what was forgotten before it was read is no matter");
+    // Dropped from the index while it is opened.
+    store.unload(&scope);
+    let mut opening = store.open(&scope).now_or_never().unwrap().unwrap().unwrap();
+    opening.add(1, one).unwrap();
+    store.unload(&scope);
+    store.insert(&scope, other).unwrap();
+    assert!(!opening.finish(Vectors::default()));
+    assert_eq!((store.count(&scope), store.is_loaded(&scope)), (1, false));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! **Invariant:** similarities are rounded before they are compared, wherever they were made.
 //! **Invariant:** the sum of a dot product has a fixed order, so equal vectors give equal scores.
 
-use std::{cmp::Reverse, collections::BinaryHeap};
+use std::{cmp::Reverse, collections::BinaryHeap, fmt};
 
 use crate::planes::{Planes, Probe};
 
@@ -12,6 +12,56 @@ use crate::planes::{Planes, Probe};
 const NONE: u32 = u32::MAX;
 /// Independent sums, so that the additions of one step do not wait for each other.
 pub(crate) const LANES: usize = 16;
+
+/// Vectors of memories that are read from a database, by row.
+#[derive(Default)]
+pub struct Vectors {
+    rows: Vec<u64>,
+    planes: Planes,
+    unit: Vec<f32>,
+    unfit: usize,
+}
+
+impl fmt::Debug for Vectors {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Vectors").field("rows", &self.rows.len()).finish_non_exhaustive()
+    }
+}
+
+impl Vectors {
+    /// Adds the vector of the memory in `row`, unless it has another length than the first, or no direction.
+    pub fn push(&mut self, row: u64, vector: &[f32]) {
+        self.unit.clear();
+        self.unit.extend_from_slice(vector);
+        let fits = !vector.is_empty() && (self.rows.is_empty() || self.planes.width() == vector.len());
+        if fits && make_unit(&mut self.unit) {
+            self.rows.push(row);
+            self.planes.push(&self.unit);
+        } else {
+            self.unfit += 1;
+        }
+    }
+
+    /// The vectors of those memories that have a slot, and how many did not fit.
+    pub(crate) fn placed(mut self, slot_of: impl Fn(u64) -> Option<u32>) -> (Dense, usize) {
+        let (mut slots, mut row_of) = (Vec::with_capacity(self.rows.len()), Vec::new());
+        while let Some(row) = self.rows.get(slots.len()) {
+            let Some(slot) = slot_of(*row) else {
+                self.rows.swap_remove(slots.len());
+                self.planes.swap_remove(slots.len());
+                continue;
+            };
+            if row_of.len() <= slot as usize {
+                row_of.resize(slot as usize + 1, NONE);
+            }
+            // Rows are fewer than slots, which are u32.
+            row_of[slot as usize] = u32::try_from(slots.len()).unwrap_or(NONE);
+            slots.push(slot);
+        }
+        self.planes.shrink();
+        (Dense { rows: self.planes, slots, row_of }, self.unfit)
+    }
+}
 
 /// The vectors of one project, by slot.
 #[derive(Default)]
@@ -169,14 +219,19 @@ impl Sums {
 
 /// `vector` with length one; `None` when it has no direction.
 pub(crate) fn unit(mut vector: Vec<f32>) -> Option<Vec<f32>> {
-    let norm = dot(&vector, &vector).sqrt();
+    make_unit(&mut vector).then_some(vector)
+}
+
+/// Gives `vector` length one; false when it has no direction.
+fn make_unit(vector: &mut [f32]) -> bool {
+    let norm = dot(vector, vector).sqrt();
     if !norm.is_finite() || norm < 1e-12 {
-        return None;
+        return false;
     }
-    for value in &mut vector {
+    for value in vector {
         *value /= norm;
     }
-    Some(vector)
+    true
 }
 
 #[cfg(test)]
@@ -213,6 +268,27 @@ mod tests {
         dense.remove(2);
         assert_eq!(dense.len(), 0);
         assert!(dense.fits(3), "an empty index takes any dimension");
+    }
+
+    #[test]
+    fn vectors_of_a_database_get_their_slots() {
+        let of = |row: u16| vec![f32::from(row), 1.0];
+        let mut vectors = Vectors::default();
+        for row in [9, 3, 4, 8, 5] {
+            vectors.push(row.into(), &of(row));
+        }
+        for unfit in [vec![], vec![1.0; 3], vec![0.0, 0.0], vec![f32::NAN, 1.0]] {
+            vectors.push(6, &unfit);
+        }
+        // Rows 9 and 5 are of no memory.
+        let (mut dense, unfit) = vectors.placed(|row| [8, 3, 4].iter().position(|it| *it == row)?.try_into().ok());
+        assert_eq!((dense.len(), unfit), (3, 4));
+        for (slot, row) in [(0, 8), (1, 3), (2, 4)] {
+            assert_eq!(dense.vector(slot), unit(of(row)));
+        }
+        dense.remove(1);
+        assert_eq!((dense.vector(1), dense.vector(2)), (None, unit(of(4))));
+        assert_eq!(Vectors::default().placed(|_| None).0.len(), 0);
     }
 
     #[test]

@@ -7,15 +7,17 @@ use std::{
     collections::{BTreeSet, HashMap},
     fmt,
     sync::{Arc, PoisonError, RwLock},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crewline_types::{MemoryId, MemoryMarks, MemoryRecord, ProjectScope};
 use futures::{FutureExt, future::BoxFuture};
 
+use tokio::{sync::Mutex, time::timeout};
+
 use crate::{
-    Error, Hit, Point, Query, Rules, Segment, Stored, VectorStore, Weights, metrics, project::Project,
-    ranking::Ranking, store::belongs,
+    Error, Hit, Opening, Point, Query, Rules, VectorStore, Weights, metrics, project::Project, ranking::Ranking,
+    store::belongs,
 };
 
 /// Work that takes longer than this goes to a thread that may block, in microseconds.
@@ -23,7 +25,14 @@ const INLINE_MICROS_MAX: usize = 500;
 /// What adding one memory costs, in microseconds, rounded up.
 const INSERT_MICROS: usize = 20;
 
-type Shared = Arc<RwLock<Project>>;
+/// How long somebody waits who wants to open a project that is being opened.
+const TURN_LIMIT: Duration = Duration::from_mins(1);
+
+/// A project, and whose turn it is to open it.
+pub(crate) struct Shared {
+    pub(crate) project: RwLock<Project>,
+    turn: Arc<Mutex<()>>,
+}
 
 /// The indexes of one database. Cloning shares them.
 ///
@@ -31,7 +40,7 @@ type Shared = Arc<RwLock<Project>>;
 /// a hundred thousand with vectors. The calls of [`VectorStore`] leave the async threads when it takes long.
 #[derive(Clone, Default)]
 pub struct Embedded {
-    projects: Arc<RwLock<HashMap<Arc<str>, Shared>>>,
+    projects: Arc<RwLock<HashMap<Arc<str>, Arc<Shared>>>>,
     weights: Weights,
     rules: Arc<Rules>,
 }
@@ -78,35 +87,21 @@ impl Embedded {
         self.project(scope).is_some()
     }
 
-    /// Says that a project is on its way here: from now on whoever makes vectors gives them to it.
-    pub fn begin(&self, scope: &ProjectScope) {
-        self.with_mut(scope, |_| ());
+    /// Begins to open a project, whose memories come from the database; none when all of it is here. From now on whoever makes
+    /// vectors gives them to it. Waits while another opens it.
+    pub async fn open(&self, scope: &ProjectScope) -> Result<Option<Opening>, Error> {
+        let shared = self.shared(scope);
+        let turn = Arc::clone(&shared.turn);
+        let turn = match Arc::clone(&turn).try_lock_owned() {
+            Ok(turn) => turn,
+            Err(_) => timeout(TURN_LIMIT, turn.lock_owned())
+                .await
+                .map_err(|_| Error::Opening { project: scope.project().to_owned(), limit: TURN_LIMIT })?,
+        };
+        Ok(Opening::new(self, scope, shared, turn))
     }
 
-    /// Adds some of what the database holds of a project, in the order of its rows, beside what [`Self::insert`] added
-    /// meanwhile. It is found by its words after [`Self::load_words`]. Takes some microseconds a memory: call it from a
-    /// thread that may block. A stored vector that does not fit is left out with a warning.
-    pub fn load(&self, scope: &ProjectScope, stored: Vec<Stored>) -> Result<(), Error> {
-        stored.iter().try_for_each(|it| belongs(scope, &it.record))?;
-        let unfit = self.with_mut(scope, |project| project.insert_all(stored));
-        if unfit > 0 {
-            tracing::warn!(project_id = scope.project(), unfit, "stored vectors are of another model");
-        }
-        Ok(())
-    }
-
-    /// Adds the words of what [`Self::load`] has added since the last time: from `segment` where it holds them, else from
-    /// their texts, which takes some 20 µs each.
-    pub fn load_words(&self, scope: &ProjectScope, segment: Option<&Segment>) {
-        self.with_mut(scope, |project| project.add_words(segment));
-    }
-
-    /// Says that all that the database holds of a project is here.
-    pub fn loaded(&self, scope: &ProjectScope) {
-        self.with_mut(scope, |project| project.is_loaded = true);
-    }
-
-    /// Drops the project's index; the next [`Self::load`] builds it again.
+    /// Drops the project's index; the next [`Self::open`] builds it again.
     pub fn unload(&self, scope: &ProjectScope) {
         self.projects.write().unwrap_or_else(PoisonError::into_inner).remove(scope.project());
     }
@@ -211,23 +206,34 @@ impl Embedded {
         self.with_mut(scope, |project| ids.iter().filter(|id| project.remove(**id)).count())
     }
 
-    fn project(&self, scope: &ProjectScope) -> Option<Shared> {
+    /// Whether `shared` is the project that questions are asked of.
+    pub(crate) fn holds(&self, scope: &ProjectScope, shared: &Arc<Shared>) -> bool {
+        self.project(scope).is_some_and(|it| Arc::ptr_eq(&it, shared))
+    }
+
+    fn project(&self, scope: &ProjectScope) -> Option<Arc<Shared>> {
         self.projects.read().unwrap_or_else(PoisonError::into_inner).get(scope.project()).cloned()
     }
 
+    /// The project, which is made if there is none.
+    fn shared(&self, scope: &ProjectScope) -> Arc<Shared> {
+        self.project(scope).unwrap_or_else(|| {
+            let mut projects = self.projects.write().unwrap_or_else(PoisonError::into_inner);
+            let name = scope.project();
+            let new = || Arc::new(Shared { project: RwLock::new(Project::new(name)), turn: Arc::default() });
+            Arc::clone(projects.entry(name.into()).or_insert_with(new))
+        })
+    }
+
     fn with<T>(&self, scope: &ProjectScope, read: impl FnOnce(&Project) -> T) -> Option<T> {
-        let project = self.project(scope)?;
-        let project = project.read().unwrap_or_else(PoisonError::into_inner);
+        let shared = self.project(scope)?;
+        let project = shared.project.read().unwrap_or_else(PoisonError::into_inner);
         Some(read(&project))
     }
 
     fn with_mut<T>(&self, scope: &ProjectScope, write: impl FnOnce(&mut Project) -> T) -> T {
-        let project = self.project(scope).unwrap_or_else(|| {
-            let mut projects = self.projects.write().unwrap_or_else(PoisonError::into_inner);
-            let name = scope.project();
-            Arc::clone(projects.entry(name.into()).or_insert_with(|| Arc::new(RwLock::new(Project::new(name)))))
-        });
-        let mut project = project.write().unwrap_or_else(PoisonError::into_inner);
+        let shared = self.shared(scope);
+        let mut project = shared.project.write().unwrap_or_else(PoisonError::into_inner);
         write(&mut project)
     }
 

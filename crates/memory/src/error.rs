@@ -155,6 +155,14 @@ pub enum Error {
     /// The embedder or the reranker ended before it answered.
     #[error("a model of memory has stopped")]
     Stopped,
+    /// Somebody else opens the project, and takes long.
+    #[error("the memory of `{project}` is being opened for more than {limit:?}")]
+    Opening {
+        /// The project.
+        project: String,
+        /// How long we waited.
+        limit: Duration,
+    },
     /// A file can not be read.
     #[error("`{}` can not be read", path.display())]
     Io {
@@ -175,7 +183,7 @@ impl Error {
             | Self::Library { .. }
             | Self::Model { .. }
             | Self::Stopped => ErrorKind::Unavailable,
-            Self::Timeout { .. } | Self::Late { .. } => ErrorKind::Timeout,
+            Self::Timeout { .. } | Self::Late { .. } | Self::Opening { .. } => ErrorKind::Timeout,
             Self::Refused { .. } => ErrorKind::Auth,
             Self::Address { .. }
             | Self::Mismatch { .. }
@@ -213,6 +221,7 @@ impl Error {
             Self::Late { .. } => "memory.rerank_late",
             Self::Busy { .. } => "memory.busy",
             Self::Stopped => "memory.stopped",
+            Self::Opening { .. } => "memory.opening",
             Self::Io { .. } => "memory.io",
         }
     }
@@ -225,6 +234,7 @@ impl Error {
             | Self::Timeout { .. }
             | Self::Late { .. }
             | Self::Busy { .. }
+            | Self::Opening { .. }
             | Self::Stopped => true,
             Self::Refused { .. }
             | Self::Rejected { .. }
@@ -272,6 +282,7 @@ impl Error {
             | Self::Embedding { .. }
             | Self::Reranking { .. }
             | Self::Busy { .. }
+            | Self::Opening { .. }
             | Self::Stopped
             | Self::Io { .. } => None,
         }

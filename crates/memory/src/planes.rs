@@ -108,9 +108,15 @@ impl Planes {
             let [first, second, third, fourth] = (((number * steps) as i32).cast_unsigned() ^ SIGN).to_be_bytes();
             (*head, *body, *tail) = (first, u16::from_be_bytes([second, third]), fourth);
         }
-        let head_step = step * (1_u32 << TAIL_BITS) as f32;
-        let said = self.heads[heads].iter().map(|head| (f32::from(*head) - HEAD_ZERO) * head_step);
-        self.measures[row] = Measure { step, error: length(unit.iter().zip(said).map(|(it, said)| it - said)) };
+        self.measures[row] = Measure { step, error: error_of(&self.heads[heads], unit, step) };
+    }
+
+    /// Gives back the room that no row takes.
+    pub(crate) fn shrink(&mut self) {
+        self.heads.shrink_to_fit();
+        self.bodies.shrink_to_fit();
+        self.tails.shrink_to_fit();
+        self.measures.shrink_to_fit();
     }
 
     /// Drops a row; the last moves into its place.
@@ -181,8 +187,26 @@ fn whole(head: u8, body: u16, tail: u8) -> i32 {
     ((u32::from(head) << TAIL_BITS | u32::from(body) << u8::BITS | u32::from(tail)) ^ SIGN).cast_signed()
 }
 
+/// The length of the difference between a row and what its heads say.
+fn error_of(heads: &[u8], unit: &[f32], step: f32) -> f32 {
+    let step = step * (1_u32 << TAIL_BITS) as f32;
+    let off = |head: u8, number: f32| number - (f32::from(head) - HEAD_ZERO) * step;
+    let ((heads, head_rest), (unit, unit_rest)) = (heads.as_chunks::<LANES>(), unit.as_chunks::<LANES>());
+    let mut sums = Sums::default();
+    for (heads, unit) in heads.iter().zip(unit) {
+        let mut offs = [0.0; LANES];
+        for lane in 0..LANES {
+            offs[lane] = off(heads[lane], unit[lane]);
+        }
+        sums.add(&offs, &offs);
+    }
+    sums.total(head_rest.iter().zip(unit_rest).map(|(head, number)| off(*head, *number).powi(2)).sum()).sqrt()
+}
+
+/// The greatest of numbers without their signs.
 fn greatest(numbers: &[f32]) -> f32 {
-    numbers.iter().fold(0.0, |most, it| it.abs().max(most))
+    // Bits without a sign are in the order of the numbers, and are compared many at once.
+    f32::from_bits(numbers.iter().map(|it| it.abs().to_bits()).max().unwrap_or(0))
 }
 
 /// The least power of two above `number`, which is positive and far from the ends of what a float may be.

@@ -1,18 +1,15 @@
-//! The documents of one term, packed: most take three bytes.
+//! The documents of one term, packed: most take two bytes.
 //!
-//! A posting is the distance of its slot from the one before, doubled, and one more when a frequency follows; the frequency, when
-//! it is above one; and the length of the document. All are written seven bits a byte, the lowest first, with the eighth set where
-//! more follow.
+//! A posting is the distance of its slot from the one before, doubled, and one more when a frequency follows; and the frequency,
+//! when it is above one. Both are written seven bits a byte, the lowest first, with the eighth set where more follow.
 //!
 //! **Invariant:** what is read is what was written, in its order.
 
-/// A document of a term. Frequency and length saturate.
+/// A document of a term. The frequency saturates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Posting {
     pub(crate) slot: u32,
     pub(crate) frequency: u16,
-    /// The document's terms; kept here so that scoring reads one place, not two.
-    pub(crate) length: u16,
 }
 
 /// The documents of one term, mostly by ascending slot; never none.
@@ -25,7 +22,7 @@ pub(crate) enum Postings {
 }
 
 /// Packed postings.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Packed {
     bytes: Vec<u8>,
     count: u32,
@@ -43,7 +40,7 @@ impl Postings {
     pub(crate) fn push(&mut self, posting: Posting) {
         match self {
             Self::One(first) => {
-                let mut packed = Packed { bytes: Vec::new(), count: 0, last: 0 };
+                let mut packed = Packed::default();
                 packed.push(*first);
                 packed.push(posting);
                 *self = Self::Many(Box::new(packed));
@@ -72,13 +69,33 @@ impl Postings {
     pub(crate) fn iter(&self) -> Iter<'_> {
         match self {
             Self::One(posting) => Iter { one: Some(*posting), bytes: &[], slot: 0 },
-            Self::Many(packed) => Iter { one: None, bytes: &packed.bytes, slot: 0 },
+            Self::Many(packed) => packed.iter(),
         }
     }
 }
 
 impl Packed {
-    fn push(&mut self, Posting { slot, frequency, length }: Posting) {
+    /// The same without room for more; none when there are none.
+    pub(crate) fn kept(&self) -> Option<Postings> {
+        if self.count == 1 {
+            return self.iter().next().map(Postings::One);
+        }
+        let Self { bytes, count, last } = self;
+        (*count > 0)
+            .then(|| Postings::Many(Box::new(Self { bytes: bytes.as_slice().into(), count: *count, last: *last })))
+    }
+
+    /// Lets go of all, and keeps the room.
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        (self.count, self.last) = (0, 0);
+    }
+
+    pub(crate) fn iter(&self) -> Iter<'_> {
+        Iter { one: None, bytes: &self.bytes, slot: 0 }
+    }
+
+    pub(crate) fn push(&mut self, Posting { slot, frequency }: Posting) {
         // A list of thousands that doubles would hold a third of nothing on average.
         if self.bytes.capacity() - self.bytes.len() < NUMBERS_BYTES {
             self.bytes.reserve_exact(NUMBERS_BYTES + self.bytes.len() / 8);
@@ -88,7 +105,6 @@ impl Packed {
         if frequency > 1 {
             self.write(frequency.into());
         }
-        self.write(length.into());
         self.last = slot;
         self.count += 1;
     }
@@ -102,8 +118,8 @@ impl Packed {
     }
 }
 
-/// The bytes of the longest posting: 33 bits, and twice 16.
-const NUMBERS_BYTES: usize = 5 + 3 + 3;
+/// The bytes of the longest posting: 33 bits, and 16.
+const NUMBERS_BYTES: usize = 5 + 3;
 
 /// Reads postings.
 pub(crate) struct Iter<'a> {
@@ -138,7 +154,7 @@ impl Iterator for Iter<'_> {
     type Item = Posting;
 
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "what was written is 32 bits and a mark, and twice 16 bits")]
+    #[expect(clippy::cast_possible_truncation, reason = "what was written is 32 bits and a mark, and 16 bits")]
     fn next(&mut self) -> Option<Posting> {
         if let Some(one) = self.one.take() {
             return Some(one);
@@ -146,8 +162,7 @@ impl Iterator for Iter<'_> {
         let head = self.number()?;
         self.slot = self.slot.wrapping_add((head >> 1) as u32);
         let frequency = if head & 1 == 1 { self.number()? as u16 } else { 1 };
-        let length = self.number()? as u16;
-        Some(Posting { slot: self.slot, frequency, length })
+        Some(Posting { slot: self.slot, frequency })
     }
 }
 
@@ -162,11 +177,8 @@ mod tests {
             let mut slot = random.u32(..3);
             let all: Vec<Posting> = (0..random.usize(1..60))
                 .map(|_| {
-                    let posting = Posting {
-                        slot,
-                        frequency: *random.choice(&[1, 1, 1, 2, 127, 128, u16::MAX]).unwrap_or(&1),
-                        length: *random.choice(&[0, 1, 80, 127, 128, 20_000, u16::MAX]).unwrap_or(&1),
-                    };
+                    let posting =
+                        Posting { slot, frequency: *random.choice(&[1, 1, 1, 2, 127, 128, u16::MAX]).unwrap_or(&1) };
                     slot += *random.choice(&[1, 2, 63, 64, 8_192, 40_000_000]).unwrap_or(&1);
                     posting
                 })
@@ -175,6 +187,15 @@ mod tests {
             all[1..].iter().for_each(|posting| packed.push(*posting));
             assert_eq!(packed.iter().collect::<Vec<_>>(), all);
             assert_eq!(packed.len(), all.len());
+            let mut some = Packed::default();
+            for _ in 0..2 {
+                some.clear();
+                assert!(some.kept().is_none());
+                for posting in &all {
+                    some.push(*posting);
+                }
+                assert_eq!(some.kept().unwrap().iter().collect::<Vec<_>>(), all);
+            }
             let gone = random.usize(..all.len());
             let rest: Vec<Posting> = all.iter().copied().filter(|it| it.slot != all[gone].slot).collect();
             match packed.without(all[gone].slot) {
@@ -186,8 +207,8 @@ mod tests {
 
     #[test]
     fn the_greatest_numbers_fit() {
-        let most = Posting { slot: u32::MAX, frequency: u16::MAX, length: u16::MAX };
-        let mut postings = Postings::new(Posting { slot: 0, frequency: 1, length: 1 });
+        let most = Posting { slot: u32::MAX, frequency: u16::MAX };
+        let mut postings = Postings::new(Posting { slot: 0, frequency: 1 });
         postings.push(most);
         assert_eq!(postings.iter().last(), Some(most));
         assert_eq!(size_of::<Postings>(), 16, "a term that stands in one document needs no room elsewhere");

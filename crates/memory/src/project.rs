@@ -22,9 +22,8 @@ use crate::{
     planes::Probe,
     rank::{View, rank},
     ranking::Ranking,
-    segment::Segment,
-    store::{Rule, Stored},
-    tasks::Tasks,
+    store::Rule,
+    tasks::{Tasks, id_in},
     top::{Ranked, Top},
 };
 
@@ -39,6 +38,14 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
+/// What happened to memories that may be on their way here.
+#[derive(Default)]
+pub(crate) struct Meanwhile {
+    gone: Vec<MemoryId>,
+    marks: HashMap<MemoryId, MemoryMarks>,
+    vectors: HashMap<MemoryId, Vec<f32>>,
+}
+
 /// The index of one project.
 #[derive(Default)]
 pub(crate) struct Project {
@@ -49,14 +56,14 @@ pub(crate) struct Project {
     slots: HashMap<MemoryId, u32>,
     /// Who has spoken, and how often.
     agents: HashMap<Arc<str>, usize>,
-    tasks: Tasks,
+    pub(crate) tasks: Tasks,
     /// The oldest and the newest memory there ever was here.
     ages: Option<(i64, i64)>,
-    words: Bm25,
-    /// Stored memories whose words are still to come, by row and slot.
-    wordless: Vec<(u64, u32)>,
-    vectors: Dense,
+    pub(crate) words: Bm25,
+    pub(crate) vectors: Dense,
     pub(crate) is_loaded: bool,
+    /// What is missed by whoever reads it from the database at this time.
+    pub(crate) meanwhile: Option<Meanwhile>,
     /// Known to the database, and not to be found: older versions.
     left_out: HashSet<MemoryId>,
 }
@@ -80,6 +87,10 @@ impl Project {
         self.record(*self.slots.get(&id)?)
     }
 
+    pub(crate) fn text(&self, slot: u32) -> Option<&str> {
+        self.record(slot).map(|record| &*record.text)
+    }
+
     /// Whether it is here, or is not to be found.
     pub(crate) fn knows(&self, id: MemoryId) -> bool {
         self.slots.contains_key(&id) || self.left_out.contains(&id)
@@ -96,38 +107,8 @@ impl Project {
         true
     }
 
-    /// Adds stored memories, whose words come later, and says how many vectors did not fit.
-    pub(crate) fn insert_all(&mut self, stored: Vec<Stored>) -> usize {
-        let mut unfit = 0;
-        for Stored { row, record, vector } in stored {
-            let id = record.id;
-            if let Some(slot) = self.place(Arc::new(record)) {
-                self.wordless.push((row, slot));
-            }
-            unfit += usize::from(vector.is_some_and(|vector| self.set_vector(id, vector).is_err()));
-        }
-        unfit
-    }
-
-    /// Adds the words of the stored memories that have none yet: from the segment where it holds them, else from their texts.
-    pub(crate) fn add_words(&mut self, segment: Option<&Segment>) {
-        let held = segment.map_or(&[][..], Segment::documents);
-        let mut of_segment = vec![None; held.len()];
-        let mut others = Vec::new();
-        for (row, slot) in std::mem::take(&mut self.wordless) {
-            match held.binary_search_by_key(&row, |it| it.row) {
-                Ok(at) => of_segment[at] = Some(slot),
-                Err(_) => others.push(slot),
-            }
-        }
-        if let Some(segment) = segment {
-            self.words.add_segment(segment, &of_segment);
-        }
-        self.index_words(others);
-    }
-
     /// Gives a record a slot; none when it is there already.
-    fn place(&mut self, record: Arc<MemoryRecord>) -> Option<u32> {
+    pub(crate) fn place(&mut self, record: Arc<MemoryRecord>) -> Option<u32> {
         // A project of four thousand million memories is out of reach of an index in memory.
         let slot = u32::try_from(self.records.len()).unwrap_or(u32::MAX);
         match self.slots.entry(record.id) {
@@ -136,7 +117,7 @@ impl Project {
         };
         let record = self.sharing(record);
         let tokens = u32::try_from(estimate_tokens(&record.text)).unwrap_or(u32::MAX);
-        self.tasks.add(&record, slot, tokens);
+        self.tasks.add(&record, slot, tokens, id_in(&self.records));
         *self.agents.entry(Arc::clone(&record.agent)).or_default() += 1;
         let at = record.created_at.0;
         self.ages = Some(self.ages.map_or((at, at), |(oldest, newest)| (oldest.min(at), newest.max(at))));
@@ -146,7 +127,7 @@ impl Project {
     }
 
     /// Adds the words of records that have a slot.
-    fn index_words(&mut self, slots: impl IntoIterator<Item = u32>) {
+    pub(crate) fn index_words(&mut self, slots: impl IntoIterator<Item = u32>) {
         let records = &self.records;
         let text = |slot: u32| Some((slot, &*records.get(slot as usize)?.as_ref()?.text));
         self.words.add(slots.into_iter().filter_map(text));
@@ -167,6 +148,9 @@ impl Project {
 
     /// Sets the marks of a record; false when there is no such record.
     pub(crate) fn mark(&mut self, id: MemoryId, marks: MemoryMarks) -> bool {
+        if let Some(meanwhile) = &mut self.meanwhile {
+            meanwhile.marks.insert(id, marks.clone());
+        }
         let Some(record) = self.slots.get(&id).and_then(|slot| self.records.get_mut(*slot as usize)?.as_mut()) else {
             return false;
         };
@@ -176,7 +160,12 @@ impl Project {
 
     /// Sets the vector of a record; false when there is no such record.
     pub(crate) fn set_vector(&mut self, id: MemoryId, vector: Vec<f32>) -> Result<bool, Error> {
-        let Some(&slot) = self.slots.get(&id) else { return Ok(false) };
+        let Some(&slot) = self.slots.get(&id) else {
+            if let Some(meanwhile) = &mut self.meanwhile {
+                meanwhile.vectors.insert(id, vector);
+            }
+            return Ok(false);
+        };
         self.check_dimensions(vector.len())?;
         let unit = dense::unit(vector).ok_or(Error::Vector { id })?;
         self.vectors.set(slot, &unit);
@@ -196,13 +185,15 @@ impl Project {
     }
 
     pub(crate) fn remove(&mut self, id: MemoryId) -> bool {
+        if let Some(meanwhile) = &mut self.meanwhile {
+            meanwhile.gone.push(id);
+            meanwhile.marks.remove(&id);
+            meanwhile.vectors.remove(&id);
+        }
         let Some(slot) = self.slots.remove(&id) else { return false };
         if let Some(record) = self.records[slot as usize].take() {
-            match self.wordless.iter().position(|(_, it)| *it == slot) {
-                Some(at) => drop(self.wordless.remove(at)),
-                None => self.words.remove(slot, &record.text),
-            }
-            self.tasks.remove(&record, slot, self.tokens[slot as usize]);
+            self.words.remove(slot, &record.text);
+            self.tasks.remove(&record, slot, self.tokens[slot as usize], id_in(&self.records));
             if let Some(count) = self.agents.get_mut(&record.agent) {
                 *count -= 1;
                 if *count == 0 {
@@ -219,11 +210,8 @@ impl Project {
     }
 
     fn compact(&mut self) {
-        let old = std::mem::replace(
-            self,
-            Self { name: Arc::clone(&self.name), is_loaded: self.is_loaded, ..Self::default() },
-        );
-        self.left_out = old.left_out;
+        let old = std::mem::replace(self, Self::new(&self.name));
+        (self.is_loaded, self.left_out, self.meanwhile) = (old.is_loaded, old.left_out, old.meanwhile);
         for (slot, record) in (0..).zip(old.records) {
             let Some(record) = record else { continue };
             let new = u32::try_from(self.records.len()).unwrap_or(u32::MAX);
@@ -232,6 +220,34 @@ impl Project {
                 self.vectors.set(new, &unit);
             }
         }
+    }
+
+    /// Takes in what was read of it from the database. What came here since that began is newer. Says how many vectors
+    /// did not fit.
+    pub(crate) fn join(&mut self, mut read: Self) -> usize {
+        let Meanwhile { gone, marks, vectors } = self.meanwhile.take().unwrap_or_default();
+        for id in gone {
+            read.remove(id);
+        }
+        read.left_out = std::mem::take(&mut self.left_out);
+        read.is_loaded = true;
+        let here = std::mem::replace(self, read);
+        let mut unfit = 0;
+        for (slot, record) in (0..).zip(here.records) {
+            let Some(record) = record else { continue };
+            let id = record.id;
+            self.insert(record);
+            if let Some(unit) = here.vectors.vector(slot) {
+                unfit += usize::from(self.set_vector(id, unit).is_err());
+            }
+        }
+        for (id, vector) in vectors {
+            unfit += usize::from(self.set_vector(id, vector).is_err());
+        }
+        for (id, marks) in marks {
+            self.mark(id, marks);
+        }
+        unfit
     }
 
     /// The best memories: as many as the query wants and a reranker reads. `remote` holds the similarities that another

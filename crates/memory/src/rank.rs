@@ -16,7 +16,7 @@ use crate::{
     address::{Address, Party},
     fuse::{Candidate, fuse},
     ranking::{Ranking, Standing},
-    tasks::Tasks,
+    tasks::{Tasks, id_in},
     top::Ranked,
 };
 
@@ -62,7 +62,7 @@ pub(crate) fn rank(
         let mut sum = weights.summary * of_source.get(&slot).copied().unwrap_or(0.0);
         let own = short_slot(slot);
         if own > 0.0
-            && let Some(place) = view.tasks.place(record, slot)
+            && let Some(place) = view.tasks.place(record, slot, id_in(view.records))
         {
             for (neighbour, weight) in [(place.previous, weights.previous), (place.next, weights.next)] {
                 if let Some(slot) = neighbour {

@@ -8,7 +8,7 @@
 //! **Invariant:** the same rows with the same texts give the same bytes, in every process.
 //! **Invariant:** what is not read back to the last bit, or was written by a version with other terms, is no segment.
 
-use std::{collections::HashMap, fmt};
+use std::{borrow::Cow, collections::HashMap, fmt};
 
 use crate::text;
 
@@ -18,8 +18,8 @@ const VERSION: u8 = 1;
 const HASH: usize = 16;
 
 /// The words of many memories.
-pub struct Segment {
-    bytes: Vec<u8>,
+pub struct Segment<'a> {
+    bytes: Cow<'a, [u8]>,
     documents: Vec<Document>,
     /// Where the terms begin.
     terms: usize,
@@ -41,15 +41,15 @@ pub(crate) struct Occurrence {
     pub(crate) frequency: u16,
 }
 
-impl fmt::Debug for Segment {
+impl fmt::Debug for Segment<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Segment").field("bytes", &self.bytes.len()).finish_non_exhaustive()
     }
 }
 
-impl Segment {
+impl<'a> Segment<'a> {
     /// Takes texts apart. Their rows grow.
-    pub fn of<'a>(texts: impl IntoIterator<Item = (u64, &'a str)>) -> Self {
+    pub fn of<'b>(texts: impl IntoIterator<Item = (u64, &'b str)>) -> Self {
         let mut documents = Vec::new();
         let mut terms: HashMap<String, Vec<Occurrence>> = HashMap::new();
         let mut buffer = String::new();
@@ -105,12 +105,12 @@ impl Segment {
         }
         let hash = hash_of(&bytes);
         bytes[..HASH].copy_from_slice(&hash);
-        Self { bytes, documents, terms }
+        Self { bytes: bytes.into(), documents, terms }
     }
 
     /// Reads what [`Self::bytes`] gave; none when it is anything else, or of another version.
-    pub fn read(bytes: Vec<u8>) -> Option<Self> {
-        if bytes.get(..HASH)? != hash_of(&bytes) || bytes.get(HASH) != Some(&VERSION) {
+    pub fn read(bytes: &'a [u8]) -> Option<Self> {
+        if bytes.get(..HASH)? != hash_of(bytes) || bytes.get(HASH) != Some(&VERSION) {
             return None;
         }
         let mut rest = Bytes(&bytes[HASH + 1..]);
@@ -121,7 +121,7 @@ impl Segment {
             documents.push(Document { row, length: u32::try_from(rest.number()?).ok()? });
         }
         let terms = bytes.len() - rest.0.len();
-        Some(Self { bytes, documents, terms })
+        Some(Self { bytes: bytes.into(), documents, terms })
     }
 
     /// What is kept.
@@ -139,18 +139,27 @@ impl Segment {
         &self.documents
     }
 
-    /// Calls `each` with every term and where it stands.
-    pub(crate) fn terms(&self, mut each: impl FnMut(&str, Occurrences<'_>)) {
+    /// Calls `each` with every term, and what [`Self::occurrences`] wants to know of it.
+    pub(crate) fn terms(&self, mut each: impl FnMut(&str, usize)) {
         let mut rest = Bytes(&self.bytes[self.terms..]);
         let mut term = Vec::new();
         // The hash says that it was written here, so it ends where a term ends.
-        while let Some((shared, new, places)) = rest.term() {
+        while let Some((shared, new)) = rest.term() {
             term.truncate(shared);
             term.extend_from_slice(new);
-            if let Ok(term) = str::from_utf8(&term) {
-                each(term, Occurrences { rest: Bytes(places), document: 0 });
+            let at = self.bytes.len() - rest.0.len();
+            if rest.some().is_some()
+                && let Ok(term) = str::from_utf8(&term)
+            {
+                each(term, at);
             }
         }
+    }
+
+    /// Where the term stands that [`Self::terms`] named with `at`.
+    pub(crate) fn occurrences(&self, at: usize) -> Occurrences<'_> {
+        let places = self.bytes.get(at..).and_then(|rest| Bytes(rest).some());
+        Occurrences { rest: Bytes(places.unwrap_or_default()), document: 0 }
     }
 }
 
@@ -198,9 +207,9 @@ impl<'a> Bytes<'a> {
         Some(some)
     }
 
-    /// What a term shares with the one before, what is new in it, and where it stands.
-    fn term(&mut self) -> Option<(usize, &'a [u8], &'a [u8])> {
-        Some((usize::try_from(self.number()?).ok()?, self.some()?, self.some()?))
+    /// What a term shares with the one before, and what is new in it.
+    fn term(&mut self) -> Option<(usize, &'a [u8])> {
+        Some((usize::try_from(self.number()?).ok()?, self.some()?))
     }
 }
 
@@ -230,10 +239,11 @@ mod tests {
         [3, 4, 9, 300, 70_000, u64::MAX].into_iter().zip(TEXTS)
     }
 
-    fn listed(segment: &Segment) -> Vec<(String, Vec<(u32, u16)>)> {
+    fn listed(segment: &Segment<'_>) -> Vec<(String, Vec<(u32, u16)>)> {
         let mut listed = Vec::new();
-        segment.terms(|term, found| {
-            listed.push((term.to_owned(), found.map(|it| (it.document, it.frequency)).collect()));
+        segment.terms(|term, at| {
+            let places = segment.occurrences(at).map(|it| (it.document, it.frequency));
+            listed.push((term.to_owned(), places.collect()));
         });
         listed
     }
@@ -241,7 +251,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let segment = Segment::of(rows());
-        let again = Segment::read(segment.bytes().to_vec()).unwrap();
+        let again = Segment::read(segment.bytes()).unwrap();
         assert_eq!(again.documents(), segment.documents());
         let lengths: Vec<_> = again.documents().iter().map(|it| (it.row, it.length)).collect();
         assert_eq!(lengths[..3], [(3, 8), (4, 0), (9, 4)]);
@@ -250,7 +260,7 @@ mod tests {
         assert_eq!(of("red"), [(0, 2), (3, 1), (5, 1)]);
         assert_eq!(of("fox"), [(0, 1), (2, 1), (5, 1)]);
         assert_eq!(of("straße"), [(4, 1)]);
-        assert!(Segment::of([]).is_empty() && Segment::read(Segment::of([]).bytes().to_vec()).unwrap().is_empty());
+        assert!(Segment::of([]).is_empty() && Segment::read(Segment::of([]).bytes()).unwrap().is_empty());
     }
 
     #[test]
@@ -267,16 +277,16 @@ mod tests {
     fn anything_else_is_no_segment() {
         let bytes = Segment::of(rows()).bytes().to_vec();
         for at in 0..bytes.len() {
-            assert!(Segment::read(bytes[..at].to_vec()).is_none(), "cut at {at}");
+            assert!(Segment::read(&bytes[..at]).is_none(), "cut at {at}");
             let mut turned = bytes.clone();
             turned[at] ^= 4;
-            assert!(Segment::read(turned).is_none(), "turned at {at}");
+            assert!(Segment::read(&turned).is_none(), "turned at {at}");
         }
         let mut older = bytes;
         older[HASH] = VERSION - 1;
         let hash = hash_of(&older);
         older[..HASH].copy_from_slice(&hash);
-        assert!(Segment::read(older).is_none(), "of another version");
+        assert!(Segment::read(&older).is_none(), "of another version");
     }
 
     #[test]

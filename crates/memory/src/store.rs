@@ -21,17 +21,6 @@ pub struct Point {
     pub vector: Option<Vec<f32>>,
 }
 
-/// A memory as the database holds it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Stored {
-    /// Its row; rows grow.
-    pub row: u64,
-    /// The memory.
-    pub record: MemoryRecord,
-    /// Its embedding, if it has one here.
-    pub vector: Option<Vec<f32>>,
-}
-
 /// What must hold for a hit. An empty filter admits everything.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Filter {

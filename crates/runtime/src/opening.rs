@@ -8,30 +8,34 @@
 
 use std::{
     collections::VecDeque,
-    sync::Arc,
+    ops::Range,
     time::{Duration, Instant},
 };
 
-use crewline_memory::{Embedded, Segment, Stored};
-use crewline_store::{Span, Spans};
+use crewline_memory::{Embedder, Opening, Segment, Vectors};
+use crewline_store::{MemoryPage, Span, Spans, VectorPage};
 use crewline_types::{MemoryRecord, ProjectScope};
-use tokio::task::JoinHandle;
+use tokio::{
+    sync::mpsc::{self, Receiver, Sender},
+    task::{JoinError, JoinHandle, spawn_blocking},
+};
 
-use crate::{Error, Library, hierarchy, metrics};
+use crate::{Error, Library, actor::AskError, hierarchy, metrics};
 
 /// Rows of a stretch: what lies behind the last full one is taken apart by each opening.
 pub(crate) const STRETCH: u32 = 4_096;
-/// Rows of one page when a project is loaded: what is freed after a large one stays with the process.
-const PAGE: u32 = 1_024;
-/// Records that are indexed without leaving the async thread.
-const INLINE_MAX: usize = 128;
+/// Memories of one page: what is freed after a large one stays with the process.
+const PAGE: u32 = 128;
+/// Pages that wait to be taken in.
+const PAGES_MAX: usize = 2;
+/// Memories that are taken in without leaving the async thread; fewer than a page.
+const INLINE_MAX: usize = 127;
 /// Bytes of a segment that is kept.
 const SEGMENT_MAX: usize = 64 << 20;
+/// Bytes from which the segments that were read are put together.
+const WORDS_MAX: usize = 32 << 20;
 /// How long keeping one may take while a project is opened.
 const KEEP_LIMIT: Duration = Duration::from_secs(2);
-
-/// A page that is being indexed.
-type Indexing = JoinHandle<Result<Option<Made>, Error>>;
 
 /// The rows of a project that come next.
 #[derive(Clone, Copy)]
@@ -43,96 +47,153 @@ struct Stretch {
     is_last: bool,
 }
 
-/// What there is of a stretch's words.
-enum Words {
-    /// A segment.
-    Kept(Segment),
-    /// Only the texts so far; perhaps a segment that is broken.
-    Missing { texts: Vec<(u64, Arc<str>)>, is_broken: bool },
-    /// Only the texts: it grows.
-    Open,
+/// What is read of a project, in this order: all memories, then all words.
+enum Part {
+    Memories(MemoryPage),
+    Words(Words),
+}
+
+/// The kept words of some stretches.
+#[derive(Default)]
+struct Words {
+    bytes: Vec<u8>,
+    /// Where in them the segment of each stretch is, if there is one.
+    places: Vec<(Span, Option<Range<usize>>)>,
 }
 
 /// A segment that is new.
 struct Made {
     span: Span,
-    segment: Segment,
+    segment: Segment<'static>,
     /// Whether it takes the place of one that is broken.
     is_mended: bool,
 }
 
 impl Library {
-    /// Reads a project's memories and vectors into the index, unless that was done. Page by page, so that what was read is in
-    /// memory once; the next page is read while one is indexed.
+    /// Reads a project's memories and vectors into the index, unless that was done.
     pub async fn load(&self, scope: &ProjectScope) -> Result<(), Error> {
         let index = self.index().local();
         if index.is_loaded(scope) {
             return Ok(());
         }
         let begun = Instant::now();
-        // From here on new vectors come here as well, so none is missed between its page and the last.
-        index.begin(scope);
+        // Who drops the project while it is opened has changed the database before.
+        while let Some(opening) = index.open(scope).await? {
+            // Whoever may open carries the future, and few do.
+            if Box::pin(self.read(scope, opening)).await? {
+                metrics::memory_opened(begun.elapsed());
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a project, and says whether the index has taken it in.
+    async fn read(&self, scope: &ProjectScope, mut opening: Opening) -> Result<bool, Error> {
+        // Before any text is read, so that what is forgotten from here on keeps no segment.
         let Spans { epoch, spans } = self.store().memory_words(scope).await?;
-        let mut rest = Rest { after: 0, spans: spans.into() };
-        let mut keeps = Keeps { epoch, is_refused: false };
-        let mut indexing: Option<Indexing> = None;
+        let first = self.store().memory_page(scope, 0, u64::MAX, PAGE).await?;
+        // Those of another store stay there.
+        let embedder = self.embedder().filter(|_| self.index().remote().is_none());
+        if spans.is_empty() && first.len() <= INLINE_MAX {
+            add(&mut opening, &first)?;
+            let mut vectors = Vectors::default();
+            if let Some(embedder) = embedder {
+                push(&mut vectors, &self.store().vector_page(scope, embedder.model(), 0).await?);
+            }
+            return Ok(opening.finish(vectors));
+        }
+        let vectors = async {
+            match embedder {
+                Some(embedder) => self.vectors(scope, embedder).await,
+                None => Ok(Vectors::default()),
+            }
+        };
+        let (rest, keeps) = (Rest { after: 0, spans: spans.into() }, Keeps { epoch, is_refused: false });
+        let memories = self.memories_and_words(scope, opening, first, rest, keeps);
+        let (opening, vectors) = futures::try_join!(memories, vectors)?;
+        spawn_blocking(move || opening.finish(vectors)).await.map_err(gone)
+    }
+
+    /// Reads all vectors; another thread takes them in while the next are read.
+    async fn vectors(&self, scope: &ProjectScope, embedder: &Embedder) -> Result<Vectors, Error> {
+        let (pages, mut read) = mpsc::channel(PAGES_MAX);
+        let taking = spawn_blocking(move || {
+            let mut vectors = Vectors::default();
+            while let Some(page) = read.blocking_recv() {
+                push(&mut vectors, &page);
+            }
+            vectors
+        });
+        let mut after = 0;
+        loop {
+            let page = self.store().vector_page(scope, embedder.model(), after).await?;
+            let Some(last) = page.last() else { break };
+            after = last;
+            if pages.send(page).await.is_err() {
+                break;
+            }
+        }
+        drop(pages);
+        taking.await.map_err(gone)
+    }
+
+    /// Reads all memories behind the `first` ones, and their words; another thread takes them in while the next are read.
+    async fn memories_and_words(
+        &self,
+        scope: &ProjectScope,
+        opening: Opening,
+        first: MemoryPage,
+        mut rest: Rest,
+        mut keeps: Keeps,
+    ) -> Result<Opening, Error> {
+        // Before the memories are read: a stretch that is full has all of its rows then.
+        let mut stretches = Vec::new();
         loop {
             let stretch = rest.next(self, scope).await?;
-            let mut words = self.words_of(scope, &stretch).await?;
-            let mut after = stretch.span.after;
-            loop {
-                let full = self.store().memory_row(scope, after, stretch.span.through, PAGE).await?;
-                let through = full.unwrap_or(stretch.span.through);
-                let stored = self.stored(scope, Span { after, through }).await?;
-                let is_small = stretch.is_last && after == stretch.span.after && stored.len() <= INLINE_MAX;
-                after = through;
-                if let Words::Missing { texts, .. } = &mut words {
-                    texts.extend(stored.iter().map(|it| (it.row, Arc::clone(&it.record.text))));
-                }
-                let is_whole = through == stretch.span.through;
-                let words = is_whole.then(|| std::mem::replace(&mut words, Words::Open));
-                let made = indexed(indexing.take()).await?;
-                if is_small {
-                    index.load(scope, stored)?;
-                    index.load_words(scope, None);
-                } else {
-                    let (index, scope) = (index.clone(), scope.clone());
-                    indexing = Some(tokio::task::spawn_blocking(move || {
-                        index.load(&scope, stored)?;
-                        Ok(words.and_then(|words| words.add(&index, &scope, stretch.span)))
-                    }));
-                }
-                // While the next page is indexed.
-                keeps.keep(self, scope, made).await;
-                if is_whole {
-                    break;
-                }
-            }
             if stretch.is_last {
-                let made = indexed(indexing.take()).await?;
-                keeps.keep(self, scope, made).await;
-                index.loaded(scope);
-                metrics::memory_opened(begun.elapsed());
+                break;
+            }
+            stretches.push(stretch);
+        }
+        let (parts, read) = mpsc::channel(PAGES_MAX);
+        let (made, mut new) = mpsc::channel(1);
+        let taking: JoinHandle<Result<Opening, Error>> = spawn_blocking(move || take(opening, read, &made));
+        // It ends early only when it fails, and tells then.
+        self.send_parts(scope, first, &stretches, parts).await?;
+        while let Some(made) = new.recv().await {
+            keeps.keep(self, scope, made).await;
+        }
+        taking.await.map_err(gone)?
+    }
+
+    /// Stops early when nobody takes what is read.
+    async fn send_parts(
+        &self,
+        scope: &ProjectScope,
+        first: MemoryPage,
+        stretches: &[Stretch],
+        parts: Sender<Part>,
+    ) -> Result<(), Error> {
+        let mut page = first;
+        while let Some(after) = page.last() {
+            if parts.send(Part::Memories(page)).await.is_err() {
+                return Ok(());
+            }
+            page = self.store().memory_page(scope, after, u64::MAX, PAGE).await?;
+        }
+        let mut words = Words::default();
+        for stretch in stretches {
+            let kept = if stretch.is_kept { self.store().words_of(scope, stretch.span).await? } else { None };
+            let before = words.bytes.len();
+            words.bytes.extend_from_slice(kept.as_deref().unwrap_or_default());
+            words.places.push((stretch.span, kept.map(|_| before..words.bytes.len())));
+            if words.bytes.len() >= WORDS_MAX && parts.send(Part::Words(std::mem::take(&mut words))).await.is_err() {
                 return Ok(());
             }
         }
-    }
-
-    /// What there is of a stretch's words.
-    async fn words_of(&self, scope: &ProjectScope, stretch: &Stretch) -> Result<Words, Error> {
-        if stretch.is_last {
-            return Ok(Words::Open);
-        }
-        let kept = if stretch.is_kept { self.store().words_of(scope, stretch.span).await? } else { None };
-        let is_broken = match kept.map(Segment::read) {
-            Some(Some(segment)) => return Ok(Words::Kept(segment)),
-            Some(None) => true,
-            None => false,
-        };
-        if is_broken {
-            tracing::warn!(project_id = scope.project(), "kept words of memories are broken or of another version");
-        }
-        Ok(Words::Missing { texts: Vec::new(), is_broken })
+        // Who takes no more has failed, and tells why.
+        parts.send(Part::Words(words)).await.ok();
+        Ok(())
     }
 
     /// Makes and keeps the segments that a project lacks, and says how many.
@@ -144,9 +205,8 @@ impl Library {
             let stretch = rest.next(self, scope).await?;
             if !stretch.is_kept && !stretch.is_last {
                 let rows = self.store().memories_through(scope, stretch.span.after, stretch.span.through).await?;
-                let segment = tokio::task::spawn_blocking(move || segment_of(rows.iter().map(|(row, it)| (*row, it))))
-                    .await
-                    .map_err(|_| Error::Actor(crate::actor::AskError::Gone))?;
+                let segment =
+                    spawn_blocking(move || segment_of(rows.iter().map(|(row, it)| (*row, it)))).await.map_err(gone)?;
                 if !is_worth(&segment) {
                     continue;
                 }
@@ -160,28 +220,60 @@ impl Library {
             }
         }
     }
+}
 
-    /// The memories of some rows that can be found, with their vectors where those are in the database.
-    async fn stored(&self, scope: &ProjectScope, span: Span) -> Result<Vec<Stored>, Error> {
-        let rows = self.store().memories_through(scope, span.after, span.through);
-        let vectors = async {
-            match (self.embedder(), self.index().remote()) {
-                (Some(embedder), None) => self.store().vectors(scope, embedder.model(), span.after, span.through).await,
-                (Some(_), Some(_)) | (None, _) => Ok(Vec::new()),
-            }
-        };
-        let (rows, vectors) = futures::try_join!(rows, vectors)?;
-        let mut vectors = vectors.into_iter().peekable();
-        let mut stored = Vec::with_capacity(rows.len());
-        for (row, record) in rows {
-            while vectors.next_if(|(of, _)| *of < row).is_some() {}
-            let vector = vectors.next_if(|(of, _)| *of == row).map(|(_, vector)| vector);
-            if !hierarchy::is_old_version(&record) {
-                stored.push(Stored { row, record, vector });
+/// Puts together what is read, and hands over the segments that were missing. Those that were there come first, all at once.
+fn take(mut opening: Opening, mut parts: Receiver<Part>, made: &Sender<Made>) -> Result<Opening, Error> {
+    let mut missing = Vec::new();
+    while let Some(part) = parts.blocking_recv() {
+        match part {
+            Part::Memories(page) => add(&mut opening, &page)?,
+            Part::Words(Words { bytes, places }) => {
+                let mut segments = Vec::with_capacity(places.len());
+                for (span, place) in places {
+                    let is_there = place.is_some();
+                    match place.and_then(|place| Segment::read(&bytes[place])) {
+                        Some(segment) => segments.push(segment),
+                        None => missing.push((span, is_there)),
+                    }
+                }
+                opening.add_words(&segments);
             }
         }
-        Ok(stored)
     }
+    for (span, is_mended) in missing {
+        if is_mended {
+            tracing::warn!(project_id = opening.project(), "kept words of memories are broken or of another version");
+        }
+        let segments = [Segment::of(opening.texts(span.after, span.through))];
+        opening.add_words(&segments);
+        let [segment] = segments;
+        if is_worth(&segment) {
+            // Nobody keeps it when the opening is given up.
+            made.blocking_send(Made { span, segment, is_mended }).ok();
+        }
+    }
+    Ok(opening)
+}
+
+/// Adds memories that can be found.
+fn add(opening: &mut Opening, page: &MemoryPage) -> Result<(), Error> {
+    for (row, record) in page.records()? {
+        if !hierarchy::is_old_version(&record) {
+            opening.add(row, record)?;
+        }
+    }
+    Ok(())
+}
+
+fn push(vectors: &mut Vectors, page: &VectorPage) {
+    for (row, vector) in page.iter() {
+        vectors.push(row, vector);
+    }
+}
+
+fn gone(_: JoinError) -> Error {
+    Error::Actor(AskError::Gone)
 }
 
 /// What of a project is not read yet.
@@ -215,8 +307,11 @@ struct Keeps {
 }
 
 impl Keeps {
-    async fn keep(&mut self, library: &Library, scope: &ProjectScope, made: Option<Made>) {
-        let Some(Made { span, segment, is_mended }) = made.filter(|_| !self.is_refused) else { return };
+    async fn keep(&mut self, library: &Library, scope: &ProjectScope, made: Made) {
+        if self.is_refused {
+            return;
+        }
+        let Made { span, segment, is_mended } = made;
         let keep = library.store().keep_words(scope, self.epoch, span, segment.bytes(), is_mended);
         match tokio::time::timeout(KEEP_LIMIT, keep).await {
             Ok(Ok(is_kept)) => self.is_refused = !is_kept,
@@ -232,41 +327,12 @@ impl Keeps {
     }
 }
 
-impl Words {
-    /// Adds the words of a stretch whose memories are indexed, and makes the segment that it lacks.
-    fn add(self, index: &Embedded, scope: &ProjectScope, span: Span) -> Option<Made> {
-        match self {
-            Self::Kept(segment) => {
-                index.load_words(scope, Some(&segment));
-                None
-            }
-            Self::Missing { texts, is_broken } => {
-                let segment = Segment::of(texts.iter().map(|(row, text)| (*row, &**text)));
-                index.load_words(scope, Some(&segment));
-                Some(Made { span, segment, is_mended: is_broken }).filter(|it| is_worth(&it.segment))
-            }
-            Self::Open => {
-                index.load_words(scope, None);
-                None
-            }
-        }
-    }
-}
-
 /// Whether it is kept: not when the memories of its rows are gone, nor when their texts are huge.
-fn is_worth(segment: &Segment) -> bool {
+fn is_worth(segment: &Segment<'_>) -> bool {
     !segment.is_empty() && segment.bytes().len() <= SEGMENT_MAX
 }
 
-fn segment_of<'a>(rows: impl Iterator<Item = (u64, &'a MemoryRecord)>) -> Segment {
+fn segment_of<'a>(rows: impl Iterator<Item = (u64, &'a MemoryRecord)>) -> Segment<'static> {
     let current = rows.filter(|(_, record)| !hierarchy::is_old_version(record));
     Segment::of(current.map(|(row, record)| (row, &*record.text)))
-}
-
-/// Waits until a page is indexed.
-async fn indexed(page: Option<Indexing>) -> Result<Option<Made>, Error> {
-    match page {
-        Some(page) => page.await.map_err(|_| Error::Actor(crate::actor::AskError::Gone))?,
-        None => Ok(None),
-    }
 }

@@ -10,7 +10,7 @@ use std::{
     path::Path,
     process::{Command, Stdio},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crewline_memory::{Embedded, Hybrid, Query, Segment};
@@ -237,4 +237,34 @@ async fn two_that_open_at_once_keep_words_once() {
     assert_eq!(found(&one), expected);
     assert_eq!(found(&other), expected);
     assert_eq!(spans(&one).await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_forgotten_while_a_project_is_opened_is_not_found() {
+    let seed = 11;
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let folder = tempfile::tempdir().unwrap();
+    let mut records = filled(folder.path()).await;
+    let begun = Instant::now();
+    drop(opened(folder.path()).await);
+    let takes = u64::try_from(begun.elapsed().as_micros()).unwrap();
+    for _ in 0..12 {
+        let library = library(folder.path()).await;
+        let gone: Vec<MemoryId> = (0..3).map(|_| records.remove(random.usize(..records.len())).id).collect();
+        let (scope, pause) = (scope(), Duration::from_micros(random.u64(..takes)));
+        let forget = async {
+            tokio::time::sleep(pause).await;
+            library.forget(&scope, &gone).await
+        };
+        let (loaded, forgotten) = tokio::join!(library.load(&scope), forget);
+        loaded.unwrap();
+        assert_eq!(forgotten.unwrap(), 3);
+        let index = library.index().local();
+        assert!(index.is_loaded(&scope) && gone.iter().all(|id| index.get(&scope, *id).is_none()), "{pause:?}");
+        assert_eq!(index.count(&scope), records.len());
+        let expected = expected(&records);
+        assert_eq!(found(&library), expected, "forgotten after {pause:?}");
+        assert_eq!(found(&opened(folder.path()).await), expected, "forgotten after {pause:?}");
+    }
 }

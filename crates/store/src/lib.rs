@@ -84,6 +84,7 @@ pub use graph::IndexVersion;
 pub use hints::{Hint, Hints};
 pub use integrity::Problem;
 pub use lineage::{Lineage, Origin};
+pub use memory::{MemoryPage, VectorPage};
 pub use memory_words::{Span, Spans};
 pub use node::{NodeKind, NodeRow, Wish};
 pub use prune::Deleted;

@@ -3,14 +3,16 @@
 //! **Invariant:** every question about content takes a [`ProjectScope`]; the outbox is the one queue over all projects.
 //! **Invariant:** the database holds the texts; any vector store can be rebuilt from it.
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 use crewline_types::{MemoryId, MemoryMarks, MemoryRecord, MemoryType, ProjectScope, RunId, TaskId, Timestamp};
 use sea_orm::{ConnectionTrait as _, QueryResult, Statement, Value};
+use serde::Deserialize;
 
 use crate::{
     Backend, Error, Store,
     entity::{self, opt, small},
+    packed,
     sql::{Args, Recent, clean},
     statements as sql,
     tx::Row,
@@ -20,11 +22,10 @@ use crate::{
 const IDS_MAX: usize = 500;
 
 /// Vectors in one row of an answer.
-const VECTORS: usize = 256;
+const VECTORS: u64 = 128;
 
-const COLUMNS: &str = "m.seq, m.id, m.project, m.run_id, m.task_id, m.kind, m.agent, m.created_at, \
-     COALESCE(m.text, t.body) AS text, m.source_ids, m.importance, m.pinned, m.superseded_by, m.repeats, m.stale, \
-     m.metadata";
+/// Memories in one answer of a whole project.
+const PAGE: u32 = 128;
 
 impl Store {
     /// The memories of a project after the row `after`, oldest first, each with its row number.
@@ -36,13 +37,7 @@ impl Store {
         after: u64,
         limit: u32,
     ) -> Result<Vec<(u64, MemoryRecord)>, Error> {
-        let condition = "m.project = $1 AND m.seq > $2 ORDER BY m.seq LIMIT $3";
-        self.select(condition, 3, |args| {
-            args.text(scope.project());
-            args.count(after);
-            args.int(i64::from(limit));
-        })
-        .await
+        self.memory_page(scope, after, u64::MAX, limit).await?.records()
     }
 
     /// The memories of a project behind the row `after`, up to the row `through`, oldest first, each with its row number.
@@ -52,11 +47,33 @@ impl Store {
         after: u64,
         through: u64,
     ) -> Result<Vec<(u64, MemoryRecord)>, Error> {
-        let condition = "m.project = $1 AND m.seq > $2 AND m.seq <= $3 ORDER BY m.seq";
-        self.select(condition, 3, |args| {
+        let (mut found, mut after) = (Vec::new(), after);
+        loop {
+            let page = self.memory_page(scope, after, through, PAGE).await?;
+            let last = page.last();
+            found.extend(page.records()?);
+            match last {
+                Some(last) => after = last,
+                None => return Ok(found),
+            }
+        }
+    }
+
+    /// The first `limit` memories of a project behind the row `after`, up to the row `through`, oldest first, as the database
+    /// packs them.
+    pub async fn memory_page(
+        &self,
+        scope: &ProjectScope,
+        after: u64,
+        through: u64,
+        limit: u32,
+    ) -> Result<MemoryPage, Error> {
+        let condition = "m.project = $1 AND m.seq > $2 AND m.seq <= $3 ORDER BY m.seq LIMIT $4";
+        self.pack(condition, 4, |args| {
             args.text(scope.project());
             args.count(after);
             args.count(through);
+            args.int(i64::from(limit));
         })
         .await
     }
@@ -128,15 +145,8 @@ impl Store {
         Ok(depth.unsigned_abs())
     }
 
-    /// The vectors by one embedding model of a project's memories behind the row `after`, up to the row `through`, each with
-    /// its row number, which grow.
-    pub async fn vectors(
-        &self,
-        scope: &ProjectScope,
-        model: &str,
-        after: u64,
-        through: u64,
-    ) -> Result<Vec<(u64, Vec<f32>)>, Error> {
+    /// The first vectors by one embedding model of a project's memories behind the row `after`.
+    pub async fn vector_page(&self, scope: &ProjectScope, model: &str, after: u64) -> Result<VectorPage, Error> {
         // Many in one row: each row of its own would cost more than what is in it.
         let of_many = match self.backend() {
             Backend::Sqlite => {
@@ -148,25 +158,17 @@ impl Store {
         };
         let text = format!(
             "{of_many} FROM (SELECT m.seq, v.vector FROM memories AS m JOIN memory_vectors AS v ON v.memory = m.seq \
-             AND v.model = $2 WHERE m.project = $1 AND m.seq > $3 AND m.seq <= $4 ORDER BY m.seq LIMIT $5) AS page"
+             AND v.model = $2 WHERE m.project = $1 AND m.seq > $3 ORDER BY m.seq LIMIT $4) AS page"
         );
-        let mut vectors: Vec<(u64, Vec<f32>)> = Vec::new();
-        loop {
-            let before = vectors.len();
-            let after = vectors.last().map_or(after, |(row, _)| *row);
-            let add = |args: &mut Args| {
-                args.text(scope.project());
-                args.text(model);
-                args.count(after);
-                args.count(through);
-                args.count(VECTORS as u64);
-            };
-            self.read(&text, 5, add, |row| unpack(row, &mut vectors)).await?;
-            vectors[before..].sort_unstable_by_key(|(row, _)| *row);
-            if vectors.len() < before + VECTORS {
-                return Ok(vectors);
-            }
-        }
+        let add = |args: &mut Args| {
+            args.text(scope.project());
+            args.text(model);
+            args.count(after);
+            args.count(VECTORS);
+        };
+        let mut page = VectorPage::default();
+        self.read(&text, 4, add, |row| page.unpack(row)).await?;
+        Ok(page)
     }
 
     /// The vectors by one embedding model of the memories with these ids.
@@ -226,55 +228,155 @@ impl Store {
         }
     }
 
-    /// Memories for which `condition` holds, whose `count` values `add` adds.
+    /// Memories for which `condition` holds, whose `count` values `add` adds, by ascending row.
     pub(crate) async fn select(
         &self,
         condition: &str,
         count: usize,
         add: impl FnOnce(&mut Args),
     ) -> Result<Vec<(u64, MemoryRecord)>, Error> {
-        let text = format!(
-            "SELECT {COLUMNS} FROM memories AS m LEFT JOIN texts AS t ON t.hash = m.text_hash WHERE {condition}"
+        self.pack(condition, count, add).await?.records()
+    }
+
+    /// The same in one answer: a row of the driver costs more than a memory.
+    async fn pack(&self, condition: &str, count: usize, add: impl FnOnce(&mut Args)) -> Result<MemoryPage, Error> {
+        let hex = |column| self.digits_of(column);
+        let (id, sources, newer) = (hex("id"), hex("source_ids"), hex("superseded_by"));
+        let row = format!(
+            "seq, {id}, project, run_id, task_id, kind, agent, created_at, text, {sources}, importance, pinned, {newer}, \
+             repeats, stale, metadata"
         );
-        let (mut found, mut words) = (Vec::new(), Recent::default());
+        let rows = match self.backend() {
+            Backend::Sqlite => format!("json_group_array(json_array({row}))"),
+            Backend::Postgres => format!("json_agg(json_build_array({row}))::TEXT"),
+        };
+        let text = format!(
+            "SELECT COUNT(*), MAX(seq), {rows} FROM (SELECT m.seq, m.id, m.project, m.run_id, m.task_id, m.kind, m.agent, m.created_at, \
+             COALESCE(m.text, t.body) AS text, m.source_ids, m.importance, m.pinned, m.superseded_by, m.repeats, m.stale, \
+             m.metadata FROM memories AS m LEFT JOIN texts AS t ON t.hash = m.text_hash WHERE {condition}) AS page"
+        );
+        let mut page = MemoryPage::default();
         self.read(&text, count, add, |row| {
-            found.push(memory(row, &mut words)?);
+            page.count = small("memories", row.int(0)?)?;
+            page.last = row.int_or_null(1)?.map(entity::unsigned);
+            page.json = row.text_or_null(2)?.unwrap_or_default().into();
             Ok(())
         })
         .await?;
-        Ok(found)
+        Ok(page)
     }
 }
 
-/// A row of [`COLUMNS`].
-fn memory(row: &Row, words: &mut Recent) -> Result<(u64, MemoryRecord), Error> {
-    let id = memory_id(row.bytes(1)?)?;
-    let text = row.text_or_null(8)?.ok_or_else(|| Error::corrupt("memories.text_hash", &id.to_string()))?;
-    let (sources, rest) = row.bytes_or_null(9)?.unwrap_or_default().as_chunks::<16>();
-    if !rest.is_empty() {
-        return Err(Error::corrupt("memories.source_ids", &id.to_string()));
+/// Memories as the database packs them.
+#[derive(Debug, Default)]
+pub struct MemoryPage {
+    count: usize,
+    last: Option<u64>,
+    json: String,
+}
+
+impl MemoryPage {
+    /// The greatest row; none when there is no memory.
+    pub fn last(&self) -> Option<u64> {
+        self.last
     }
-    let record = MemoryRecord {
-        id,
-        project: words.word(row.text(2)?),
-        run: opt("memories.run_id", row.text_or_null(3)?, |it| it.parse::<RunId>().ok())?,
-        task: opt("memories.task_id", row.text_or_null(4)?, |it| it.parse::<TaskId>().ok())?,
-        kind: MemoryType::from(row.text(5)?),
-        agent: words.word(row.text(6)?),
-        created_at: Timestamp(row.int(7)?),
-        text: text.into(),
-        source_ids: sources.iter().map(|it| MemoryId(u128::from_be_bytes(*it))).collect(),
-        marks: MemoryMarks {
-            importance: small("memories.importance", row.int(10)?)?,
-            pinned: row.bool(11)?,
-            superseded_by: row.bytes_or_null(12)?.map(memory_id).transpose()?,
-            repeats: small("memories.repeats", row.int(13)?)?,
-            stale: row.bool(14)?,
-            metadata: opt("memories.metadata", row.text_or_null(15)?, |it| serde_json::from_str(it).ok())?
-                .unwrap_or_default(),
-        },
-    };
-    Ok((entity::unsigned(row.int(0)?), record))
+
+    /// How many memories there are.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The memories by ascending row, each with its row number. Takes a microsecond for each.
+    pub fn records(&self) -> Result<Vec<(u64, MemoryRecord)>, Error> {
+        if self.is_empty() {
+            return Ok(Vec::new());
+        }
+        let packed: Vec<Packed<'_>> =
+            serde_json::from_str(&self.json).map_err(|error| Error::corrupt("json", &error.to_string()))?;
+        let mut words = Recent::default();
+        let mut records = Vec::with_capacity(packed.len());
+        for row in packed {
+            records.push(row.record(&mut words)?);
+        }
+        // Whoever asks without an order gets this one, and no database promises that what it packs is in order.
+        records.sort_unstable_by_key(|(row, _)| *row);
+        Ok(records)
+    }
+}
+
+/// The columns of a memory, in the order in which [`Store::pack`] names them.
+#[derive(Deserialize)]
+struct Packed<'a> {
+    seq: i64,
+    id: &'a str,
+    #[serde(borrow)]
+    project: Words<'a>,
+    run_id: Option<&'a str>,
+    task_id: Option<&'a str>,
+    #[serde(borrow)]
+    kind: Words<'a>,
+    #[serde(borrow)]
+    agent: Words<'a>,
+    created_at: i64,
+    #[serde(borrow)]
+    text: Option<Words<'a>>,
+    source_ids: Option<&'a str>,
+    importance: i64,
+    #[serde(deserialize_with = "packed::bit")]
+    pinned: bool,
+    superseded_by: Option<&'a str>,
+    repeats: i64,
+    #[serde(deserialize_with = "packed::bit")]
+    stale: bool,
+    #[serde(borrow)]
+    metadata: Option<Words<'a>>,
+}
+
+/// A text, which is copied only where JSON writes it in another way.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Words<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl Packed<'_> {
+    fn record(self, words: &mut Recent) -> Result<(u64, MemoryRecord), Error> {
+        let ids = |column, digits| ids_of(digits).ok_or_else(|| Error::corrupt(column, digits));
+        let [id] = ids("memories.id", self.id)?[..] else { return Err(Error::corrupt("memories.id", self.id)) };
+        let text = self.text.ok_or_else(|| Error::corrupt("memories.text_hash", self.id))?;
+        let newer = self.superseded_by.map(|it| ids("memories.superseded_by", it)).transpose()?;
+        let record = MemoryRecord {
+            id,
+            project: words.word(&self.project.0),
+            run: opt("memories.run_id", self.run_id, |it| it.parse::<RunId>().ok())?,
+            task: opt("memories.task_id", self.task_id, |it| it.parse::<TaskId>().ok())?,
+            kind: MemoryType::from(&*self.kind.0),
+            agent: words.word(&self.agent.0),
+            created_at: Timestamp(self.created_at),
+            text: text.0.into(),
+            source_ids: self.source_ids.map_or(Ok(Vec::new()), |it| ids("memories.source_ids", it))?,
+            marks: MemoryMarks {
+                importance: small("memories.importance", self.importance)?,
+                pinned: self.pinned,
+                superseded_by: newer.and_then(|it| it.first().copied()),
+                repeats: small("memories.repeats", self.repeats)?,
+                stale: self.stale,
+                metadata: opt("memories.metadata", self.metadata.map(|it| it.0), |it| serde_json::from_str(it).ok())?
+                    .unwrap_or_default(),
+            },
+        };
+        Ok((entity::unsigned(self.seq), record))
+    }
+}
+
+/// Ids that stand one after the other, in hexadecimal digits.
+fn ids_of(digits: &str) -> Option<Vec<MemoryId>> {
+    let bytes = packed::bytes_of(digits)?;
+    let (ids, rest) = bytes.as_chunks::<16>();
+    rest.is_empty().then(|| ids.iter().map(|it| MemoryId(u128::from_be_bytes(*it))).collect())
 }
 
 pub(crate) fn memory_id(bytes: &[u8]) -> Result<MemoryId, Error> {
@@ -294,18 +396,45 @@ fn vector_of(row: &QueryResult) -> Result<(MemoryId, Vec<f32>), Error> {
     Ok((memory_id(&id)?, floats(&bytes)?))
 }
 
-/// Takes the vectors of one row apart: row numbers, lengths, and the bytes of all.
-fn unpack(row: &Row, vectors: &mut Vec<(u64, Vec<f32>)>) -> Result<(), Error> {
-    let (Some(rows), Some(lengths)) = (row.text_or_null(0)?, row.text_or_null(1)?) else { return Ok(()) };
-    let mut rest = row.bytes_or_null(2)?.unwrap_or_default();
-    let corrupt = || Error::corrupt("memory_vectors.vector", rows);
-    for (row, length) in rows.split(',').zip(lengths.split(',')) {
-        let (row, length) = (row.parse().map_err(|_| corrupt())?, length.parse().map_err(|_| corrupt())?);
-        let (vector, others) = rest.split_at_checked(length).ok_or_else(corrupt)?;
-        vectors.push((row, floats(vector)?));
-        rest = others;
+/// Vectors of memories, in no order.
+#[derive(Debug, Default, PartialEq)]
+pub struct VectorPage {
+    rows: Vec<u64>,
+    /// Where each vector ends.
+    ends: Vec<usize>,
+    floats: Vec<f32>,
+}
+
+impl VectorPage {
+    /// The greatest row; none when there is no vector.
+    pub fn last(&self) -> Option<u64> {
+        self.rows.iter().copied().max()
     }
-    Ok(())
+
+    /// The row of each memory, and its vector.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &[f32])> {
+        let begins = std::iter::once(0).chain(self.ends.iter().copied());
+        self.rows.iter().zip(begins.zip(&self.ends)).map(|(row, (begin, end))| (*row, &self.floats[begin..*end]))
+    }
+
+    /// Takes the vectors of one row apart: row numbers, lengths, and the bytes of all.
+    fn unpack(&mut self, row: &Row) -> Result<(), Error> {
+        let (Some(rows), Some(lengths)) = (row.text_or_null(0)?, row.text_or_null(1)?) else { return Ok(()) };
+        let corrupt = || Error::corrupt("memory_vectors.vector", rows);
+        self.floats = floats(row.bytes_or_null(2)?.unwrap_or_default())?;
+        let mut end = 0;
+        for (row, length) in rows.split(',').zip(lengths.split(',')) {
+            let (row, length): (u64, usize) =
+                (row.parse().map_err(|_| corrupt())?, length.parse().map_err(|_| corrupt())?);
+            end += length / size_of::<f32>();
+            if !length.is_multiple_of(size_of::<f32>()) || end > self.floats.len() {
+                return Err(corrupt());
+            }
+            self.rows.push(row);
+            self.ends.push(end);
+        }
+        Ok(())
+    }
 }
 
 fn floats(bytes: &[u8]) -> Result<Vec<f32>, Error> {

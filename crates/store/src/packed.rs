@@ -50,17 +50,20 @@ impl Store {
     pub(crate) fn row_of<E: EntityTrait>(&self, alias: &str) -> String {
         let columns = E::Column::iter().map(|column| {
             let name = format!("{alias}.{}", column.as_str());
-            match (column.def().get_column_type(), self.backend()) {
-                (ColumnType::VarBinary(_) | ColumnType::Binary(_) | ColumnType::Blob, Backend::Sqlite) => {
-                    format!("nullif(hex({name}),'')")
-                }
-                (ColumnType::VarBinary(_) | ColumnType::Binary(_) | ColumnType::Blob, Backend::Postgres) => {
-                    format!("encode({name},'hex')")
-                }
+            match column.def().get_column_type() {
+                ColumnType::VarBinary(_) | ColumnType::Binary(_) | ColumnType::Blob => self.digits_of(&name),
                 _ => name,
             }
         });
         self.array_of(&columns.collect::<Vec<_>>())
+    }
+
+    /// A column of bytes, which JSON has as hexadecimal digits; SQLite makes NULL of no bytes.
+    pub(crate) fn digits_of(&self, column: &str) -> String {
+        match self.backend() {
+            Backend::Sqlite => format!("nullif(hex({column}),'')"),
+            Backend::Postgres => format!("encode({column},'hex')"),
+        }
     }
 }
 
@@ -76,7 +79,7 @@ pub(crate) fn hex_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     bytes_of(digits).map(Some).ok_or_else(|| de::Error::custom("not hexadecimal digits"))
 }
 
-fn bytes_of(digits: &str) -> Option<Vec<u8>> {
+pub(crate) fn bytes_of(digits: &str) -> Option<Vec<u8>> {
     let value = |digit: u8| char::from(digit).to_digit(16).and_then(|it| u8::try_from(it).ok());
     if !digits.len().is_multiple_of(2) {
         return None;

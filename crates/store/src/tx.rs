@@ -86,13 +86,6 @@ impl Row {
             Self::Postgres(row) => row.try_get(column)?,
         })
     }
-
-    pub(crate) fn bool(&self, column: usize) -> Result<bool, Error> {
-        Ok(match self {
-            Self::Sqlite(row) => row.try_get(column)?,
-            Self::Postgres(row) => row.try_get(column)?,
-        })
-    }
 }
 
 #[derive(Default)]

@@ -87,22 +87,28 @@ async fn vectors_round_trip(place: &Place) {
     let ids: Vec<MemoryId> = change.memories.iter().map(|it| it.id).collect();
     let vectors = vec![vec![0.0, -1.5, f32::MIN_POSITIVE], vec![f32::MAX], vec![], vec![3.0]];
     crew.store.memory_done("mini", &ids, Some(&vectors)).await.unwrap();
-    let found = crew.store.vectors(&ProjectScope::of("p"), "mini", 0, u64::MAX).await.unwrap();
+    let vectors_of = async |project: &str, model: &str, after: u64| {
+        let page = crew.store.vector_page(&ProjectScope::of(project), model, after).await.unwrap();
+        let mut vectors: Vec<(u64, Vec<f32>)> = page.iter().map(|(row, vector)| (row, vector.to_vec())).collect();
+        vectors.sort_by_key(|(row, _)| *row);
+        assert_eq!(page.last(), vectors.last().map(|(row, _)| *row));
+        vectors
+    };
+    let found = vectors_of("p", "mini", 0).await;
     let rows: Vec<u64> =
         crew.store.memories(&ProjectScope::of("p"), 0, 10).await.unwrap().iter().map(|it| it.0).collect();
     assert_eq!(found, [0, 1, 2].map(|n| (rows[n], vectors[n].clone())));
-    assert_eq!(crew.store.vectors(&ProjectScope::of("p"), "other", 0, u64::MAX).await.unwrap(), []);
+    assert_eq!(vectors_of("p", "other", 0).await, []);
     let other = crew.store.memories(&ProjectScope::of("q"), 0, 10).await.unwrap()[0].0;
-    assert_eq!(crew.store.vectors(&ProjectScope::of("q"), "mini", 0, u64::MAX).await.unwrap(), [(other, vec![3.0])]);
+    assert_eq!(vectors_of("q", "mini", 0).await, [(other, vec![3.0])]);
     let scope = ProjectScope::of("p");
-    let between = crew.store.vectors(&scope, "mini", rows[0], rows[1]).await.unwrap();
-    assert_eq!(between, [(rows[1], vectors[1].clone())], "behind one row, up to another");
+    assert_eq!(vectors_of("p", "mini", rows[0]).await, found[1..], "behind a row");
     let through = crew.store.memories_through(&scope, rows[0], rows[1]).await.unwrap();
     assert_eq!(through.iter().map(|it| it.1.id).collect::<Vec<_>>(), [ids[1]]);
     // Replaced, also when an id is named twice or is not there.
     let new = [vec![1.0], vec![2.0], vec![2.0]];
     crew.store.memory_done("mini", &[ids[0], MemoryId(7), ids[0]], Some(&new)).await.unwrap();
-    assert_eq!(crew.store.vectors(&ProjectScope::of("p"), "mini", 0, u64::MAX).await.unwrap()[0], (rows[0], vec![2.0]));
+    assert_eq!(vectors_of("p", "mini", 0).await[0], (rows[0], vec![2.0]));
     assert_eq!(crew.store.memory_outbox_depth().await.unwrap(), 0);
     let error = crew.store.memory_done("mini", &ids, Some(&new)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
@@ -163,7 +169,7 @@ async fn memories_are_added_marked_and_forgotten(place: &Place) {
     assert_eq!(crew.store.forget_memories(&scope, &[one.id, twin.id, one.id]).await.unwrap(), 1);
     assert_eq!(found(scope.clone()).await, [marked]);
     assert_eq!(found(ProjectScope::of("q")).await.len(), 1, "another project forgets nothing");
-    assert_eq!(crew.store.vectors(&scope, "m", 0, u64::MAX).await.unwrap(), [], "a vector goes with its memory");
+    assert_eq!(crew.store.vector_page(&scope, "m", 0).await.unwrap().last(), None, "a vector goes with its memory");
     let forgotten = crew.store.memory_forgotten(10).await.unwrap();
     assert!(forgotten.contains(&(scope.clone(), one.id)), "{forgotten:?}");
     crew.store.memory_forgotten_done(&forgotten).await.unwrap();
