@@ -175,21 +175,23 @@ impl Shape {
         round
     }
 
-    /// The length of the longest way through what ran, whose tasks are counted in `critical`.
+    /// The length of the longest way through what ran, whose tasks are counted in `critical`. Of ways as long the one of more
+    /// tasks: a task that takes no time is on it as well.
     fn longest_way(&self, tasks: &[Expected], drawn: &[Sample], is_reached: &[bool], critical: &mut [usize]) -> u64 {
-        let mut ends = vec![0_u64; tasks.len()];
+        // When each task ends, and how many tasks lead there.
+        let mut ends = vec![(0_u64, 0_usize); tasks.len()];
         let mut before: Vec<Option<usize>> = vec![None; tasks.len()];
         let mut last: Option<usize> = None;
         for place in self.order.iter().copied().filter(|place| is_reached[*place]) {
             let needs = tasks[place].needs.iter().map(|need| *need as usize);
             before[place] = needs.max_by_key(|need| (ends[*need], Reverse(*need)));
-            let start = before[place].map_or(0, |need| ends[need]);
-            ends[place] = start.saturating_add(drawn[place].millis);
+            let (start, steps) = before[place].map_or((0, 0), |need| ends[need]);
+            ends[place] = (start.saturating_add(drawn[place].millis), steps + 1);
             if last.is_none_or(|it| ends[place] > ends[it]) {
                 last = Some(place);
             }
         }
-        let length = last.map_or(0, |place| ends[place]);
+        let length = last.map_or(0, |place| ends[place].0);
         while let Some(place) = last {
             critical[place] += 1;
             last = before[place];
@@ -248,6 +250,13 @@ mod tests {
         let narrow = forecast(&tasks, workers(1), 1);
         assert_eq!((narrow.time, narrow.path), (both(8_000), both(6_000)));
         assert_eq!(forecast(&[], None, 1), Forecast::default());
+    }
+
+    #[test]
+    fn what_takes_no_time_is_on_the_longest_way_too() {
+        let (quick, slow) = ([sample(1, 0)], [sample(1, 5)]);
+        let tasks = [task(&[], &slow), task(&[0], &quick), task(&[1], &quick), task(&[], &slow)];
+        assert_eq!(forecast(&tasks, None, 1).critical, [1.0, 1.0, 1.0, 0.0]);
     }
 
     #[test]
