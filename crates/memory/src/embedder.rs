@@ -10,19 +10,15 @@
 
 mod files;
 
-use std::{
-    collections::VecDeque,
-    fmt,
-    path::Path,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    thread,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, fmt, path::Path, sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 
 use self::files::{DIMENSIONS, Files, MODEL};
-use crate::Error;
+use crate::{
+    Error,
+    host::{AfterPanic, Desk, Host, Jobs},
+};
 
 /// Texts that may wait.
 const QUEUE_MAX: usize = 4_096;
@@ -39,7 +35,7 @@ pub enum Purpose {
 /// The embedding model. Cloning shares it; nothing is loaded before the first text.
 #[derive(Clone)]
 pub struct Embedder {
-    handle: Arc<Handle>,
+    host: Arc<Host<Queue>>,
     model: Arc<str>,
     dimensions: usize,
 }
@@ -84,56 +80,68 @@ impl Embedder {
         if texts.is_empty() {
             return Ok(Vec::new());
         }
-        self.handle.submit(texts, purpose)?.await.map_err(|_| Error::Stopped)?
+        self.submit(texts, purpose)?.await.map_err(|_| Error::Stopped)?
     }
 
     /// Refuses further texts and waits until the thread has ended, at most for `limit`. True when it has. Blocks;
     /// a process should call it before it exits, because the library's clean-up does not wait for its threads.
     pub fn close(&self, limit: Duration) -> bool {
-        self.handle.shared.close();
-        let until = Instant::now() + limit;
-        let mut state = self.handle.shared.lock();
-        while state.is_running {
-            let Some(left) = until.checked_duration_since(Instant::now()) else { return false };
-            state = self.handle.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        true
+        self.host.close(limit)
     }
 
     fn with_loader(load: impl Fn() -> Result<Model, Error> + Send + Sync + 'static) -> Self {
-        let handle = Arc::new(Handle { shared: Arc::default(), load: Arc::new(load) });
-        Self { handle, model: MODEL.into(), dimensions: DIMENSIONS }
+        let host = Host::new("crewline-embed", AfterPanic::StartAgain, move |desk| work(desk, &load));
+        Self { host: Arc::new(host), model: MODEL.into(), dimensions: DIMENSIONS }
+    }
+
+    fn submit(&self, texts: Vec<Arc<str>>, purpose: Purpose) -> Result<oneshot::Receiver<Answer>, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.host.put(|queue| {
+            if queue.waiting + texts.len() > QUEUE_MAX {
+                return Err(Error::Busy { waiting: queue.waiting });
+            }
+            queue.waiting += texts.len();
+            let job = Job { vectors: Vec::with_capacity(texts.len()), texts, reply };
+            match purpose {
+                Purpose::Query => queue.queries.push_back(job),
+                Purpose::Document => queue.documents.push_back(job),
+            }
+            Ok(answer)
+        })
     }
 }
 
 type Model = Box<dyn FnMut(&str) -> Result<Vec<f32>, Error>>;
 type Answer = Result<Vec<Vec<f32>>, Error>;
 
-struct Handle {
-    shared: Arc<Shared>,
-    load: Arc<dyn Fn() -> Result<Model, Error> + Send + Sync>,
+#[derive(Default)]
+struct Queue {
+    queries: VecDeque<Job>,
+    documents: VecDeque<Job>,
+    /// Texts of both.
+    waiting: usize,
 }
 
-impl Drop for Handle {
-    fn drop(&mut self) {
-        self.shared.close();
+impl Jobs for Queue {
+    fn clear(&mut self) {
+        self.queries.clear();
+        self.documents.clear();
+        self.waiting = 0;
     }
 }
 
-#[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
-}
+impl Queue {
+    fn query(&mut self) -> Option<Job> {
+        let job = self.queries.pop_front()?;
+        self.waiting = self.waiting.saturating_sub(job.texts.len());
+        Some(job)
+    }
 
-#[derive(Default)]
-struct State {
-    queries: VecDeque<Job>,
-    documents: VecDeque<Job>,
-    /// Texts of both queues.
-    waiting: usize,
-    is_closed: bool,
-    is_running: bool,
+    fn document(&mut self) -> Option<Job> {
+        let job = self.documents.pop_front()?;
+        self.waiting = self.waiting.saturating_sub(job.texts.len());
+        Some(job)
+    }
 }
 
 struct Job {
@@ -142,110 +150,31 @@ struct Job {
     reply: oneshot::Sender<Answer>,
 }
 
-impl Handle {
-    fn submit(&self, texts: Vec<Arc<str>>, purpose: Purpose) -> Result<oneshot::Receiver<Answer>, Error> {
-        let (reply, answer) = oneshot::channel();
-        let mut state = self.shared.lock();
-        if state.is_closed {
-            return Err(Error::Stopped);
-        }
-        if state.waiting + texts.len() > QUEUE_MAX {
-            return Err(Error::Busy { waiting: state.waiting });
-        }
-        state.waiting += texts.len();
-        let job = Job { vectors: Vec::with_capacity(texts.len()), texts, reply };
-        match purpose {
-            Purpose::Query => state.queries.push_back(job),
-            Purpose::Document => state.documents.push_back(job),
-        }
-        if !state.is_running {
-            let (shared, load) = (Arc::clone(&self.shared), Arc::clone(&self.load));
-            let started = thread::Builder::new().name("crewline-embed".to_owned()).spawn(move || {
-                let ended = Ended(shared);
-                work(&ended.0, &*load);
-            });
-            if started.is_err() {
-                state.drop_jobs();
-                return Err(Error::Busy { waiting: 0 });
-            }
-            state.is_running = true;
-        }
-        self.shared.changed.notify_all();
-        Ok(answer)
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn close(&self) {
-        let mut state = self.lock();
-        state.is_closed = true;
-        state.drop_jobs();
-        self.changed.notify_all();
-    }
-}
-
-impl State {
-    /// Whoever waits for one of them is told that the embedder has stopped.
-    fn drop_jobs(&mut self) {
-        self.queries.clear();
-        self.documents.clear();
-        self.waiting = 0;
-    }
-}
-
-/// Says that the thread has ended, also when it panicked. The next text starts another.
-struct Ended(Arc<Shared>);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.is_running = false;
-        state.drop_jobs();
-        self.0.changed.notify_all();
-    }
+/// What the thread does next.
+enum Next {
+    /// All of a query.
+    Query(Job),
+    /// The next text of a document.
+    Document(Job),
 }
 
 /// The thread: queries first, then documents text by text.
-fn work(shared: &Shared, load: &dyn Fn() -> Result<Model, Error>) {
+fn work(desk: &Desk<Queue>, load: &dyn Fn() -> Result<Model, Error>) {
     let mut model: Option<Model> = None;
-    let mut document: Option<Job> = None;
-    loop {
-        let query = {
-            let mut state = shared.lock();
-            loop {
-                if state.is_closed {
-                    return;
-                }
-                if let Some(query) = state.queries.pop_front() {
-                    state.waiting = state.waiting.saturating_sub(query.texts.len());
-                    break Some(query);
-                }
-                if document.is_some() {
-                    break None;
-                }
-                if let Some(next) = state.documents.pop_front() {
-                    state.waiting = state.waiting.saturating_sub(next.texts.len());
-                    document = Some(next);
-                    break None;
-                }
-                state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-            }
-        };
-        match query {
-            Some(mut query) => {
+    let mut begun: Option<Job> = None;
+    while let Some(next) = desk.next(|queue| match queue.query() {
+        Some(query) => Some(Next::Query(query)),
+        None => begun.take().or_else(|| queue.document()).map(Next::Document),
+    }) {
+        match next {
+            Next::Query(mut query) => {
                 while let Step::More(rest) = step(query, &mut model, load) {
                     query = rest;
                 }
             }
-            None => {
-                if let Some(job) = document.take()
-                    && let Step::More(rest) = step(job, &mut model, load)
-                {
-                    document = Some(rest);
+            Next::Document(job) => {
+                if let Step::More(rest) = step(job, &mut model, load) {
+                    begun = Some(rest);
                 }
             }
         }
@@ -289,7 +218,11 @@ fn step(mut job: Job, model: &mut Option<Model>, load: &dyn Fn() -> Result<Model
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, sync::mpsc};
+    use std::{
+        fs,
+        sync::{Mutex, mpsc},
+        thread,
+    };
 
     use super::*;
 
@@ -316,10 +249,10 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_query_goes_before_waiting_documents() {
         let (embedder, announced, go) = gated();
-        let documents = embedder.handle.submit(texts(&["d1", "d2", "d3"]), Purpose::Document).unwrap();
+        let documents = embedder.submit(texts(&["d1", "d2", "d3"]), Purpose::Document).unwrap();
         assert_eq!(announced.recv().unwrap(), "d1");
-        let more = embedder.handle.submit(texts(&["d4"]), Purpose::Document).unwrap();
-        let query = embedder.handle.submit(texts(&["query"]), Purpose::Query).unwrap();
+        let more = embedder.submit(texts(&["d4"]), Purpose::Document).unwrap();
+        let query = embedder.submit(texts(&["query"]), Purpose::Query).unwrap();
         go.send(()).unwrap();
         for expect in ["query", "d2", "d3", "d4"] {
             assert_eq!(announced.recv().unwrap(), expect);
@@ -333,17 +266,17 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn the_queue_is_bounded_and_an_abandoned_job_is_skipped() {
         let (embedder, announced, go) = gated();
-        let first = embedder.handle.submit(texts(&["first"]), Purpose::Document).unwrap();
+        let first = embedder.submit(texts(&["first"]), Purpose::Document).unwrap();
         assert_eq!(announced.recv().unwrap(), "first");
-        let abandoned = embedder.handle.submit(vec!["x".into(); QUEUE_MAX], Purpose::Document).unwrap();
-        let error = embedder.handle.submit(texts(&["more"]), Purpose::Query).unwrap_err();
+        let abandoned = embedder.submit(vec!["x".into(); QUEUE_MAX], Purpose::Document).unwrap();
+        let error = embedder.submit(texts(&["more"]), Purpose::Query).unwrap_err();
         assert_eq!((error.code(), error.is_retryable()), ("memory.busy", true));
         drop(abandoned);
         go.send(()).unwrap();
         first.await.unwrap().unwrap();
         // The room comes back as soon as the thread takes the abandoned job out.
         let last = loop {
-            match embedder.handle.submit(texts(&["last"]), Purpose::Query) {
+            match embedder.submit(texts(&["last"]), Purpose::Query) {
                 Ok(last) => break last,
                 Err(_) => thread::yield_now(),
             }
@@ -356,22 +289,22 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn dropping_the_last_handle_ends_the_thread() {
         let (embedder, announced, go) = gated();
-        let shared = Arc::clone(&embedder.handle.shared);
-        let running = embedder.handle.submit(texts(&["one", "two"]), Purpose::Document).unwrap();
+        let desk = embedder.host.desk();
+        let running = embedder.submit(texts(&["one", "two"]), Purpose::Document).unwrap();
         announced.recv().unwrap();
         drop(embedder.clone());
-        assert!(!shared.lock().is_closed, "a clone keeps it alive");
+        assert!(!desk.is_closed(), "a clone keeps it alive");
         drop(embedder);
         go.send(()).unwrap();
         assert!(running.await.is_err(), "the rest is not embedded");
-        let state = shared.changed.wait_while(shared.lock(), |state| state.is_running).unwrap();
-        assert!(state.is_closed);
+        desk.until_ended();
+        assert!(desk.is_closed());
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn close_waits_for_the_thread() {
         let (embedder, announced, go) = gated();
-        let running = embedder.handle.submit(texts(&["one"]), Purpose::Document).unwrap();
+        let running = embedder.submit(texts(&["one"]), Purpose::Document).unwrap();
         announced.recv().unwrap();
         assert!(!embedder.close(Duration::ZERO), "it is in the middle of a text");
         go.send(()).unwrap();
@@ -390,7 +323,7 @@ mod tests {
         });
         let error = embedder.embed(texts(&["bad"]), Purpose::Query).await.unwrap_err();
         assert_eq!(error.code(), "memory.stopped");
-        assert!(embedder.handle.shared.changed.wait_while(embedder.handle.shared.lock(), |s| s.is_running).is_ok());
+        embedder.host.desk().until_ended();
         assert_eq!(embedder.embed(texts(&["good"]), Purpose::Query).await.unwrap(), [[1.0]]);
     }
 

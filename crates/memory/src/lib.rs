@@ -20,6 +20,7 @@ mod embedded;
 mod embedder;
 mod error;
 mod fuse;
+mod host;
 mod hybrid;
 mod junk;
 mod metrics;

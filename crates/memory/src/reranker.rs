@@ -10,19 +10,16 @@
 
 mod files;
 
-use std::{
-    collections::VecDeque,
-    fmt,
-    path::Path,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    thread,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, fmt, path::Path, sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
 use self::files::Files;
-use crate::{Error, onnx::find_library};
+use crate::{
+    Error,
+    host::{AfterPanic, Desk, Host, Jobs},
+    onnx::find_library,
+};
 
 /// The folder that needs no setting, below `models`.
 const FOLDER: &str = "reranker";
@@ -36,7 +33,7 @@ const LIMIT: Duration = Duration::from_secs(1);
 /// The reranking model. Cloning shares it; nothing is loaded before the first question.
 #[derive(Clone)]
 pub struct Reranker {
-    handle: Arc<Handle>,
+    host: Arc<Host<Questions>>,
     name: Arc<str>,
     limit: Duration,
     read: usize,
@@ -96,14 +93,7 @@ impl Reranker {
     /// Refuses further questions and waits until the thread has ended, at most for `limit`. True when it has. Blocks;
     /// a process should call it before it exits, because the library's clean-up does not wait for its threads.
     pub fn close(&self, limit: Duration) -> bool {
-        self.handle.shared.close();
-        let until = Instant::now() + limit;
-        let mut state = self.handle.shared.lock();
-        while state.is_running {
-            let Some(left) = until.checked_duration_since(Instant::now()) else { return false };
-            state = self.handle.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        true
+        self.host.close(limit)
     }
 
     /// Memories of a question that it wants to read.
@@ -116,7 +106,7 @@ impl Reranker {
         let (limit, wanted) = (self.limit, texts.len());
         let until = tokio::time::Instant::now() + limit;
         let mut scores = Vec::with_capacity(wanted);
-        let mut answers = match self.handle.submit(question, texts) {
+        let mut answers = match self.submit(question, texts) {
             Ok(answers) => answers,
             Err(error) => return Scored { scores, failure: Some(error) },
         };
@@ -137,8 +127,22 @@ impl Reranker {
     }
 
     fn with_loader(name: &str, load: impl Fn() -> Result<Model, Error> + Send + Sync + 'static) -> Self {
-        let handle = Arc::new(Handle { shared: Arc::default(), load: Arc::new(load) });
-        Self { handle, name: name.into(), limit: LIMIT, read: READ }
+        let host = Host::new("crewline-rerank", AfterPanic::GiveUp, move |desk| work(desk, &load));
+        Self { host: Arc::new(host), name: name.into(), limit: LIMIT, read: READ }
+    }
+
+    fn submit(&self, question: &str, texts: Vec<Arc<str>>) -> Result<mpsc::Receiver<Result<f32, Error>>, Error> {
+        let (reply, answers) = mpsc::channel(texts.len().max(1));
+        self.host.put(|Questions(waiting)| {
+            if waiting.len() >= WAITING_MAX
+                && let Some(oldest) = waiting.pop_front()
+            {
+                // It has room for an answer to each text, and none was given; a caller who is gone needs none.
+                let _ = oldest.reply.try_send(Err(Error::Busy { waiting: waiting.len() }));
+            }
+            waiting.push_back(Job { question: question.into(), texts, reply });
+            Ok(answers)
+        })
     }
 }
 
@@ -153,31 +157,21 @@ pub(crate) struct Scored {
 
 type Model = Box<dyn FnMut(&str, &str) -> Result<f32, Error>>;
 
-struct Handle {
-    shared: Arc<Shared>,
-    load: Arc<dyn Fn() -> Result<Model, Error> + Send + Sync>,
-}
+/// The newest last.
+#[derive(Default)]
+struct Questions(VecDeque<Job>);
 
-impl Drop for Handle {
-    fn drop(&mut self) {
-        self.shared.close();
+impl Jobs for Questions {
+    fn clear(&mut self) {
+        self.0.clear();
     }
 }
 
-#[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct State {
-    /// The newest last.
-    jobs: VecDeque<Job>,
-    is_closed: bool,
-    is_running: bool,
-    /// The model could not be loaded, or panicked.
-    is_broken: bool,
+impl Questions {
+    /// The newest that somebody waits for; the others go.
+    fn newest(&mut self) -> Option<Job> {
+        std::iter::from_fn(|| self.0.pop_back()).find(|job| !job.reply.is_closed())
+    }
 }
 
 struct Job {
@@ -187,90 +181,16 @@ struct Job {
     reply: mpsc::Sender<Result<f32, Error>>,
 }
 
-impl Handle {
-    fn submit(&self, question: &str, texts: Vec<Arc<str>>) -> Result<mpsc::Receiver<Result<f32, Error>>, Error> {
-        let (reply, answers) = mpsc::channel(texts.len().max(1));
-        let mut state = self.shared.lock();
-        if state.is_closed || state.is_broken {
-            return Err(Error::Stopped);
-        }
-        if state.jobs.len() >= WAITING_MAX
-            && let Some(oldest) = state.jobs.pop_front()
-        {
-            let waiting = state.jobs.len();
-            // It has room for an answer to each text, and none was given; a caller who is gone needs none.
-            let _ = oldest.reply.try_send(Err(Error::Busy { waiting }));
-        }
-        state.jobs.push_back(Job { question: question.into(), texts, reply });
-        if !state.is_running {
-            let (shared, load) = (Arc::clone(&self.shared), Arc::clone(&self.load));
-            let started = thread::Builder::new().name("crewline-rerank".to_owned()).spawn(move || {
-                let ended = Ended(shared);
-                work(&ended.0, &*load);
-            });
-            if started.is_err() {
-                state.jobs.clear();
-                return Err(Error::Busy { waiting: 0 });
-            }
-            state.is_running = true;
-        }
-        self.shared.changed.notify_all();
-        Ok(answers)
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn close(&self) {
-        let mut state = self.lock();
-        state.is_closed = true;
-        state.jobs.clear();
-        self.changed.notify_all();
-    }
-
-    /// The newest question; none when there will be no more.
-    fn next(&self) -> Option<Job> {
-        let mut state = self.lock();
-        loop {
-            if state.is_closed {
-                return None;
-            }
-            match state.jobs.pop_back() {
-                Some(job) if !job.reply.is_closed() => return Some(job),
-                Some(_) => {}
-                None => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-            }
-        }
-    }
-}
-
-/// Says that the thread has ended. One that panicked would do so again: no other is started.
-struct Ended(Arc<Shared>);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.is_running = false;
-        state.is_broken |= thread::panicking();
-        // Whoever waits for one of them is told that the reranker has stopped.
-        state.jobs.clear();
-        self.0.changed.notify_all();
-    }
-}
-
 /// The thread: question by question, text by text.
-fn work(shared: &Shared, load: &dyn Fn() -> Result<Model, Error>) {
+fn work(desk: &Desk<Questions>, load: &dyn Fn() -> Result<Model, Error>) {
     let mut model: Option<Model> = None;
-    while let Some(Job { question, texts, reply }) = shared.next() {
+    while let Some(Job { question, texts, reply }) = desk.next(Questions::newest) {
         let run = match &mut model {
             Some(run) => run,
             None => match load() {
                 Ok(loaded) => model.insert(loaded),
                 Err(error) => {
-                    shared.lock().is_broken = true;
+                    desk.give_up();
                     // Nobody waits any more when this fails; the same below.
                     let _ = reply.try_send(Err(error));
                     return;
@@ -278,7 +198,7 @@ fn work(shared: &Shared, load: &dyn Fn() -> Result<Model, Error>) {
             },
         };
         for text in &texts {
-            if reply.is_closed() || shared.lock().is_closed {
+            if reply.is_closed() || desk.is_closed() {
                 break;
             }
             let answer = run(&question, text).and_then(checked);

@@ -1,6 +1,9 @@
 //! The thread and its waits, with models made of closures.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{
+    Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use super::*;
 
@@ -72,7 +75,7 @@ async fn the_newest_question_is_read_first_and_the_oldest_makes_room() {
     let first = ask(&reranker, "first", &["a"]);
     assert_eq!(announced.recv().unwrap(), "first/a");
     let answers: Vec<_> =
-        (0..=WAITING_MAX).map(|at| reranker.handle.submit(&format!("{at}"), texts(&["b"])).unwrap()).collect();
+        (0..=WAITING_MAX).map(|at| reranker.submit(&format!("{at}"), texts(&["b"])).unwrap()).collect();
     let mut answers = answers.into_iter();
     let refused = answers.next().unwrap().recv().await.unwrap().unwrap_err();
     assert_eq!((refused.code(), refused.is_retryable()), ("memory.busy", true));
@@ -123,15 +126,15 @@ async fn a_panic_is_an_error_and_the_last() {
     let reranker = Reranker::of("panicking", |_, _| panic!("as the test wants it")).patient_for(LONG);
     for _ in 0..2 {
         assert_eq!(code(&reranker.score("q", texts(&["a", "b"])).await), Some("memory.stopped"));
-        assert!(reranker.handle.shared.changed.wait_while(reranker.handle.shared.lock(), |s| s.is_running).is_ok());
+        reranker.host.desk().until_ended();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_thread_ends_with_the_last_handle_and_when_it_is_closed() {
     let (reranker, announced, go) = gated();
-    let shared = Arc::clone(&reranker.handle.shared);
-    let mut answers = reranker.handle.submit("q", texts(&["a", "b"])).unwrap();
+    let closed = reranker.host.desk();
+    let mut answers = reranker.submit("q", texts(&["a", "b"])).unwrap();
     announced.recv().unwrap();
     assert!(!reranker.close(Duration::ZERO), "it is in the middle of a text");
     go.send(()).unwrap();
@@ -141,13 +144,13 @@ async fn the_thread_ends_with_the_last_handle_and_when_it_is_closed() {
     drop(reranker);
 
     let (reranker, announced, go) = gated();
-    let other = Arc::clone(&reranker.handle.shared);
-    let running = reranker.handle.submit("q", texts(&["a"])).unwrap();
+    let dropped = reranker.host.desk();
+    let running = reranker.submit("q", texts(&["a"])).unwrap();
     announced.recv().unwrap();
     drop(reranker);
     go.send(()).unwrap();
-    assert!(other.changed.wait_while(other.lock(), |state| state.is_running).is_ok());
-    assert!(shared.lock().is_closed && other.lock().is_closed);
+    dropped.until_ended();
+    assert!(closed.is_closed() && dropped.is_closed());
     drop(running);
 }
 
