@@ -4,7 +4,7 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
-use crewline_types::{ErrorKind, ModelAlias, event::CallOutcome};
+use crewline_types::{ErrorKind, ModelAlias, Usage, event::CallOutcome};
 
 use crate::registry::Invalid;
 
@@ -227,6 +227,14 @@ pub enum Error {
         /// What is wrong, with an excerpt.
         message: String,
     },
+    /// The same failure of a call whose answer had begun, or whose tokens the provider had counted.
+    #[error("{error}")]
+    Midway {
+        /// What went wrong.
+        error: Box<Error>,
+        /// What the provider counted, when it had ended its answer.
+        usage: Option<Usage>,
+    },
     /// A server that crewline starts does not run.
     #[error("the local server of provider `{provider}` {status}{}", last_line(log_tail))]
     ManagedFailed {
@@ -264,9 +272,49 @@ fn last_line(log: &str) -> String {
 }
 
 impl Error {
+    /// The failure itself, however far the answer was.
+    pub fn cause(&self) -> &Self {
+        if let Self::Midway { error, .. } = self { error } else { self }
+    }
+
+    /// Whether the provider may bill the call: it had the question, and did not refuse it.
+    pub fn may_be_billed(&self) -> bool {
+        match self {
+            Self::Interrupted { .. } | Self::TooLarge { .. } | Self::BadReply { .. } | Self::Midway { .. } => true,
+            Self::Timeout { phase, .. } => match phase {
+                Phase::FirstToken | Phase::Idle | Phase::Total | Phase::Upstream => true,
+                Phase::Queue | Phase::Connect => false,
+            },
+            Self::Registry(_)
+            | Self::Read { .. }
+            | Self::UnknownModel { .. }
+            | Self::UnknownProvider { .. }
+            | Self::KeyMissing { .. }
+            | Self::Offline { .. }
+            | Self::Auth { .. }
+            | Self::NotFound { .. }
+            | Self::RateLimited { .. }
+            | Self::ContextOverflow { .. }
+            | Self::Refused { .. }
+            | Self::Filtered { .. }
+            | Self::Overloaded { .. }
+            | Self::Unsupported { .. }
+            | Self::Upstream { .. }
+            | Self::Unreachable { .. }
+            | Self::ManagedFailed { .. }
+            | Self::Client { .. } => false,
+        }
+    }
+
+    /// What the provider counted of a call that failed, when it had ended its answer.
+    pub fn usage(&self) -> Option<Usage> {
+        if let Self::Midway { usage, .. } = self { *usage } else { None }
+    }
+
     /// What kind of failure it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
+            Self::Midway { error, .. } => error.kind(),
             Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorKind::NotFound,
             Self::Registry(_)
             | Self::Read { .. }
@@ -292,6 +340,7 @@ impl Error {
     /// The stable code; `docs/errors.md` has a section for each.
     pub fn code(&self) -> &'static str {
         match self {
+            Self::Midway { error, .. } => error.code(),
             Self::Registry(_) => "registry.invalid",
             Self::Read { .. } => "registry.unreadable",
             Self::UnknownModel { .. } => "model.unknown",
@@ -320,6 +369,7 @@ impl Error {
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
+            Self::Midway { error, .. } => error.is_retryable(),
             Self::Timeout { .. }
             | Self::RateLimited { .. }
             | Self::Overloaded { .. }
@@ -351,6 +401,7 @@ impl Error {
     /// Whether it says that the provider serves nobody at the moment, rather than that it could not answer this question.
     pub fn is_outage(&self) -> bool {
         match self {
+            Self::Midway { error, .. } => error.is_outage(),
             Self::RateLimited { .. } | Self::Overloaded { .. } | Self::Unreachable { .. } => true,
             Self::Timeout { phase, .. } => match phase {
                 Phase::Connect => true,
@@ -393,6 +444,7 @@ impl Error {
     /// How the call counts in events and metrics.
     pub fn outcome(&self) -> CallOutcome {
         match self {
+            Self::Midway { error, .. } => error.outcome(),
             Self::Timeout { .. } => CallOutcome::Timeout,
             Self::RateLimited { .. } => CallOutcome::RateLimited,
             Self::TooLarge { .. } | Self::BadReply { .. } => CallOutcome::Invalid,
@@ -420,6 +472,7 @@ impl Error {
     /// When to come back, if the provider says so.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
+            Self::Midway { error, .. } => error.retry_after(),
             Self::RateLimited { retry_after, .. } | Self::Overloaded { retry_after, .. } => *retry_after,
             Self::Registry(_)
             | Self::Read { .. }
@@ -447,6 +500,7 @@ impl Error {
     /// The next step for a person.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
+            Self::Midway { error, .. } => return error.hint(),
             Self::Registry(_) => "`crewline registry check` lists all problems of a registry".into(),
             Self::Read { path, source } if source.kind() == io::ErrorKind::NotFound => {
                 format!("`crewline init --registry {}` writes one", path.display())

@@ -246,6 +246,12 @@ impl<'a> Answer<'a> {
         })
     }
 
+    /// The usage that is reported of an answer that the model has ended, if it can be true: before that it grows.
+    pub(crate) fn counted(&self, request: &ChatRequest, sent: usize) -> Option<Usage> {
+        let usage = self.finish.and_then(|_| self.checked_usage(request, sent).ok());
+        usage.filter(|it| !it.estimated)
+    }
+
     /// The usage that is reported, if it can be true; else what it may have been.
     fn checked_usage(&self, request: &ChatRequest, sent: usize) -> Result<Usage, Fault> {
         let Some(Counted { input, output, cached, reasoning }) = self.usage.filter(|it| it.input | it.output > 0)

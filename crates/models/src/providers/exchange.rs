@@ -148,13 +148,45 @@ impl<'a> Exchange<'a> {
             return Err(self.too_large(REPLY_MAX));
         }
         let mut answer = Answer::new(self.started, self.answer_max(), self.listener);
+        let size = match self.receive(&mut response, &mut answer, claims_stream, passing).await {
+            Ok(size) => size,
+            Err(error) => return Err(self.midway(error, &answer, sent)),
+        };
+        let usage = answer.counted(self.outgoing.request, sent);
+        let reply = answer.into_reply(self.outgoing.request, &self.model().model, sent, size);
+        reply.map_err(|fault| match (self.fault(fault, b""), usage) {
+            (error, None) => error,
+            (error, usage) => Error::Midway { error: Box::new(error), usage },
+        })
+    }
+
+    /// What a failure is when so much of the answer had come: more than a refusal, which costs nothing.
+    fn midway(&self, error: Error, answer: &Answer<'_>, sent: usize) -> Error {
+        let usage = answer.counted(self.outgoing.request, sent);
+        let has_begun = !answer.is_empty() || answer.usage.is_some();
+        if usage.is_some() || (has_begun && !error.may_be_billed()) {
+            Error::Midway { error: Box::new(error), usage }
+        } else {
+            error
+        }
+    }
+
+    /// Reads a whole answer; tells how many bytes it had.
+    async fn receive(
+        &self,
+        response: &mut Response,
+        answer: &mut Answer<'_>,
+        claims_stream: bool,
+        passing: &mut Passing<'_>,
+    ) -> Result<usize, Error> {
+        let length = response.content_length();
         let mut form = Form::Unknown;
         let mut size = 0;
         let mut deadline = self
             .outgoing
             .is_streaming
             .then(|| (Phase::FirstToken, self.started + self.model().spec.timeouts.first_token));
-        while let Some(chunk) = self.chunk(&mut response, deadline).await? {
+        while let Some(chunk) = self.chunk(response, deadline).await? {
             size += chunk.len();
             passing.received(chunk.len());
             if let Form::Unknown = form {
@@ -174,11 +206,11 @@ impl<'a> Exchange<'a> {
                 }
                 Form::Events(parser) => {
                     parser.feed(&chunk);
-                    self.events(parser, &mut answer)?
+                    self.events(parser, answer)?
                 }
                 Form::Lines(lines) => {
                     lines.feed(&chunk);
-                    self.lines(lines, &mut answer)?
+                    self.lines(lines, answer)?
                 }
             };
             if size > STREAM_MAX {
@@ -195,7 +227,8 @@ impl<'a> Exchange<'a> {
                 deadline = Some((Phase::Idle, Instant::now() + self.model().spec.timeouts.idle));
             }
         }
-        self.finish(form, answer, sent, size)
+        self.finish(form, answer)?;
+        Ok(size)
     }
 
     async fn chunk(&self, response: &mut Response, deadline: Option<(Phase, Instant)>) -> Result<Option<Bytes>, Error> {
@@ -249,30 +282,28 @@ impl<'a> Exchange<'a> {
         read.map_err(|fault| self.fault(fault, data))
     }
 
-    fn finish(&self, form: Form, mut answer: Answer<'_>, sent: usize, size: usize) -> Result<ChatReply, Error> {
+    fn finish(&self, form: Form, answer: &mut Answer<'_>) -> Result<(), Error> {
         match form {
-            Form::Unknown => return Err(self.fault(Fault::Bad("it is empty".to_owned()), b"")),
+            Form::Unknown => Err(self.fault(Fault::Bad("it is empty".to_owned()), b"")),
             Form::Whole(whole) => {
                 let body = whole.as_slice();
-                let read = self.transport.provider.read_whole(body, &mut answer);
+                let read = self.transport.provider.read_whole(body, answer);
                 read.map_err(|fault| self.fault(fault, body))?;
                 answer.first_token = None;
-                self.ended(&answer)?;
+                self.ended(answer)
             }
             Form::Events(mut parser) => {
                 if let Some(event) = parser.last_event().map_err(|_| self.too_large(LINE_MAX))? {
-                    self.event(event.data, event.is_error, &mut answer)?;
+                    self.event(event.data, event.is_error, answer)?;
                 }
-                self.ended(&answer)?;
+                self.ended(answer)
             }
             Form::Lines(mut lines) => {
                 let rest = lines.rest();
-                self.event(lines.bytes(&rest), false, &mut answer)?;
-                self.ended(&answer)?;
+                self.event(lines.bytes(&rest), false, answer)?;
+                self.ended(answer)
             }
         }
-        let reply = answer.into_reply(self.outgoing.request, &self.model().model, sent, size);
-        reply.map_err(|fault| self.fault(fault, b""))
     }
 
     fn ended(&self, answer: &Answer<'_>) -> Result<(), Error> {

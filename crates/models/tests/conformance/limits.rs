@@ -44,7 +44,7 @@ pub(crate) async fn a_reset_in_the_body(wire: &dyn Wire) {
     }
     // Before the head as well.
     let error = ask(wire, Way::Whole, &LONG, vec![Step::Reset]).await.unwrap_err();
-    assert_eq!(error.code(), "model.interrupted", "{error}");
+    assert_eq!((error.code(), error.may_be_billed()), ("model.interrupted", true), "{error}");
 }
 
 pub(crate) async fn replies_that_are_too_large(wire: &dyn Wire) {
@@ -54,7 +54,7 @@ pub(crate) async fn replies_that_are_too_large(wire: &dyn Wire) {
     steps.push(Step::Hang);
     let error = ask(wire, Way::Streamed, &LONG, steps).await.unwrap_err();
     assert!(matches!(error, Error::TooLarge { limit: 1_048_576, .. }), "{error}");
-    assert_eq!(error.outcome(), CallOutcome::Invalid);
+    assert_eq!((error.outcome(), error.may_be_billed()), (CallOutcome::Invalid, true));
 
     let huge = whole(wire, &"x".repeat(9 << 20), None);
     let error = ask(wire, Way::Whole, &LONG, vec![response("200 OK", JSON, "", &huge)]).await.unwrap_err();
@@ -90,6 +90,7 @@ pub(crate) async fn replies_that_are_none(wire: &dyn Wire) {
             let error = ask(wire, way, &LONG, vec![response("200 OK", JSON, "", &body)]).await.unwrap_err();
             let seen = (error.code(), error.outcome(), error.is_retryable());
             assert_eq!(seen, ("model.bad_reply", CallOutcome::Invalid, true), "{error}");
+            assert!(error.may_be_billed(), "{error}");
         }
     }
     let mut event = wire.piece("@@").into_bytes();

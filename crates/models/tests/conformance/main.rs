@@ -41,7 +41,7 @@ conformance! {
         tools { tools_are_called tools_can_be_demanded }
         streams {
             streamed streamed_connections_are_used_again a_stream_that_breaks_off an_error_inside_a_stream
-            usage_that_is_missing usage_that_can_not_be
+            usage_that_is_missing usage_of_an_answer_that_is_none usage_that_can_not_be
         }
         errors { errors_have_types refusals rate_limits_say_when }
         limits {

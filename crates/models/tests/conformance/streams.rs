@@ -4,7 +4,7 @@ use crewline_models::Finish;
 use crewline_testkit::{
     FaultServer,
     fault::{Step, chunk, chunked_end, chunked_head, response},
-    wire::{ChatCompletions, Wire},
+    wire::{ChatCompletions, Wire, Wired},
 };
 
 use crate::common::{JSON, LONG, Way, alias, ask, models_of, question, stream, whole};
@@ -50,7 +50,8 @@ pub(crate) async fn a_stream_that_breaks_off(wire: &dyn Wire) {
         let mut steps = vec![chunked_head(wire.stream_type()), chunk(&piece)];
         steps.extend(end);
         let error = ask(wire, Way::Streamed, &LONG, steps).await.unwrap_err();
-        assert_eq!((error.code(), error.is_retryable()), ("model.interrupted", true), "{error}");
+        let seen = (error.code(), error.is_retryable(), error.may_be_billed(), error.usage());
+        assert_eq!(seen, ("model.interrupted", true, true, None), "{error}");
     }
     let error =
         ask(wire, Way::Streamed, &LONG, vec![chunked_head(wire.stream_type()), chunked_end()]).await.unwrap_err();
@@ -67,7 +68,23 @@ pub(crate) async fn an_error_inside_a_stream(wire: &dyn Wire) {
         let error = ask(wire, Way::Streamed, &LONG, steps).await.unwrap_err();
         assert_eq!(error.code(), "model.upstream");
         assert!(error.to_string().contains("the GPU is gone"), "{error}");
+        assert!(error.may_be_billed(), "half an answer was made: {error:?}");
     }
+    // Before the first piece it is a refusal like one with a status.
+    let event = wire.error_event("the GPU is gone");
+    let steps = vec![chunked_head(wire.stream_type()), chunk(event), Step::Hang];
+    let error = ask(wire, Way::Streamed, &LONG, steps).await.unwrap_err();
+    assert!(error.code() == "model.upstream" && !error.may_be_billed(), "{error:?}");
+}
+
+pub(crate) async fn usage_of_an_answer_that_is_none(wire: &dyn Wire) {
+    // The model ended its answer and the provider counted it, but it calls a tool that has no name.
+    let answer = Wired { calls: &[("c1", "", "{}")], usage: Some([9, 4, 0, 0]), ..Wired::default() };
+    let body = wire.whole(&answer);
+    let error = ask(wire, Way::Whole, &LONG, vec![response("200 OK", JSON, "", &body)]).await.unwrap_err();
+    assert_eq!(error.code(), "model.bad_reply", "{error}");
+    let usage = error.usage().expect("it was counted");
+    assert_eq!((usage.input_tokens, usage.output_tokens, usage.estimated), (9, 4, false), "{error:?}");
 }
 
 pub(crate) async fn usage_that_is_missing(wire: &dyn Wire) {
