@@ -52,11 +52,12 @@ const TESTKIT: &str = "crewline-testkit";
 const TOP: [&str; 3] = ["crewline-runtime", "crewline-api", "crewline-cli"];
 
 /// A library, and the only crates that may use it.
-const OWNERS: [(&str, &[&str]); 28] = [
+const OWNERS: [(&str, &[&str]); 29] = [
     ("ractor", &["crewline-runtime"]),
     ("minijinja", &["crewline-runtime"]),
     ("sea-orm", &["crewline-store"]),
     ("sea-orm-migration", &["crewline-store"]),
+    ("sea-query-sqlx", &["crewline-store"]),
     ("sqlx", &["crewline-store"]),
     ("qdrant-client", &["crewline-memory", "crewline-testkit"]),
     ("prost", &["crewline-memory", "crewline-testkit"]),

@@ -7,8 +7,8 @@
 //! contexts), `acts` (calls of tools, what a person is asked), `api_keys`, `shadows` (copies of questions for
 //! candidates), `memory` (memories, vectors, the outbox),
 //! `memory_edit` (adding, marking, forgetting), `backup`, `integrity` and `prune` (for operators), `entity` (rows,
-//! private), `migration` (the schema), `sql`, `statements`, `rows`, `tx` and `retry` (texts, arguments and the one writing
-//! connection).
+//! private), `migration` (the schema), `sql`, `statements`, `rows`, `tx`, `reader` and `retry` (texts, arguments, the one
+//! writing connection and those for reading).
 //!
 //! **Invariant:** sea-orm, and sqlx through it, are used in this crate only; no row type leaves it.
 //! **Invariant:** all writing goes through one connection of the process, one transaction at a time; on PostgreSQL
@@ -42,6 +42,7 @@ mod packed;
 mod prune;
 mod query;
 mod queue;
+mod reader;
 mod recover;
 mod retry;
 mod rows;
@@ -65,11 +66,7 @@ use std::{
 };
 
 use crewline_types::TaskId;
-use futures::TryStreamExt as _;
-use sea_orm::{
-    DatabaseConnection,
-    sqlx::{self, AssertSqlSafe, postgres::PgConnectOptions},
-};
+use sea_orm::sqlx::postgres::PgConnectOptions;
 
 pub use acts::{ApprovalFilter, ApprovalRow, NewDecision, ToolCallRow};
 pub use api_keys::ApiKey;
@@ -98,7 +95,7 @@ pub use summaries::{Said, Superseded};
 pub use tool_pins::{Pin, ToolPin};
 pub use work::WorkRow;
 
-use crate::{sql::Args, tx::Row};
+use crate::{reader::Reader, sql::Args, tx::Row};
 
 /// Which database a store speaks to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -122,7 +119,7 @@ struct Inner {
     writer: tx::Writer,
     /// Where statements go that are transactions by themselves; `None`: where changes go.
     aside: Option<tx::Writer>,
-    reader: DatabaseConnection,
+    reader: Reader,
     /// Row numbers of tasks: they never change, so they are looked up once.
     numbers: Mutex<HashMap<TaskId, i64>>,
     /// How to listen to other processes, where that can be done.
@@ -141,7 +138,7 @@ impl Store {
     /// write-ahead log beside it.
     pub async fn close(&self, limit: Duration) {
         let close = async {
-            self.inner.reader.close_by_ref().await?;
+            self.inner.reader.close().await?;
             if let Some(aside) = &self.inner.aside {
                 aside.close().await?;
             }
@@ -167,7 +164,7 @@ impl Store {
     }
 
     /// The connection for reading. One that is shared with the writer is freed of what a dropped commit left.
-    async fn reader(&self) -> Result<&DatabaseConnection, Error> {
+    async fn reader(&self) -> Result<&Reader, Error> {
         self.inner.writer.settle().await?;
         Ok(&self.inner.reader)
     }
@@ -178,35 +175,9 @@ impl Store {
         text: &str,
         count: usize,
         add: impl FnOnce(&mut Args),
-        mut take: impl FnMut(&Row) -> Result<(), Error> + Send,
+        take: impl FnMut(&Row) -> Result<(), Error> + Send,
     ) -> Result<(), Error> {
-        let reader = self.reader().await?;
-        let mut args = Args::new(self.backend(), count);
-        add(&mut args);
-        match args {
-            Args::Sqlite(args, _) => {
-                let mut connection = reader.get_sqlite_connection_pool().acquire().await?;
-                {
-                    let mut rows = sqlx::query_with(AssertSqlSafe(text), args).fetch(&mut *connection);
-                    while let Some(row) = rows.try_next().await? {
-                        take(&Row::Sqlite(row))?;
-                    }
-                }
-                // Dropped it would go back a moment later: who reads next would open another, with a thread and a cache.
-                connection.return_to_pool().await;
-            }
-            Args::Postgres(args) => {
-                let mut connection = reader.get_postgres_connection_pool().acquire().await?;
-                {
-                    let mut rows = sqlx::query_with(AssertSqlSafe(text), args).fetch(&mut *connection);
-                    while let Some(row) = rows.try_next().await? {
-                        take(&Row::Postgres(row))?;
-                    }
-                }
-                connection.return_to_pool().await;
-            }
-        }
-        Ok(())
+        self.reader().await?.read(text, count, add, take).await
     }
 }
 

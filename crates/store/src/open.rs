@@ -26,8 +26,9 @@ use sea_orm_migration::MigratorTrait as _;
 
 use crate::{
     Backend, Error, Inner, Store,
-    migration::Migrator,
+    migration::{self, Migrator},
     nodelay,
+    reader::Reader,
     tx::{Pool, Writer},
 };
 
@@ -200,7 +201,7 @@ async fn open_sqlite(path: Option<PathBuf>, name: &str) -> Result<Inner, Error> 
         target: name.into(),
         writer: Writer::new(Pool::Sqlite(pool), is_memory),
         aside: None,
-        reader: SqlxSqliteConnector::from_sqlx_sqlite_pool(readers),
+        reader: Reader::new(SqlxSqliteConnector::from_sqlx_sqlite_pool(readers)),
         numbers: std::sync::Mutex::default(),
         listening: None,
         file: path,
@@ -217,7 +218,8 @@ async fn open_postgres(options: PgConnectOptions, name: &str) -> Result<Inner, E
     }
     // Writes are look-ups by key in tables that grow: a plan made while they are small must not stay a scan of them. A walk
     // along a whole index is one, too, and looks cheap as long as pages are what is counted: rows are.
-    let writing = base.clone().options([
+    let given = base.get_options().unwrap_or_default().to_owned();
+    let standard = [
         ("plan_cache_mode", "force_generic_plan"),
         ("cpu_tuple_cost", "1"),
         ("cpu_index_tuple_cost", "1"),
@@ -232,7 +234,9 @@ async fn open_postgres(options: PgConnectOptions, name: &str) -> Result<Inner, E
         ("lock_timeout", "10s"),
         // A process that is frozen, or cut off, in the middle of a transaction keeps its locks: less long than others wait for them.
         ("idle_in_transaction_session_timeout", "5s"),
-    ]);
+    ];
+    // What the URL says holds.
+    let writing = base.clone().options(standard.into_iter().filter(|(name, _)| !given.contains(name)));
     let writing = || {
         at_once(&base)
             .max_connections(1)
@@ -254,7 +258,7 @@ async fn open_postgres(options: PgConnectOptions, name: &str) -> Result<Inner, E
         target: name.into(),
         writer: Writer::new(Pool::Postgres(pool), false),
         aside: Some(Writer::new(Pool::Postgres(writing()), false)),
-        reader: SqlxPostgresConnector::from_sqlx_postgres_pool(readers),
+        reader: Reader::new(SqlxPostgresConnector::from_sqlx_postgres_pool(readers)),
         numbers: std::sync::Mutex::default(),
         listening: Some(Box::new(base)),
         file: None,
@@ -292,10 +296,20 @@ async fn migrate(database: &DatabaseConnection, backend: Backend, target: &str) 
     }
     // Somebody else may have been faster.
     if !is_current(&tx, backend, target).await? {
-        Migrator::up(&tx, None).await?;
+        if backend == Backend::Sqlite && is_empty(&tx).await? {
+            migration::create(&tx).await?;
+        } else {
+            Migrator::up(&tx, None).await?;
+        }
     }
     tx.commit().await?;
     Ok(())
+}
+
+/// Whether an SQLite file holds nothing yet.
+async fn is_empty(database: &impl ConnectionTrait) -> Result<bool, Error> {
+    let any = "SELECT name FROM sqlite_master LIMIT 1";
+    Ok(database.query_one_raw(Statement::from_string(database.get_database_backend(), any)).await?.is_none())
 }
 
 /// Whether every migration is there; an error when there is one that nobody here knows.
