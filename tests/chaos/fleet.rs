@@ -59,6 +59,15 @@ struct Run {
     acknowledged: Acknowledged,
 }
 
+/// What a fleet suffers from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Weather {
+    /// Everything.
+    Mixed,
+    /// Processes that are frozen past their leases and come back while others have their work: what only fences are against.
+    Frost,
+}
+
 /// All processes and runs of a round.
 pub struct Fleet<'a> {
     shop: &'a Shop,
@@ -68,6 +77,7 @@ pub struct Fleet<'a> {
     rng: fastrand::Rng,
     members: Vec<Member>,
     runs: Vec<Run>,
+    weather: Weather,
 }
 
 impl<'a> Fleet<'a> {
@@ -84,7 +94,8 @@ impl<'a> Fleet<'a> {
             })
             .collect();
         let database = Database::postgres(url);
-        Self { shop, app, place, database, rng, members, runs }
+        let weather = if shop.is_control || rng.u8(..3) == 0 { Weather::Frost } else { Weather::Mixed };
+        Self { shop, app, place, database, rng, members, runs, weather }
     }
 
     /// Runs everything to its end and checks the promise.
@@ -93,6 +104,9 @@ impl<'a> Fleet<'a> {
             self.broken(&violation);
         }
         self.drain();
+        if self.shop.has_shown() {
+            return;
+        }
         for run in &mut self.runs {
             let mut case = Case {
                 plan: &run.plan,
@@ -130,7 +144,7 @@ impl<'a> Fleet<'a> {
             }
             if looked.elapsed() > LOOK {
                 looked = Instant::now();
-                if self.look() {
+                if self.look() || self.shop.has_shown() {
                     return Ok(());
                 }
             }
@@ -223,7 +237,12 @@ impl<'a> Fleet<'a> {
         let Some(process) = &mut member.process else { return Ok(()) };
         let is_server = member.port.is_some();
         let pause = Duration::from_millis(self.rng.u64(..1_500));
-        match self.rng.u8(..100) {
+        let roll = match self.weather {
+            Weather::Mixed => self.rng.u8(..100),
+            // A kill now and then, so that somebody starts anew.
+            Weather::Frost => self.rng.u8(35..80),
+        };
+        match roll {
             0..45 => {
                 tally.count(if is_server { "kill -9 of servers" } else { "kill -9 of workers" });
                 tally.count("kill -9");
@@ -234,7 +253,10 @@ impl<'a> Fleet<'a> {
                 member.starts_at = Instant::now() + pause;
             }
             45..80 => {
-                let time = self.place.freeze(&mut self.rng);
+                let time = match self.weather {
+                    Weather::Mixed => self.place.freeze(&mut self.rng),
+                    Weather::Frost => self.place.freeze_long(&mut self.rng),
+                };
                 if time > LEASE {
                     tally.count("freezes past the lease");
                 } else {

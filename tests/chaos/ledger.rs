@@ -17,6 +17,9 @@ pub const PLANNING: &str = "(planning)";
 /// The name of the last task, which a planning model does not give.
 pub const SYNTHESIS: &str = "(synthesis)";
 
+/// How long an answer is that is lost on its way.
+const LOST_BYTES: usize = 400;
+
 /// An answer that was served.
 #[derive(Debug, Clone)]
 pub struct Served {
@@ -38,6 +41,8 @@ struct Page {
     plan: Arc<Plan>,
     served: Vec<Served>,
     asked: u64,
+    /// What failures of the upstream cost that had begun to answer, in micro-dollars.
+    billed: u64,
     failed: HashMap<String, u32>,
 }
 
@@ -61,7 +66,7 @@ impl Ledger {
 
     /// Opens the page of a plan.
     pub fn open(&self, plan: &Arc<Plan>) {
-        let page = Page { plan: Arc::clone(plan), served: Vec::new(), asked: 0, failed: HashMap::new() };
+        let page = Page { plan: Arc::clone(plan), served: Vec::new(), asked: 0, billed: 0, failed: HashMap::new() };
         self.book().pages.insert(plan.tag.clone(), page);
     }
 
@@ -78,6 +83,11 @@ impl Ledger {
     /// What was served for this plan, in order.
     pub fn served(&self, tag: &str) -> Vec<Served> {
         self.book().pages.get(tag).map(|page| page.served.clone()).unwrap_or_default()
+    }
+
+    /// What it bills for the answers of this plan that it failed to deliver.
+    pub fn billed_failures(&self, tag: &str) -> u64 {
+        self.book().pages.get(tag).map_or(0, |page| page.billed)
     }
 
     /// How often the upstream failed a task of this plan.
@@ -116,7 +126,11 @@ impl Ledger {
         // Once for each task: more would end the run, and rightly so.
         if *failed == 0 && rng.u8(..100) < plan.faults_percent {
             *failed += 1;
-            return fault(&mut rng).after(delay);
+            let (reply, bytes) = fault(&mut rng);
+            if let Some(bytes) = bytes {
+                page.billed += price(&request.model, request.input_tokens(), bytes);
+            }
+            return reply.after(delay);
         }
         let answer: Arc<str> = match key {
             PLANNING => plan.document().to_string().into(),
@@ -135,14 +149,14 @@ impl Ledger {
     }
 }
 
-/// What providers do on a bad day.
-fn fault(rng: &mut fastrand::Rng) -> StubReply {
+/// What providers do on a bad day, and how much of an answer they bill for it: all that they made before it was lost.
+fn fault(rng: &mut fastrand::Rng) -> (StubReply, Option<usize>) {
     match rng.u8(..5) {
-        0 => StubReply::status(500),
-        1 => StubReply::status(503),
-        2 => StubReply::close(),
-        3 => StubReply::malformed(),
-        _ => StubReply::cut_stream("never to be kept", 3),
+        0 => (StubReply::status(500), None),
+        1 => (StubReply::status(503), None),
+        2 => (StubReply::close(), Some(LOST_BYTES)),
+        3 => (StubReply::malformed(), Some(LOST_BYTES)),
+        _ => (StubReply::cut_stream("never to be kept", 3), Some(LOST_BYTES)),
     }
 }
 

@@ -39,11 +39,14 @@ impl Shop {
         self.cluster.as_ref().map_or(0, Cluster::changes)
     }
 
+    /// Whether a control run has shown what it is for; what is under way then may be left as it is.
+    pub fn has_shown(&self) -> bool {
+        self.is_control && self.tally.violations() > 0
+    }
+
     /// Whether nothing more shall be disturbed.
     pub fn is_over(&self) -> bool {
-        Instant::now() >= self.until
-            || self.tally.of("kill -9") >= self.kills_max
-            || (self.is_control && self.tally.violations() > 0)
+        Instant::now() >= self.until || self.tally.of("kill -9") >= self.kills_max || self.has_shown()
     }
 }
 
@@ -83,7 +86,12 @@ impl Place {
         match self {
             Self::Sqlite => Duration::from_millis(rng.u64(10..400)),
             Self::Postgres { .. } if rng.bool() => Duration::from_millis(rng.u64(10..400)),
-            Self::Postgres { .. } => LEASE + Duration::from_millis(rng.u64(500..3_000)),
+            Self::Postgres { .. } => self.freeze_long(rng),
         }
+    }
+
+    /// A time to be frozen for that outlasts every lease.
+    pub fn freeze_long(&self, rng: &mut fastrand::Rng) -> Duration {
+        LEASE + Duration::from_millis(rng.u64(500..3_000))
     }
 }

@@ -232,13 +232,19 @@ impl Story<'_> {
         repeated
     }
 
-    /// What is reported is at least what was served.
-    fn money(&self, found: &mut Vec<String>) {
+    /// What the upstream bills: what it served, and what it failed to deliver.
+    fn billed(&self) -> u64 {
         let served: u64 = self.served.iter().map(|it| it.cost).sum();
+        served + self.case.ledger.billed_failures(&self.case.plan.tag)
+    }
+
+    /// What is reported is at least what is billed.
+    fn money(&self, found: &mut Vec<String>) {
+        let billed = self.billed();
         let calls: i64 = self.calls.iter().filter_map(|it| it.cost).sum();
         let tasks: i64 = self.tasks.iter().map(|it| it.cost).sum();
-        if calls.unsigned_abs() < served {
-            found.push(format!("calls say {calls} micro-dollars, and {served} were served"));
+        if calls.unsigned_abs() < billed {
+            found.push(format!("calls say {calls} micro-dollars, and {billed} are billed"));
         }
         if tasks != calls {
             found.push(format!("tasks say {tasks} micro-dollars, and their calls {calls}"));
@@ -321,10 +327,10 @@ impl Story<'_> {
             found.push(format!("{name}/report.json is missing or broken"));
             return;
         };
-        let served: u64 = self.served.iter().map(|it| it.cost).sum();
+        let billed = self.billed();
         let told = report["cost_usd"].as_f64().unwrap_or(-1.0) * 1e6;
-        if told + 0.5 < served as f64 {
-            found.push(format!("{name}/report.json says {told} micro-dollars, and {served} were served"));
+        if told + 0.5 < billed as f64 {
+            found.push(format!("{name}/report.json says {told} micro-dollars, and {billed} are billed"));
         }
         let mut written = BTreeSet::new();
         for task in report["tasks"].as_array().into_iter().flatten() {

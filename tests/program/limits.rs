@@ -23,6 +23,49 @@ fn money_is_never_overspent() {
 }
 
 #[test]
+fn an_answer_that_breaks_off_is_paid_for() {
+    for reply in [StubReply::cut_stream("word ".repeat(200), 3), StubReply::close(), StubReply::malformed()] {
+        let server = StubServer::start(Script::default().on_model("cheap", reply));
+        let app = app();
+        app.registry(&server);
+        app.write("plan.json", &fan(1).to_string());
+        let run = app.run(run_args(&["--plan", "plan.json"])).expect_code(0);
+        let calls = run.events_of("model_call");
+        let broken: Vec<_> = calls.iter().filter(|it| it["outcome"] != "ok").collect();
+        assert!(!broken.is_empty(), "{calls:?}");
+        // 4,096 tokens of output at two dollars a million.
+        let least = 0.008;
+        for call in broken {
+            assert!(call["cost_usd"].as_f64().unwrap() > least, "the worst case: {call}");
+            assert_eq!(call["estimated"], true, "{call}");
+        }
+        let cost: f64 = calls.iter().map(|it| it["cost_usd"].as_f64().unwrap()).sum();
+        let told = run.events_of("run_finished")[0]["cost_usd"].as_f64().unwrap();
+        assert!((told - cost).abs() < 1e-9, "{told} {cost}");
+
+        // The cap counts it, too.
+        let before = server.calls();
+        let run = app.run(run_args(&["--plan", "plan.json", "--max-cost", "0.03"])).expect_code(7);
+        let told = run.events_of("run_finished")[0]["cost_usd"].as_f64().unwrap();
+        let asked = server.calls() - before;
+        assert!(asked > 0 && asked as f64 * least <= told && told <= 0.03, "{asked} calls, {told}");
+    }
+}
+
+#[test]
+fn an_answer_that_is_refused_costs_nothing() {
+    let server = StubServer::start(Script::default().on_model("cheap", StubReply::status(500)));
+    let app = app();
+    app.registry(&server);
+    app.write("plan.json", &fan(1).to_string());
+    let run = app.run(run_args(&["--plan", "plan.json"])).expect_code(0);
+    let calls = run.events_of("model_call");
+    let refused: Vec<_> = calls.iter().filter(|it| it["outcome"] != "ok").collect();
+    assert!(!refused.is_empty());
+    assert!(refused.iter().all(|it| it["cost_usd"] == 0.0 && it["estimated"] != true), "{refused:?}");
+}
+
+#[test]
 fn a_cap_needs_prices() {
     let server = StubServer::start(Script::default());
     let app = app();

@@ -22,6 +22,7 @@ mod looking;
 mod mcp;
 mod memory;
 mod models;
+mod network;
 mod operate;
 mod outage;
 mod plans;

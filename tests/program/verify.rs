@@ -1,6 +1,9 @@
 //! Success criteria that a program or a judge checks: a bad answer leads to the next model, with the evidence.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use crewline_testkit::{Script, StubReply, StubRequest, StubServer, TestApp, app::finish};
 use serde_json::{Value, json};
@@ -9,6 +12,7 @@ use crate::{
     app,
     resume::{only_run, wait_for_calls},
     run_args, signal,
+    workers::wait_until,
 };
 
 fn plan(criteria: &Value) -> String {
@@ -229,4 +233,53 @@ fn a_kill_while_a_judge_is_asked_buys_neither_the_answer_nor_an_earlier_verdict_
     assert_eq!(seen, [("judge", "ok"), ("coder", "ok"), ("judge", "lost"), ("judge", "ok")]);
     let usage = &calls[1]["usage"];
     assert_ne!(usage["estimated"], true, "the answer costs what it cost: {usage}");
+}
+
+#[test]
+fn what_memory_learns_meanwhile_buys_no_recorded_answer_again() {
+    let verdicts = AtomicU64::new(0);
+    let server = StubServer::start(Script::new(move |request: &StubRequest| {
+        if request.contains("You judge whether") {
+            let verdict = StubReply::json(&json!({"reason": "it does", "pass": true}));
+            let is_first = verdicts.fetch_add(1, Ordering::Relaxed) == 0;
+            return if is_first { verdict.after(Duration::from_mins(1)) } else { verdict };
+        }
+        if request.contains("Compare the brokers.") {
+            return StubReply::text("Name of a broker: NATS, a broker.").after(Duration::from_secs(1));
+        }
+        StubReply::text("Kafka, because it is durable.")
+    }));
+    let app = app();
+    with_judge(&app, &server, "strong", "");
+    let mut plan: Value =
+        serde_json::from_str(&plan(&json!([{"check": {"type": "judge", "rubric": RUBRIC}}]))).unwrap();
+    plan["tasks"].as_array_mut().unwrap().push(json!({
+        "id": "b", "title": "B", "description": "Compare the brokers.", "role": "coder", "depends_on": []
+    }));
+    app.write("plan.json", &plan.to_string());
+    let child = app.spawn(run_args(&["--plan", "plan.json"]));
+    wait_for_calls(&server, 3);
+    let id = only_run(&app);
+    let is_completed = || {
+        let shown = app.run(["show", &id, "-o", "json"]).expect_code(0);
+        let shown: Value = serde_json::from_str(&shown.stdout).unwrap();
+        shown["tasks"].as_array().unwrap().iter().any(|it| it["key"] == "b" && it["status"] == "completed")
+    };
+    wait_until("the other task's end", is_completed);
+    signal(child.id(), "KILL");
+    finish(child, TestApp::LIMIT);
+    let preview = app.run(["context", "preview", &format!("{id}/a")]).expect_code(0);
+    assert!(preview.stdout.contains("memory"), "asked now, it would be told of the other: {}", preview.stdout);
+
+    app.run(["resume", &id, "-o", "jsonl", "--out", "out"]).expect_code(0);
+    let asked = server.requests();
+    let own = asked.iter().filter(|it| !it.contains("You judge whether") && it.contains("Name a broker.")).count();
+    assert_eq!((asked.len(), own), (5, 1), "only the judge is asked again, and then the document");
+    let told = app.run(["context", "snapshots", &format!("{id}/a"), "-o", "json"]).expect_code(0);
+    let told: Value = serde_json::from_str(&told.stdout).unwrap();
+    let bundles: Vec<&Value> = told.as_array().unwrap().iter().map(|it| &it["bundle"]).collect();
+    assert!(
+        bundles.len() == 2 && bundles[0] == bundles[1],
+        "the answer was made from what the first was told: {told:#}"
+    );
 }

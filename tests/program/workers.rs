@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crewline_testkit::{Script, StubServer, TestApp, app::finish};
+use crewline_testkit::{Script, StubReply, StubServer, TestApp, app::finish};
 use serde_json::{Value, json};
 
 use crate::{app, fan, postgres::Database, signal};
@@ -36,8 +36,14 @@ impl World {
     }
 
     pub(crate) fn start(&mut self, args: &[&str], lease: &str) -> u32 {
+        let url = self.database.url.clone();
+        self.start_on(&url, args, lease)
+    }
+
+    /// Starts a process that reaches the database by another way.
+    pub(crate) fn start_on(&mut self, url: &str, args: &[&str], lease: &str) -> u32 {
         let mut all = args.to_vec();
-        all.extend(["--database", &self.database.url, "--lease", lease]);
+        all.extend(["--database", url, "--lease", lease]);
         let child = self.app.spawn(all);
         let pid = child.id();
         self.children.push(child);
@@ -232,6 +238,101 @@ fn a_run_outlives_its_server() {
     let end = world.end_of(&run);
     assert_eq!(end["status"], "completed", "{end:#}");
     assert_eq!(world.server.calls(), 14, "the worker's claims outlive the manager: nothing is repeated");
+}
+
+#[test]
+fn a_worker_that_is_told_to_stop_finishes_what_it_has_and_claims_nothing_more() {
+    let Some(mut world) = World::new("drain", Script::default().latency(Duration::from_secs(3))) else { return };
+    world.serve("0");
+    let worker = world.start(&["worker", "--slots", "2"], LONG);
+    let run = world.submit(&fan(2));
+    wait_until("the first call", || world.server.calls() == 1);
+    signal(worker, "TERM");
+    finish(world.children.pop().unwrap(), LIMIT).expect_code(0);
+    assert_eq!((world.server.calls(), world.server.hung_up()), (1, 0));
+
+    world.start(&["worker", "--slots", "2"], LONG);
+    assert_eq!(world.end_of(&run)["status"], "completed");
+    assert_eq!(world.server.calls(), 4, "what it was making when it was told is used");
+}
+
+#[test]
+fn who_works_alone_uses_what_workers_reported_and_takes_the_rest_back() {
+    let script = Script::default().on_text("# Your task: Part m0\n", StubReply::hang());
+    let Some(mut world) = World::new("alone", script.latency(Duration::from_millis(300))) else { return };
+    let first = world.serve("0");
+    world.start(&["worker", "--slots", "3"], LONG);
+    let run = world.submit(&fan(6));
+    // One call hangs, and before the others are answered their manager is gone.
+    wait_until("some calls", || world.server.calls() >= 3);
+    signal(first, "KILL");
+    wait_until("the other calls", || world.server.calls() == 7);
+    wait_until("their reports", || {
+        let shown = world.show(&run);
+        let attempts = shown["tasks"].as_array().unwrap().iter().flat_map(|task| task["attempts"].as_array().unwrap());
+        let calls = attempts.flat_map(|attempt| attempt["calls"].as_array().unwrap());
+        calls.filter(|call| call["outcome"] == "ok").count() == 6
+    });
+    let resume =
+        ["resume", &run, "--out", "out", "--max-steps", "1", "-o", "json", "-q", "--database", &world.database.url];
+    // It is held until the server's lease ends.
+    wait_until("the end of the server's lease", || world.app.run(resume).code == Some(7));
+    wait_until("the end of the hanging call", || world.server.hung_up() == 1);
+    assert_eq!(world.server.calls(), 7, "what is recorded is not asked for again");
+    let kept = world.show(&run);
+    assert_eq!(kept["counts"]["completed"], 6, "the first and five parts: {kept:#}");
+    // The worker goes on with what it is given, and nobody trips over what it had.
+    let mended = StubServer::start(Script::default());
+    world.app.registry(&mended);
+    let resume = ["resume", &run, "--out", "out", "--max-steps", "99", "-q", "--database", &world.database.url];
+    world.app.run(resume).expect_code(0);
+    assert_eq!(mended.calls(), 2, "the part that was taken back, and the last task");
+    let end = world.show(&run);
+    for task in end["tasks"].as_array().unwrap().iter().filter(|task| task["kind"] != "root") {
+        let expected = if task["key"] == "m0" { 2 } else { 1 };
+        assert_eq!(task["attempts"].as_array().unwrap().len(), expected, "{task:#}");
+    }
+}
+
+#[test]
+fn what_was_taken_back_by_a_pause_is_made_by_the_next_server() {
+    let Some(mut world) = World::new("paused", Script::default().on_call(1, StubReply::hang())) else { return };
+    let first = world.serve("0");
+    world.start(&["worker", "--slots", "2"], LONG);
+    let run = world.submit(&fan(3));
+    wait_until("a call", || world.server.calls() == 1);
+    signal(first, "KILL");
+    let paused = world.app.run(["pause", &run, "-q", "--database", &world.database.url]).expect_code(0);
+    assert!(paused.stdout.contains("interrupted"), "{}", paused.stdout);
+    wait_until("the end of the call", || world.server.hung_up() == 1);
+    let task = |key: &str| -> Value {
+        let shown = world.show(&run);
+        let mut tasks = shown["tasks"].as_array().unwrap().iter();
+        tasks.find(|task| task["key"] == key).unwrap().clone()
+    };
+    let first = task("first");
+    assert_eq!((&first["status"], first["attempts"].as_array().unwrap().len()), (&"pending".into(), 1), "{first:#}");
+    // As a decision of a person does that lets a run go on.
+    world.database.execute("UPDATE runs SET status = 'running', finished_at = NULL");
+    world.serve("0");
+    let end = world.end_of(&run);
+    assert_eq!(end["status"], "completed", "{end:#}");
+    assert_eq!(world.server.calls(), 6, "the call that was broken off is made once more, every other once");
+}
+
+#[test]
+fn a_wish_outlives_its_server() {
+    let Some(mut world) = World::new("wish", Script::default().latency(Duration::from_millis(200))) else { return };
+    let first = world.start(&["serve", "--addr", "127.0.0.1:0", "--slots", "1"], "6s");
+    let run = world.submit(&fan(100));
+    wait_until("some calls", || world.server.calls() >= 2);
+    signal(first, "STOP");
+    world.app.run(["cancel", "--no-wait", &run, "--database", &world.database.url]).expect_code(0);
+    signal(first, "KILL");
+    world.serve("1");
+    let end = world.end_of(&run);
+    assert_eq!(end["status"], "cancelled", "{end:#}");
+    assert!(world.server.calls() < 50, "the next server does what was asked of the first: {}", world.server.calls());
 }
 
 #[test]

@@ -87,13 +87,18 @@ impl Options {
                 _ => return Err(Failure::Usage(format!("chaos has no option `{word}`"))),
             }
         }
+        if options.is_unfenced && options.is_release {
+            return Err(Failure::Usage(
+                "a release build always has its fences: `--unfenced` goes without `--release`".into(),
+            ));
+        }
         Ok(options)
     }
 }
 
 /// Runs it on each database.
 pub(crate) fn run(cargo: &Cargo, options: &Options) -> Result<(), Failure> {
-    let binary = if options.is_unfenced { Some(unfenced_binary(cargo, options.is_release)?) } else { None };
+    let binary = if options.is_unfenced { Some(unfenced_binary(cargo)?) } else { None };
     for database in &options.databases {
         match database {
             Database::Sqlite => start(cargo, options, binary.as_deref(), Vec::new())?,
@@ -122,16 +127,13 @@ fn start(cargo: &Cargo, options: &Options, binary: Option<&Path>, arguments: Vec
 }
 
 /// Builds the binary without fences, puts it aside, and puts the ordinary one back.
-fn unfenced_binary(cargo: &Cargo, is_release: bool) -> Result<PathBuf, Failure> {
+fn unfenced_binary(cargo: &Cargo) -> Result<PathBuf, Failure> {
     let build = |features: &[&str]| {
         let mut command = cargo.command(&["build", "--quiet", "--package", "crewline-cli", "--bin", "crewline"]);
         command.args(features);
-        if is_release {
-            command.arg("--release");
-        }
         process::run(command)
     };
-    let built = cargo.crewline(if is_release { "release" } else { "debug" });
+    let built = cargo.crewline("debug");
     let aside = cargo.target.join("chaos").join("crewline-unfenced");
     let copy = || {
         build(&["--features", "unfenced"])?;
@@ -168,6 +170,10 @@ mod tests {
             (&["--second", "1"][..], "chaos has no option `--second`"),
             (&["--seconds"], "`--seconds` needs a value"),
             (&["--seconds", "soon"], "`soon` is no number that `--seconds` takes"),
+            (
+                &["--unfenced", "--release"],
+                "a release build always has its fences: `--unfenced` goes without `--release`",
+            ),
             (&["--database", "mysql"], "`mysql` is no database: sqlite, postgres or a URL postgres://…"),
         ] {
             let error = Options::parse(words).unwrap_err();

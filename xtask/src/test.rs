@@ -64,6 +64,12 @@ fn run_steps(cargo: &Cargo, scope: Scope, steps: &mut Steps) -> Result<Counts, F
     steps.step("clippy", || {
         process::run(cargo.command(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))
     })?;
+    if scope == Scope::All {
+        steps.step("clippy of the build without fences", || {
+            let words = ["clippy", "--workspace", "--all-targets", "--features", "crewline-cli/unfenced", "--quiet"];
+            process::run(cargo.command(&[&words[..], &["--", "-D", "warnings"]].concat()))
+        })?;
+    }
     steps.step("build", || process::run(cargo.command(&["build", "--workspace", "--bins", "--quiet"])))?;
     steps.step("drift of generated files", || generated::compare(cargo, generated::Mode::Check))?;
     steps.step("reference pages", || documented::run(cargo))?;

@@ -100,6 +100,8 @@ impl LogWriter {
         app::make_data_dir(&self.data_dir).ok()?;
         // The appender complains on stderr about a folder that is not there.
         std::fs::create_dir_all(&folder).ok()?;
+        // The link to the newest file names it as it is named here; a relative name would lead nowhere from within the folder.
+        let folder = folder.canonicalize().ok()?;
         RollingFileAppender::builder()
             .rotation(Rotation::DAILY)
             .filename_prefix("crewline")

@@ -58,6 +58,21 @@ async fn a_role_without_a_place_answers_busy_and_is_asked_again() {
     assert_eq!(world.server.peak_in_flight(), 1);
 }
 
+#[tokio::test]
+async fn who_waits_for_an_answer_does_not_keep_others_from_being_asked() {
+    let limits = Limits { preparing_max: 0, ..Limits::default() };
+    let world = world_with(Script::default().latency(Duration::from_millis(500)), limits, |registry| registry).await;
+    let run = world.handle.launch(request(chain_and_fan(12))).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(world.server.calls(), 0, "there is no place to be prepared at");
+    world.handle.deps().preparing.add_permits(1);
+    let events = world.events(run).await;
+    let Some(EventBody::RunFinished { status, tasks, .. }) = events.last().map(|event| &event.body) else { panic!() };
+    assert_eq!(*status, RunStatus::Completed);
+    assert_eq!(world.server.calls(), u64::from(tasks.total));
+    assert!(world.server.peak_in_flight() > 1, "one is prepared at a time, and several are under way");
+}
+
 /// A run that is claimed, in a database of its own.
 async fn claimed_run(folder: &tempfile::TempDir) -> (Store, RunId, u64) {
     let store = Store::open(&format!("sqlite:{}", folder.path().join("crewline.db").display())).await.unwrap();

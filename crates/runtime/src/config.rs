@@ -74,6 +74,9 @@ pub struct Limits {
     pub runs_max: usize,
     /// Assignments that may wait for a slot of one role.
     pub queue_max: usize,
+    /// Calls at once that are prepared, or recorded before they are sent. A thousand attempts that are ready together would all
+    /// be prepared before the first is answered, each on a connection of its own.
+    pub preparing_max: usize,
     /// Wait for a recall; after it the attempt goes on without memory.
     pub recall: Duration,
     /// Wait for a commit.
@@ -111,6 +114,7 @@ impl Default for Limits {
         Self {
             runs_max: 256,
             queue_max: 100_000,
+            preparing_max: 64,
             recall: Duration::from_secs(2),
             commit: Duration::from_mins(1),
             attempt: Duration::from_hours(2),

@@ -137,6 +137,11 @@ impl Curated {
         self.approved.is_some()
     }
 
+    /// Whether a person decided anything on it.
+    pub fn is_decided(&self) -> bool {
+        self.approved.is_some() || !self.pinned.is_empty() || !self.excluded.is_empty()
+    }
+
     /// More items.
     pub fn add(&mut self, items: Vec<Item>) {
         self.items.extend(items);

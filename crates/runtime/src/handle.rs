@@ -20,12 +20,13 @@ use crewline_engine::{
 };
 use crewline_memory::{Embedded, Hybrid};
 use crewline_models::Reloader;
-use crewline_store::{Change, Claim, Committed, NewRun, RunEnd, Store, Transition};
+use crewline_store::{Change, Claim, Committed, NewRun, RunEnd, Store, Transition, Wished};
 use crewline_types::{
     EventBody, IdSource, ModelAlias, Role, RunId, RunLimits, RunStatus, Task, TaskCounts, TaskId, TaskKind, TaskStatus,
     Usage, event::NewEvent,
 };
 use ractor::{Actor, ActorRef};
+use tokio::sync::Semaphore;
 
 use crate::{
     Config, Error, Limits, Report, RunSummary, TaskReport,
@@ -136,6 +137,7 @@ impl Handle {
             clock,
             dispatch,
             workshop: Workshop::new(&tools.folder, tools.helper),
+            preparing: Semaphore::new(limits.preparing_max),
             limits,
         });
         let args = root::Args {
@@ -269,15 +271,18 @@ impl Handle {
             }
         }
         let mut settings = Settings::of(&row)?;
-        match wanted {
-            Wanted::Done => settings.stop_after_plan = false,
-            Wanted::AsLaunched => {}
-        }
+        let wished = match wanted {
+            Wanted::Done => {
+                settings.stop_after_plan = false;
+                Wished::Forgotten
+            }
+            Wanted::AsLaunched => Wished::Kept,
+        };
         settings.change(&overrides);
         self.refuse_unpriced(&settings.limits)?;
         let claim = if lock.is_some() { Claim::Force } else { Claim::IfFree };
         let epoch = self.claim(id, claim).await?;
-        self.store.configure_run(id, epoch, &settings_text(&settings)).await?;
+        self.store.configure_run(id, epoch, &settings_text(&settings), wished).await?;
         let at = self.deps.clock.now();
         let mut change = Change::new(id, epoch, at);
         change.events.push(NewEvent::of_run(

@@ -125,6 +125,12 @@ impl Queue {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push((change, ack));
     }
 
+    /// Those who wait for a change of one of `runs`.
+    fn take_of(&self, runs: &BTreeSet<RunId>) -> Vec<Ack> {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.extract_if(.., |(change, _)| runs.contains(&change.run)).map(|(_, ack)| ack).collect()
+    }
+
     fn take_all(&self) -> Vec<Ack> {
         let waiting = mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         waiting.into_iter().map(|(_, ack)| ack).collect()
@@ -242,12 +248,13 @@ impl State {
 }
 
 async fn commit(store: Store, queue: Queue, runs: BTreeSet<RunId>) -> Ended {
-    match store.turn(runs).await {
+    match store.turn(runs.clone()).await {
         Ok(turn) => {
             let (changes, acks) = queue.take(&turn);
             Ended { result: store.commit_in(turn, &changes).await, acks }
         }
-        Err(error) => Ended { acks: queue.take_all(), result: Err(error) },
+        // Others may not be hindered by what these runs are.
+        Err(error) => Ended { acks: queue.take_of(&runs), result: Err(error) },
     }
 }
 
@@ -260,4 +267,34 @@ pub async fn record(journal: &Room<Message>, change: Change) -> Result<(), Refus
     journal.tell(Message::Record(Box::new(change), ack));
     // The ack answers exactly once, also when the journal dies: this wait ends with the commit limit.
     receiver.await.unwrap_or(Err(Refusal::Unknown))
+}
+
+#[cfg(test)]
+mod tests {
+    use crewline_types::{IdSource, Timestamp};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_transaction_takes_so_many_changes_and_the_next_one_the_rest() {
+        let store = Store::open("sqlite::memory:").await.unwrap();
+        let (queue, run) = (Queue::default(), RunId::new(&mut IdSource::seeded(1)));
+        for _ in 0..BATCH_MAX + 88 {
+            queue.push(Change::new(run, 1, Timestamp(0)), Ack::new(drop));
+        }
+        let turn = store.turn(queue.runs()).await.unwrap();
+        assert_eq!(queue.take(&turn).0.len(), 512);
+        assert_eq!(queue.take(&turn).0.len(), 88);
+    }
+
+    #[test]
+    fn the_trouble_of_some_runs_is_not_told_to_others() {
+        let queue = Queue::default();
+        let [one, other]: [RunId; 2] = ["aaaaaaaa", "bbbbbbbb"].map(|id| id.parse().unwrap());
+        for run in [one, other, one] {
+            queue.push(Change::new(run, 1, Timestamp(0)), Ack::new(|_| {}));
+        }
+        assert_eq!(queue.take_of(&[one].into()).len(), 2);
+        assert_eq!(queue.runs(), [other].into());
+    }
 }

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use crewline_store::{CallRow, Claim, Lineage, OpenOffer, Origin, RunRow};
+use crewline_store::{CallRow, Claim, Lineage, OfferState, OpenOffer, Origin, RunRow, Withdraw};
 use crewline_types::{
     AttemptId, LinkKind, MicroUsd, ModelAlias, Role, Task, TaskDetails, TaskId, TaskKind, TaskStatus, Text,
     event::CallOutcome,
@@ -46,7 +46,7 @@ pub struct Loaded {
     pub reusable: HashMap<Arc<str>, Reusable>,
     /// Attempts that a crash ended.
     pub lost: Vec<LostAttempt>,
-    /// Attempts that are offered to workers, or were claimed by one.
+    /// Attempts that are offered to workers, or were claimed by one; where workers are given nothing, those they reported.
     pub offers: Vec<OpenOffer>,
     /// What all calls cost so far; those without a recorded end at their worst case.
     pub spent: MicroUsd,
@@ -77,6 +77,7 @@ pub async fn load(args: Args) -> Result<Box<Loaded>, Error> {
     // The lock file says that no other process of this machine holds the run; its lease may still look valid.
     let claim = if args.lock.is_some() { Claim::Force } else { Claim::IfFree };
     let epoch = store.claim_run(args.run, &args.node, args.deps.limits.lease, claim).await?;
+    let offers = open_offers(&args, epoch).await?;
     let row = store.run(args.run).await?.ok_or_else(|| Error::NotFound { what: "run", id: args.run.to_string() })?;
     let settings = Settings::of(&row)?;
     let mut tasks = store.tasks(args.run).await?;
@@ -89,10 +90,6 @@ pub async fn load(args: Args) -> Result<Box<Loaded>, Error> {
     let details = store.details(args.run).await?;
     let steps = tasks.iter().chain([&root]).map(|task| task.attempts).sum();
     let calls: Vec<CallRow> = if steps > 0 { store.calls(args.run).await? } else { Vec::new() };
-    let offers = match args.deps.dispatch {
-        Dispatch::Local => Vec::new(),
-        Dispatch::Queue => store.open_offers(args.run).await?,
-    };
     let offered: HashSet<AttemptId> = offers.iter().map(|it| it.id).collect();
     let (results, index) = texts(&args, &tasks, &row).await?;
     let lost = lost_attempts(&root, &tasks, &calls, &offered);
@@ -135,6 +132,21 @@ pub async fn load(args: Args) -> Result<Box<Loaded>, Error> {
         }
     }
     Ok(Box::new(loaded))
+}
+
+/// What workers have of the run. Who works on it alone uses what they reported and takes the rest back: they may be gone,
+/// and what they go on to write must not meet what is made here. Before tasks are read, as workers begin attempts.
+async fn open_offers(args: &Args, epoch: u64) -> Result<Vec<OpenOffer>, Error> {
+    let store = &args.store;
+    let offers = store.open_offers(args.run).await?;
+    let is_reported = |it: &OpenOffer| matches!(it.state, OfferState::Reported(_));
+    match args.deps.dispatch {
+        Dispatch::Local if !offers.iter().all(is_reported) => {
+            store.withdraw_offers(args.run, epoch, Withdraw::Unreported).await?;
+            Ok(store.open_offers(args.run).await?)
+        }
+        Dispatch::Local | Dispatch::Queue => Ok(offers),
+    }
 }
 
 /// Attempts that are recorded as running although nobody has them.

@@ -33,6 +33,8 @@ impl RunLock {
                 file.write_all(node.as_bytes()).map_err(io)?;
                 Ok(Self { _file: file })
             }
+            // The control of `cargo xtask chaos`: beside whoever has it.
+            Err(TryLockError::WouldBlock) if cfg!(feature = "unfenced") => Ok(Self { _file: file }),
             Err(TryLockError::WouldBlock) => {
                 let mut owner = String::new();
                 file.take(256).read_to_string(&mut owner).ok();

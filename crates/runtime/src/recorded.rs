@@ -3,7 +3,8 @@
 //!
 //! **Invariant:** only attempts that were lost, or waited for a person, right before this one count: what an attempt that
 //! failed was told is not asked for again by using it again.
-//! **Invariant:** an answer is used for the very same question only: same model, same input.
+//! **Invariant:** an answer is used for the same question only: same model and same input; what memory has learnt meanwhile
+//! makes no other question of a task that nobody else has touched.
 //! **Invariant:** what can not be read is not guessed: an attempt that can not know what was done does nothing.
 
 use std::{collections::HashMap, sync::Arc};
@@ -27,8 +28,8 @@ pub struct Recorded {
     tools: HashMap<ToolCallId, RecordedTool>,
     approvals: HashMap<ApprovalId, ApprovalRow>,
     begun_with: Option<(ContextRow, Text)>,
-    /// What counted the contexts of these attempts.
-    tokenizers: Vec<Option<Arc<str>>>,
+    /// What these attempts were told.
+    contexts: Vec<ContextRow>,
     unfinished: Vec<u32>,
     earlier: Vec<(u32, Option<ErrorNote>)>,
 }
@@ -70,10 +71,7 @@ impl Recorded {
         rows.retain(|row| numbers.contains(&row.id.call.attempt.number));
         let mut contexts = store.contexts(attempt.task).await?;
         contexts.retain(|it| numbers.contains(&it.id.number));
-        let mut tokenizers: Vec<_> = contexts.iter().map(|it| it.tokenizer.clone()).collect();
-        tokenizers.sort_unstable();
-        tokenizers.dedup();
-        let begun_with = contexts.into_iter().find(|it| it.prompt.is_some());
+        let begun_with = contexts.iter().find(|it| it.prompt.is_some()).cloned();
         let mut hashes: Vec<TextHash> =
             rows.iter().flat_map(|row| [Some(row.arguments), row.output]).flatten().collect();
         hashes.extend(begun_with.as_ref().and_then(|it| it.prompt));
@@ -94,7 +92,7 @@ impl Recorded {
         let approvals = asked.into_iter().filter(|it| it.task == Some(attempt.task)).map(|it| (it.id, it)).collect();
         let mut unfinished = numbers;
         unfinished.sort_unstable();
-        Ok(Self { answers, tools, approvals, begun_with, tokenizers, unfinished, earlier })
+        Ok(Self { answers, tools, approvals, begun_with, contexts, unfinished, earlier })
     }
 
     /// Why the attempt before these made no result.
@@ -135,7 +133,11 @@ impl Recorded {
 
     /// What counted the contexts of these attempts, other than `now`: the registry may say another tokenizer since.
     pub fn tokenizers_before(&self, now: Option<&Arc<str>>) -> impl Iterator<Item = Option<&str>> {
-        self.tokenizers.iter().map(Option::as_deref).filter(move |it| *it != now.map(|it| &**it))
+        let mut all: Vec<Option<&str>> = self.contexts.iter().map(|it| it.tokenizer.as_deref()).collect();
+        all.sort_unstable();
+        all.dedup();
+        let now = now.map(ToString::to_string);
+        all.into_iter().filter(move |it| *it != now.as_deref())
     }
 
     /// A call of a tool that was asked for.
@@ -163,6 +165,27 @@ impl Recorded {
     /// another one: models may be asked in another order now, or again after an error.
     pub fn find(&self, model: &ModelAlias, input: TextHash) -> Option<(ChatReply, CallId)> {
         let answer = self.answers.iter().find(|it| it.model == model.as_str() && it.input_hash == input)?;
+        Some(self.reply(answer))
+    }
+
+    /// The answer number `place`, from 0, that `model` gave in unfinished attempts that were given the same, memories aside;
+    /// the call it answers, and what was told then.
+    pub fn find_given(
+        &self,
+        model: &ModelAlias,
+        purpose: &str,
+        given: TextHash,
+        place: usize,
+    ) -> Option<(ChatReply, CallId, &ContextRow)> {
+        let is_fit = |it: &&Answer| it.model == model.as_str() && it.purpose == purpose && it.given == Some(given);
+        let mut answers: Vec<&Answer> = self.answers.iter().filter(is_fit).collect();
+        answers.sort_by_key(|it| (it.call.attempt.number, it.call.number));
+        let (reply, call) = self.reply(answers.get(place)?);
+        let told = self.contexts.iter().find(|it| it.id == call.attempt)?;
+        Some((reply, call, told))
+    }
+
+    fn reply(&self, answer: &Answer) -> (ChatReply, CallId) {
         let mut asked: Vec<&RecordedTool> = self.tools.values().filter(|it| it.row.id.call == answer.call).collect();
         asked.sort_by_key(|it| it.row.id.place);
         let tool_calls = asked.into_iter().map(|it| ToolCall {
@@ -182,7 +205,7 @@ impl Recorded {
             elapsed: std::time::Duration::ZERO,
             size: answer.reply.len(),
         };
-        Some((reply, answer.call))
+        (reply, answer.call)
     }
 }
 
@@ -200,8 +223,10 @@ mod tests {
         let recorded = |error: Option<&str>| Recorded {
             answers: vec![Answer {
                 call: CallId { attempt: AttemptId { task: "k3v9x0ab".parse().unwrap(), number: 1 }, number: 1 },
+                purpose: "task".to_owned(),
                 model: model.to_string(),
                 input_hash,
+                given: None,
                 outcome: if error.is_some() { CallOutcome::Invalid } else { CallOutcome::Ok },
                 error: error.map(Arc::from),
                 reply: "half of".into(),

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use crewline_store::{Change, Claim, Transition};
+use crewline_store::{Change, Claim, Transition, Wished};
 use crewline_types::{
     EventBody, LinkKind, ModelAlias, RunId, RunStatus, Task, TaskId, TaskKind, TaskStatus, event::NewEvent,
 };
@@ -58,7 +58,7 @@ impl Handle {
         self.store().reopen_run(run).await?;
         let claim = if lock.is_some() { Claim::Force } else { Claim::IfFree };
         let epoch = self.claim(run, claim).await?;
-        self.store().configure_run(run, epoch, &settings_text(&settings)).await?;
+        self.store().configure_run(run, epoch, &settings_text(&settings), Wished::Forgotten).await?;
         let at = self.deps().clock.now();
         let mut change = Change::new(run, epoch, at);
         let reset = |task: &Task, to: TaskStatus| Transition {

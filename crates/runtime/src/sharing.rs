@@ -2,8 +2,9 @@
 
 use std::{num::NonZeroUsize, time::Duration};
 
+use crewline_store::Wished;
 use crewline_testkit::Script;
-use crewline_types::{EventBody, RunStatus};
+use crewline_types::{EventBody, RunStatus, TaskKind};
 
 use crate::{
     Dispatch, Limits, Post, RunRequest,
@@ -25,6 +26,40 @@ async fn polls_alone_bring_a_run_to_its_end() {
     };
     assert_eq!((*status, tasks.completed), (RunStatus::Completed, tasks.total));
     assert_eq!(world.server.calls(), u64::from(tasks.total));
+}
+
+#[tokio::test]
+async fn what_a_worker_can_not_begin_is_given_back() {
+    // Whatever is held without being begun is held for longer than the test may take.
+    let limits = Limits { poll: Duration::from_millis(20), lease: Duration::from_hours(1), ..Limits::default() };
+    let world = world_of(Script::default(), limits, Dispatch::Queue, |registry| registry).await;
+    let store = world.handle.store();
+    let broken = world.handle.launch(request(chain_and_fan(3))).await.unwrap();
+    // Its manager has read what it needs, and offers.
+    let offered = async {
+        while store.open_offers(broken).await.unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), offered).await.unwrap();
+    let row = store.run(broken).await.unwrap().unwrap();
+    store.configure_run(broken, row.epoch, "no settings", Wished::Kept).await.unwrap();
+    let post = Post { slots: NonZeroUsize::new(3), roles: None, is_server: true };
+    world.handle.join(post).await.unwrap();
+    // Of what is claimed together, the others are made.
+    let whole = world.handle.launch(request(chain_and_fan(3))).await.unwrap();
+    world.events(whole).await;
+    let calls = world.server.calls();
+    assert_eq!(world.handle.report(whole).await.unwrap().status, RunStatus::Completed);
+    let report = world.handle.report(broken).await.unwrap();
+    assert!(report.tasks.iter().all(|task| task.kind == TaskKind::Root || task.attempts.is_empty()), "nothing is lost");
+    store.configure_run(broken, row.epoch, &row.settings, Wished::Kept).await.unwrap();
+    let events = world.events(broken).await;
+    let Some(EventBody::RunFinished { status, tasks, .. }) = events.last().map(|it| &it.body) else {
+        panic!("{events:?}")
+    };
+    assert_eq!((*status, tasks.completed), (RunStatus::Completed, tasks.total));
+    assert_eq!(world.server.calls(), 2 * calls);
 }
 
 /// Records what `request` asks for, loses its process, takes it over; answers how it ended.

@@ -19,7 +19,7 @@ use crewline_types::{
 
 use crate::{
     assignment::{Ended, EndedCall, Post, RunBrief, Spent},
-    attempt::{Deps, end_calls, hash_of, instructions},
+    attempt::{Deps, charged, end_calls, hash_of, instructions},
     hierarchy::{Draft, Made},
     journal,
 };
@@ -118,10 +118,7 @@ pub async fn write(deps: &Deps, brief: &RunBrief, root: Root, draft: &Draft) -> 
         }
         Err(error) => {
             let outcome = error.outcome();
-            let is_lost = matches!(outcome, CallOutcome::Timeout | CallOutcome::Cancelled | CallOutcome::Lost);
-            let usage =
-                Usage { input_tokens: if is_lost { input_tokens } else { 0 }, estimated: is_lost, ..Usage::default() };
-            let cost = if is_lost { worst } else { Some(MicroUsd::ZERO) };
+            let (usage, cost) = charged(&error, model.price, input_tokens, worst);
             deps.health.failed(&model.alias, deps.clock.now(), &error);
             let message = error.to_string().into();
             let note = ErrorNote { code: error.code().into(), kind: error.kind(), message };

@@ -298,8 +298,8 @@ fn of_sqlstate(code: &str, words: String) -> Error {
         "40001" | "40P01" => Error::Locked { source: Cause(format!("{DEADLOCK}{words}")) },
         "55P03" => Error::Locked { source: Cause(words) },
         // Too many connections, no such database, wrong password; the server stops or starts. Or we were silent for too long
-        // within a transaction, and the server has ended it with the session.
-        "53300" | "3D000" | "28P01" | "28000" | "25P03" => Error::unavailable(words),
+        // within a transaction, and the server has ended it with the session. Or a statement took too long.
+        "53300" | "3D000" | "28P01" | "28000" | "25P03" | "57014" => Error::unavailable(words),
         // A message the server did not expect: a defect here or in the driver.
         "08P01" => Error::internal(words),
         _ if code.starts_with("08") || code.starts_with("57P") => Error::unavailable(words),
@@ -330,6 +330,8 @@ mod tests {
             ("57P01", ErrorKind::Unavailable, "store.unavailable"),
             ("08006", ErrorKind::Unavailable, "store.unavailable"),
             ("25P03", ErrorKind::Unavailable, "store.unavailable"),
+            ("57014", ErrorKind::Unavailable, "store.unavailable"),
+            ("55P03", ErrorKind::Busy, "store.locked"),
             ("08P01", ErrorKind::Internal, "store.internal"),
             ("23505", ErrorKind::Internal, "store.internal"),
         ] {

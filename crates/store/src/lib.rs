@@ -16,6 +16,11 @@
 //! **Invariant:** a manager whose epoch is no longer the run's writes nothing, nor does a worker whose claim is gone.
 //! **Invariant:** a NUL character in a text is stored as U+FFFD on both databases (PostgreSQL can not hold it);
 //! hashes and ids are those of the text as it was given.
+//! **Invariant:** the feature `unfenced` lets late managers and workers write, so that a test that must fail without fences can be
+//! seen to fail. A build for use (without debug assertions) refuses it.
+
+#[cfg(all(feature = "unfenced", not(debug_assertions)))]
+compile_error!("`unfenced` takes the fences out, and is for `cargo xtask chaos --unfenced` only");
 
 mod acts;
 mod api_keys;
@@ -88,7 +93,7 @@ pub use prune::Deleted;
 pub use query::{AttemptRow, AttemptStatus, CallRow, ContextRow};
 pub use queue::{Offer, OfferState, OpenOffer, Withdraw};
 pub use recover::{Answer, Before, OpenAttempt};
-pub use run::{Claim, NewRun, RunRow};
+pub use run::{Claim, NewRun, RunRow, Wished};
 pub use shadows::{NewShadow, ShadowRow, ShadowSum};
 pub use stats::{AnswerRow, CostBy, CostRow, HistoryRow};
 pub use summaries::{Said, Superseded};

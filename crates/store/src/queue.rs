@@ -8,7 +8,7 @@
 //! **Invariant:** leases are counted on the database's clock: two machines need not agree on the time.
 //! **Invariant:** a claim of so many offers costs what these cost, however many are offered.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use crewline_types::{AttemptId, Role, RunId, Timestamp};
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, sea_query::Expr};
@@ -77,6 +77,13 @@ pub enum Withdraw {
     Unreported,
 }
 
+/// Whether others are called to what is free again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hurry {
+    Now,
+    Not,
+}
+
 impl Store {
     /// Claims free offers of `roles` (of any role, if there are none) for `node`: the lowest rank first, then by place in
     /// the plan.
@@ -136,6 +143,16 @@ impl Store {
     /// Gives claims of `node` back, and says how many it were: one that was not begun may be claimed by others, one that was
     /// is lost at once.
     pub async fn release_claims(&self, node: &str, claims: &[AttemptId]) -> Result<u64, Error> {
+        self.release(node, claims, Hurry::Now).await
+    }
+
+    /// Like [`Self::release_claims`], but calls nobody to what is free again: who looks by itself finds it. For claims whose
+    /// node can not work on them now, lest it be called to them again at once.
+    pub async fn put_back_claims(&self, node: &str, claims: &[AttemptId]) -> Result<u64, Error> {
+        self.release(node, claims, Hurry::Not).await
+    }
+
+    async fn release(&self, node: &str, claims: &[AttemptId], hurry: Hurry) -> Result<u64, Error> {
         let add = |args: &mut Args, claim: &AttemptId| {
             args.text(claim.task.as_str());
             args.int(claim.number.into());
@@ -143,9 +160,9 @@ impl Store {
         };
         let read = |row: &Row| Ok((run_id(row.text(0)?)?, row.int(1)? == 1));
         let released = self.ask_alone(&sql::RELEASE_CLAIMS, claims, add, read).await?;
-        if !released.is_empty() {
-            let has_work = released.iter().any(|(_, is_lost)| !is_lost);
-            let reports = released.iter().filter(|(_, is_lost)| *is_lost).map(|(run, _)| *run).collect();
+        let has_work = hurry == Hurry::Now && released.iter().any(|(_, is_lost)| !is_lost);
+        let reports: BTreeSet<RunId> = released.iter().filter(|(_, is_lost)| *is_lost).map(|(run, _)| *run).collect();
+        if has_work || !reports.is_empty() {
             self.tell(&News { has_work, reports, ..News::default() }).await;
         }
         Ok(released.len() as u64)

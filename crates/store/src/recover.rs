@@ -31,10 +31,14 @@ pub struct OpenAttempt {
 pub struct Answer {
     /// The call.
     pub call: CallId,
+    /// What for.
+    pub purpose: String,
     /// The model's name in the registry.
     pub model: String,
     /// Names what was asked.
     pub input_hash: TextHash,
+    /// Names everything that its attempt depended on but memories.
+    pub given: Option<TextHash>,
     /// How the call ended.
     pub outcome: CallOutcome,
     /// The code of what was wrong with it.
@@ -103,6 +107,16 @@ impl Store {
         if numbers.is_empty() {
             return Ok(Vec::new());
         }
+        let attempts = entity::attempt::Entity::find()
+            .filter(entity::attempt::Column::Task.eq(*number))
+            .filter(entity::attempt::Column::Number.is_in(numbers.iter().copied()))
+            .all(self.reader().await?)
+            .await?;
+        let mut given = HashMap::with_capacity(attempts.len());
+        for row in attempts {
+            let row = row.into_domain(attempt.task)?;
+            given.insert(row.id, row.input_hash);
+        }
         let condition = Condition::all()
             .add(entity::call::Column::Task.eq(*number))
             .add(entity::call::Column::Attempt.is_in(numbers))
@@ -127,7 +141,9 @@ impl Store {
                 let reply = texts.get(&hash).ok_or_else(|| Error::corrupt("calls.reply", &call.id.to_string()))?;
                 let (input_hash, reply) = (call.input_hash, Arc::clone(reply));
                 let error = call.error.map(|it| it.code);
-                answers.push(Answer { call: call.id, model: call.model, input_hash, outcome, error, reply });
+                let given = given.get(&call.id.attempt).copied().flatten();
+                let (purpose, model) = (call.purpose, call.model);
+                answers.push(Answer { call: call.id, purpose, model, input_hash, given, outcome, error, reply });
             }
         }
         Ok(answers)

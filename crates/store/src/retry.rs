@@ -1,4 +1,5 @@
-//! What is tried again by the store itself: a transaction that lost a deadlock, and one whose server went away.
+//! What is tried again by the store itself: a transaction that lost a deadlock, one that waited too long for a lock, and one
+//! whose server went away.
 //!
 //! **Invariant:** only what is known not to be recorded is tried again, or what does no harm when it is done twice.
 
@@ -13,7 +14,7 @@ use crate::{
 /// Deadlocks in a row that are answered by doing it again.
 const DEADLOCKS_MAX: u32 = 3;
 
-/// How long a commit waits for a server that is being restarted.
+/// How long a commit waits for a server that is being restarted, and for locks of others.
 pub(crate) const RETURN_LIMIT: Duration = Duration::from_secs(30);
 
 /// The same for a single statement: who asks for a lease can not wait long.
@@ -42,11 +43,13 @@ impl Retry {
             self.deadlocks += 1;
             return Ok(());
         }
+        // Who waited for a lock in vain has written nothing, and somebody who is slow is no reason to give a run up.
+        let is_locked = matches!(error, Error::Locked { .. });
         let may_return = backend == Backend::Postgres && matches!(error, Error::Unavailable { .. });
-        if !may_return || self.begun.elapsed() + self.pause > self.limit {
+        if !(is_locked || may_return) || self.begun.elapsed() + self.pause > self.limit {
             return Err(error);
         }
-        tracing::debug!(error.code = error.code(), %error, "the database went away, trying again");
+        tracing::debug!(error.code = error.code(), %error, "the database went away or is locked, trying again");
         tokio::time::sleep(self.pause).await;
         self.pause = (self.pause * 2).min(PAUSE_MAX);
         Ok(())

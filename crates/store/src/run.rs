@@ -81,6 +81,15 @@ pub enum Claim {
     Force,
 }
 
+/// What becomes of what somebody wished of a run that goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wished {
+    /// It is still to be fulfilled.
+    Kept,
+    /// A person wants the run to go on instead.
+    Forgotten,
+}
+
 impl Store {
     /// Records a run and its root task, and its project when it is not there yet. Nobody holds the run yet.
     pub async fn create_run(&self, run: &NewRun, root: &Task) -> Result<(), Error> {
@@ -105,7 +114,7 @@ impl Store {
 
     /// Takes a run that is running, interrupted or at a limit, and answers its new epoch. It is running from then on.
     ///
-    /// What somebody wished of the run is forgotten, unless it was its owner's to fulfil already.
+    /// What somebody wished of a running run is the new owner's to fulfil.
     ///
     /// It is [`Error::Held`] while another owner's lease lasts, unless by [`Claim::Force`]; an owner may claim its own
     /// run again. A run that completed, failed or was cancelled is [`Error::Finished`].
@@ -129,12 +138,13 @@ impl Store {
     }
 
     /// Replaces what a run was launched with. [`Error::Stale`] when somebody else has claimed it.
-    pub async fn configure_run(&self, run: RunId, epoch: u64, settings: &str) -> Result<(), Error> {
+    pub async fn configure_run(&self, run: RunId, epoch: u64, settings: &str, wished: Wished) -> Result<(), Error> {
         let rows = [(run, epoch, settings)];
         let add = |args: &mut Args, (run, epoch, settings): &(RunId, u64, &str)| {
             args.text(run.as_str());
             args.count(*epoch);
             args.text(settings);
+            args.bool(wished == Wished::Kept);
         };
         let touched = self.write_alone(&sql::CONFIGURE_RUN, &rows, add).await?;
         if touched == 1 { Ok(()) } else { Err(Error::Stale { run, epoch }) }

@@ -8,7 +8,7 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 
 use crewline_types::Priority;
 
-use super::{Action, Cycle, Event, Finish, Limits, Node, Retry, Stage};
+use super::{Action, Begun, Cycle, Event, Finish, Limits, Node, Retry, Stage};
 
 /// What goes first among those that are ready; of equals the lower index.
 type Rank = (u64, Priority);
@@ -205,11 +205,16 @@ impl Dag {
         true
     }
 
-    /// Takes over an attempt that runs elsewhere, before [`Event::Begin`]; false when the task can not be running.
-    pub fn adopt(&mut self, node: u32, attempt: u32) -> bool {
+    /// Takes over an attempt that runs elsewhere, before [`Event::Begin`]; false when the task can not be running, or when
+    /// what is recorded of it does not fit this attempt: what it makes could not be recorded.
+    pub fn adopt(&mut self, node: u32, attempt: u32, begun: Begun) -> bool {
         let has_begun = self.has_begun;
         let Some(slot) = self.slots.get_mut(node as usize) else { return false };
-        if has_begun || slot.stage != Stage::Waiting || slot.open_needs > 0 || attempt == 0 {
+        let is_current = match begun {
+            Begun::Recorded => attempt == slot.attempt,
+            Begun::Not => attempt == slot.attempt.saturating_add(1),
+        };
+        if has_begun || slot.stage != Stage::Waiting || slot.open_needs > 0 || attempt == 0 || !is_current {
             return false;
         }
         slot.stage = Stage::Running;

@@ -38,6 +38,15 @@ pub enum Stage {
     Blocked,
 }
 
+/// Whether the beginning of an attempt that runs elsewhere is recorded; it counts among [`Node::attempts`] from then on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begun {
+    /// It is the last of the attempts so far.
+    Recorded,
+    /// It would be the next.
+    Not,
+}
+
 /// The bounds of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {

@@ -28,7 +28,7 @@ mod timetable_tests;
 
 pub use cycle::Cycle;
 pub use dag::Dag;
-pub use event::{Action, Event, Finish, Limits, Node, Retry, Stage};
+pub use event::{Action, Begun, Event, Finish, Limits, Node, Retry, Stage};
 pub use graph::{CriticalPath, Graph, Job};
 pub use strategy::Strategy;
 pub use timetable::{Slot, Timetable};

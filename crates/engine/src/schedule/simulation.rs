@@ -484,7 +484,7 @@ fn a_planned_task_begins_when_its_time_comes() {
     assert!(early.apply(Event::Due { node: 3 }).is_empty());
     // What it needs fails before its time comes; another is taken over although its time is to come.
     let mut lost = Dag::new(nodes(), limits(4, 1)).unwrap();
-    assert!(lost.plan(2) && lost.plan(0) && lost.adopt(0, 1));
+    assert!(lost.plan(2) && lost.plan(0) && lost.adopt(0, 1, Begun::Not));
     lost.apply(Event::Begin);
     lost.apply(Event::AttemptFailed { node: 1, attempt: 1, retry: Retry::Never });
     assert_eq!(lost.stage(2), Stage::Blocked);
@@ -580,14 +580,25 @@ fn an_empty_graph_is_done_and_a_self_need_is_a_circle() {
 
 #[test]
 fn what_runs_elsewhere_is_taken_over() {
-    let mut dag = Dag::new(vec![node(5, &[]), node(9, &[]), node(5, &[0])], limits(1, 3)).unwrap();
-    assert!(!dag.adopt(2, 1), "its need is not done");
-    assert!(dag.adopt(0, 2) && !dag.adopt(0, 2));
+    let tried = Node { attempts: 1, ..node(5, &[]) };
+    let mut dag = Dag::new(vec![tried, node(9, &[]), node(5, &[0])], limits(1, 3)).unwrap();
+    assert!(!dag.adopt(2, 1, Begun::Not), "its need is not done");
+    for (attempt, begun) in
+        [(0, Begun::Not), (1, Begun::Not), (3, Begun::Not), (0, Begun::Recorded), (2, Begun::Recorded)]
+    {
+        assert!(!dag.adopt(0, attempt, begun), "{attempt} {begun:?}: what it makes could not be recorded");
+    }
+    assert!(dag.adopt(0, 2, Begun::Not) && !dag.adopt(0, 2, Begun::Not));
     assert_eq!((dag.running(), dag.ready()), (1, 1));
     assert_eq!(dag.apply(Event::Begin), [], "the one place is taken");
     let lost = dag.apply(Event::AttemptLost { node: 0, attempt: 2 });
     assert_eq!(lost, [Action::Dispatch { node: 1, attempt: 1 }], "the higher priority goes first");
     let next = dag.apply(Event::Succeeded { node: 1, attempt: 1 });
     assert_eq!(next, [Action::Dispatch { node: 0, attempt: 3 }]);
-    assert!(!dag.adopt(2, 1), "only before the run begins");
+    assert!(!dag.adopt(2, 1, Begun::Not), "only before the run begins");
+    let begun = Node { attempts: 3, ..node(5, &[]) };
+    let mut dag = Dag::new(vec![begun], limits(1, 3)).unwrap();
+    assert!(dag.adopt(0, 3, Begun::Recorded));
+    dag.apply(Event::Begin);
+    assert_eq!(dag.apply(Event::Succeeded { node: 0, attempt: 3 }), [Action::Finish(Finish::AllDone)]);
 }

@@ -101,7 +101,7 @@ pub(super) async fn ask(climb: &Climb<'_>, aside: &Aside<'_>) -> Result<Result<V
             (end, Some(text), result)
         }
         Err(error) => {
-            let (usage, cost) = charged(&error, input_tokens, worst);
+            let (usage, cost) = charged(&error, model.price, input_tokens, worst);
             held.settle(cost);
             note_failure(deps, model, &error);
             let message = error.to_string();

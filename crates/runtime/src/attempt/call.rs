@@ -5,11 +5,12 @@
 use std::{sync::Arc, time::Duration};
 
 use crewline_engine::{context, wallet};
-use crewline_models::{ChatMessage, ChatRequest, OutputSchema, ToolCall, ToolSet, request::form_tokens};
-use crewline_store::{CallEnd, Change, NewAttempt, NewCall, NewContext, Transition};
+use crewline_models::{ChatMessage, ChatReply, ChatRequest, OutputSchema, ToolCall, ToolSet, request::form_tokens};
+use crewline_store::{CallEnd, Change, ContextRow, NewAttempt, NewCall, NewContext, Transition};
 use crewline_types::{
-    AttemptId, CallId, ErrorKind, MicroUsd, ModelSpec, Role, TaskId, TaskKind, TaskStatus, Text, TextHash, Usage,
-    event::{CallOutcome, ErrorNote, EventBody, NewEvent},
+    AttemptId, CallId, ErrorKind, MicroUsd, ModelSpec, Price, Role, TaskId, TaskKind, TaskStatus, Text, TextHash,
+    Usage,
+    event::{ErrorNote, EventBody, NewEvent},
 };
 
 use super::{
@@ -48,6 +49,12 @@ impl Told {
         let items = context::kept::write(&bundle.provenance);
         let named = Some(TextHash::of(&context::render(bundle)));
         Self { tokens: bundle.tokens, budget, items, bundle: named, prompt: None, tokenizer: tokens.name().cloned() }
+    }
+
+    /// As an earlier attempt was told.
+    fn of_row(row: &ContextRow) -> Self {
+        let ContextRow { tokens, budget, items, bundle, tokenizer, .. } = row.clone();
+        Self { tokens, budget, items, bundle, prompt: None, tokenizer }
     }
 }
 
@@ -180,17 +187,19 @@ impl Drop for Held<'_> {
 
 /// Asks one model. The outer error ends the attempt, the inner one leads to the next rung.
 pub(super) async fn ask_model(
-    climb: &Climb<'_>,
+    climb: &mut Climb<'_>,
     question: Question<'_>,
     model: &Arc<ModelSpec>,
 ) -> Result<Result<Said, Miss>, Failure> {
-    let Climb { assignment, deps, recorded, number, .. } = *climb;
+    let Climb { assignment, deps, number, .. } = *climb;
     let run = &*assignment.run;
     let task = &*assignment.task;
     let wanted = match question {
         Question::Task { .. } => Wanted::Result(&assignment.work),
         Question::Step { .. } => Wanted::Step,
     };
+    // Nobody closes it. Who has a place waits for nobody but the journal until the call is recorded.
+    let place = deps.preparing.acquire().await.ok();
     // Apart, so that the attempts that wait for an answer do not hold the room it takes.
     let prepared = match Box::pin(put(climb, question, model)).await? {
         Ok(prepared) => prepared,
@@ -198,9 +207,11 @@ pub(super) async fn ask_model(
     };
     let input_hash = hash_of(&prepared.messages);
     let call = CallId { attempt: assignment.attempt, number };
-    if let Some((reply, recorded)) = recorded.find(&model.alias, input_hash) {
+    let purpose = purpose(assignment, wanted, number);
+    if let Some((reply, recorded, told)) = answered(climb, question, model, &prepared, input_hash, purpose) {
         metrics::answer_reused(&model.alias);
-        begin(assignment, deps, model, &prepared.told).await?;
+        climb.reused.push(model.alias.clone());
+        begin(assignment, deps, model, &told).await?;
         let doubt = doubt(&assignment.models.registry(), model, &reply, !climb.rungs.is_empty());
         let verdict = accept(&task.success_criteria, wanted, doubt, &reply, call, None, Duration::ZERO);
         return Ok(verdict.result.map(|it| Said {
@@ -227,7 +238,6 @@ pub(super) async fn ask_model(
         input_tokens,
         is_sent: false,
     };
-    let purpose = purpose(assignment, wanted, number);
     let (intent, ended) = intent(assignment, deps, model, &prepared.told, input_hash, &open, purpose);
     // An attempt that is aborted while this is on its way must not leave a call behind that nobody ends.
     assignment.obligation.note(|progress| progress.open = Some(open.clone()));
@@ -236,6 +246,7 @@ pub(super) async fn ask_model(
         assignment.obligation.note(|progress| progress.not_recorded(&refusal, ended));
         return Err(Failure::of(refusal));
     }
+    drop(place);
     assignment.obligation.note(|progress| {
         progress.is_started = true;
         progress.open = Some(OpenCall { is_sent: true, ..open });
@@ -273,7 +284,7 @@ pub(super) async fn ask_model(
         }
         Err(error) => {
             let outcome = error.outcome();
-            let (usage, cost) = charged(&error, input_tokens, worst);
+            let (usage, cost) = charged(&error, model.price, input_tokens, worst);
             held.settle(cost);
             note_failure(deps, model, &error);
             let note =
@@ -302,27 +313,46 @@ pub(super) async fn ask_model(
     Ok(result)
 }
 
+/// The answer that an unfinished attempt recorded, its call, and what was told then. To a plain task that no person has decided on
+/// memory may have other things to say since: what was bought is used nevertheless.
+fn answered(
+    climb: &Climb<'_>,
+    question: Question<'_>,
+    model: &ModelSpec,
+    prepared: &Prepared,
+    input_hash: TextHash,
+    purpose: &str,
+) -> Option<(ChatReply, CallId, Told)> {
+    if let Some((reply, call)) = climb.recorded.find(&model.alias, input_hash) {
+        return Some((reply, call, prepared.told.clone()));
+    }
+    let (Question::Task { told }, Work::Text) = (question, &climb.assignment.work) else { return None };
+    let given = climb.assignment.input_hash.filter(|_| !told.is_decided())?;
+    let place = climb.reused.iter().filter(|it| **it == model.alias).count();
+    let (reply, call, then) = climb.recorded.find_given(&model.alias, purpose, given, place)?;
+    Some((reply, call, Told::of_row(then)))
+}
+
 /// Tells of a failure who keeps the model's breaker. A prompt that is refused or too long says nothing of how the model is.
 pub(super) fn note_failure(deps: &Deps, model: &ModelSpec, error: &crewline_models::Error) {
-    if !matches!(error, crewline_models::Error::ContextOverflow { .. } | crewline_models::Error::Refused { .. }) {
+    if !matches!(error.cause(), crewline_models::Error::ContextOverflow { .. } | crewline_models::Error::Refused { .. })
+    {
         deps.health.failed(&model.alias, deps.clock.now(), error);
     }
 }
 
-/// What a call that failed consumed. An answer that was under way when we gave up may have been billed: money is never
-/// under-reported.
-pub(super) fn charged(
+/// What a call that failed consumed. What the provider may bill is charged: as it counted, else with the worst case, so that money
+/// is never under-reported.
+pub fn charged(
     error: &crewline_models::Error,
+    price: Option<Price>,
     input_tokens: u64,
     worst: Option<MicroUsd>,
 ) -> (Usage, Option<MicroUsd>) {
-    match error.outcome() {
-        CallOutcome::Timeout | CallOutcome::Cancelled | CallOutcome::Lost => {
-            (Usage { input_tokens, estimated: true, ..Usage::default() }, worst)
-        }
-        CallOutcome::Error | CallOutcome::RateLimited | CallOutcome::Invalid | CallOutcome::Ok => {
-            (Usage::default(), Some(MicroUsd::ZERO))
-        }
+    match error.usage() {
+        Some(usage) => (usage, price.map(|price| price.of(&usage))),
+        None if error.may_be_billed() => (Usage { input_tokens, estimated: true, ..Usage::default() }, worst),
+        None => (Usage::default(), Some(MicroUsd::ZERO)),
     }
 }
 

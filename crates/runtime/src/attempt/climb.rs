@@ -9,7 +9,7 @@ use crewline_engine::{
     route::{self, breaker::Pass},
 };
 use crewline_models::ToolCall;
-use crewline_types::{CallId, ErrorKind, ModelSpec, Text, event::ErrorNote};
+use crewline_types::{CallId, ErrorKind, ModelAlias, ModelSpec, Text, event::ErrorNote};
 
 use super::{
     Deps, call, instructions,
@@ -70,6 +70,8 @@ pub(super) struct Climb<'a> {
     pub(super) rungs: VecDeque<Arc<ModelSpec>>,
     /// Calls so far, repeated ones too.
     pub(super) number: u32,
+    /// Who gave the recorded answers that were used so far.
+    pub(super) reused: Vec<ModelAlias>,
     /// What was wrong with the answer before.
     pub(super) problem: Option<String>,
     may_retry: bool,
@@ -98,6 +100,7 @@ impl<'a> Climb<'a> {
             instructions: instructions(&assignment.models.registry(), &assignment.task.role).to_owned(),
             rungs: rungs.into(),
             number: 0,
+            reused: Vec::new(),
             problem: None,
             may_retry: false,
             last: Miss {

@@ -137,7 +137,7 @@ pub async fn ask(copy: Copy, deps: Arc<Deps>) -> Copied {
         }
         Ok(Err(error)) => {
             note_failure(&deps, &model, &error);
-            let (usage, cost) = charged(&error, input_tokens, Some(worst));
+            let (usage, cost) = charged(&error, Some(price), input_tokens, Some(worst));
             let note = ErrorNote { code: error.code().into(), kind: error.kind(), message: error.to_string().into() };
             (
                 CallEnd { id, outcome: error.outcome(), usage, cost, elapsed, reply: None, error: Some(note) },

@@ -27,6 +27,7 @@ use crewline_memory::Rules;
 use crewline_models::{Models, Registry};
 use crewline_store::Store;
 use crewline_types::{Clock, Role, event::ErrorNote};
+use tokio::sync::Semaphore;
 
 use crate::{
     assignment::{Assignment, Failure, Output},
@@ -46,7 +47,7 @@ use self::climb::{Climb, Question};
 pub use self::{
     accept::{REFUSED, without_thinking},
     act::asked_event,
-    call::{end_calls, hash_of},
+    call::{charged, end_calls, hash_of},
     copy::{Copy, ask as ask_copy},
     judge::JUDGE,
     review::COMMAND,
@@ -78,6 +79,8 @@ pub struct Deps {
     pub dispatch: Dispatch,
     /// The workspaces of runs, and what runs their commands.
     pub workshop: Workshop,
+    /// Places of calls that are prepared.
+    pub preparing: Semaphore,
     /// The bounds.
     pub limits: Limits,
 }

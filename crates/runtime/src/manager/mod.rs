@@ -286,7 +286,7 @@ impl State {
         if has_plan {
             self.open();
             self.tell(myself, kept_back, now);
-            self.adopt_offers(myself, &loaded.offers);
+            self.adopt_offers(myself, &loaded);
             self.look_at_clock(myself);
         }
         self.halt_early(myself);

@@ -3,7 +3,7 @@
 //! **Invariant:** an offer leaves the database in the transaction that records what became of it.
 //! **Invariant:** a report is handled once, however often it is read before its offer is gone.
 
-use crewline_engine::schedule::{self, Stage};
+use crewline_engine::schedule::{self, Begun, Stage};
 use crewline_store::{OpenOffer, Withdraw};
 use crewline_types::TaskStatus;
 use ractor::{ActorProcessingErr, ActorRef};
@@ -11,6 +11,7 @@ use ractor::{ActorProcessingErr, ActorRef};
 use crate::{
     actor::{Outcome, pipe_to_self, remind},
     config::Dispatch,
+    load::Loaded,
     offer::{self, Read},
     router, scribe,
 };
@@ -35,16 +36,20 @@ impl State {
         self.watch_offers(myself);
     }
 
-    /// Takes over what was offered before this manager came.
-    pub(super) fn adopt_offers(&mut self, myself: &ActorRef<Message>, offers: &[OpenOffer]) {
+    /// Takes over what was offered before this manager came; what does not fit what is recorded goes.
+    pub(super) fn adopt_offers(&mut self, myself: &ActorRef<Message>, loaded: &Loaded) {
         let at = self.args.deps.clock.now();
         let Some(run) = &mut self.run else { return };
         let mut change = run.change(at);
-        for OpenOffer { id, .. } in offers {
+        for OpenOffer { id, .. } in &loaded.offers {
             let node = run.by_id.get(&id.task).copied();
-            let is_adopted = node.zip(run.dag.as_mut()).is_some_and(|(node, dag)| dag.adopt(node, id.number));
+            let is_adopted = node.zip(run.dag.as_mut()).is_some_and(|(node, dag)| {
+                let is_begun = loaded.tasks[node as usize].status == TaskStatus::InProgress;
+                dag.adopt(node, id.number, if is_begun { Begun::Recorded } else { Begun::Not })
+            });
             match node {
                 Some(node) if is_adopted => {
+                    run.adopted.insert(*id);
                     let entry = &mut run.tasks[node as usize];
                     entry.status = TaskStatus::InProgress;
                     entry.started_at.get_or_insert(at);
@@ -55,14 +60,17 @@ impl State {
         if !change.offers_settled.is_empty() {
             self.record(myself, change, Recorded::Note);
         }
-        if !offers.is_empty() {
+        if !loaded.offers.is_empty() {
             self.on_look(myself);
         }
     }
 
     /// Looks for reports now and then while attempts are out; a hint makes it sooner.
     fn watch_offers(&mut self, myself: &ActorRef<Message>) {
-        let is_out = self.run.as_ref().and_then(|run| run.dag.as_ref()).is_some_and(|dag| dag.running() > 0);
+        let is_queued = self.is_queued();
+        let is_out = self.run.as_ref().is_some_and(|run| {
+            if is_queued { run.dag.as_ref().is_some_and(|dag| dag.running() > 0) } else { run.awaits_reports() }
+        });
         if !is_out {
             self.next_look = None;
         } else if self.next_look.as_ref().is_none_or(crate::actor::WorkGuard::is_finished) {
@@ -71,7 +79,7 @@ impl State {
     }
 
     pub(super) fn on_look(&mut self, myself: &ActorRef<Message>) {
-        let Some(run) = self.run.as_ref().filter(|_| self.is_queued()) else { return };
+        let Some(run) = self.run.as_ref().filter(|run| self.is_queued() || run.awaits_reports()) else { return };
         if self.look.as_ref().is_some_and(|look| !look.is_finished()) {
             self.must_look_again = true;
             return;

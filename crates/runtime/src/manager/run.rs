@@ -123,6 +123,8 @@ pub(super) struct Running {
     pub(super) policies: Policies,
     /// Offers that were decided on and are not yet on their way to the journal.
     pub(super) offers: Vec<NewOffer>,
+    /// Attempts that workers had when the run was loaded.
+    pub(super) adopted: HashSet<AttemptId>,
     /// Attempts of workers whose report was handled.
     pub(super) handled: HashSet<AttemptId>,
 }
@@ -188,6 +190,7 @@ impl Running {
             attempts: Vec::new(),
             policies,
             offers: Vec::new(),
+            adopted: HashSet::new(),
             handled: HashSet::new(),
         };
         run.adopt(&loaded.tasks, &loaded.links, loaded.results.clone());
@@ -303,6 +306,11 @@ impl Running {
         self.dag = Some(Dag::new(nodes, limits)?);
         self.root.status = TaskStatus::InProgress;
         Ok(())
+    }
+
+    /// Whether a report of an attempt that was taken over is still to be read.
+    pub(super) fn awaits_reports(&self) -> bool {
+        !self.adopted.is_subset(&self.handled)
     }
 
     pub(super) fn change(&self, at: Timestamp) -> Change {

@@ -37,7 +37,7 @@ impl Store {
                 tx.write(&sql::SET_LINEAGE, &[lineage], |args, lineage| add_lineage(args, run, *lineage)).await?;
             }
             let mut batch = Batch { changes: std::slice::from_ref(change), fates: vec![Fate::Live], is_careful: false };
-            let (numbers, seqs, _) = batch.apply(&mut tx, numbers).await.map_err(|stop| match stop {
+            let (numbers, seqs, _) = batch.apply(&mut tx, true, numbers).await.map_err(|stop| match stop {
                 Stop::Again => Error::Invalid { what: "the first change of a run does not fit it" },
                 Stop::Failed(error) => error,
             })?;

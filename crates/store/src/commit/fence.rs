@@ -50,7 +50,7 @@ impl Batch<'_> {
     }
 
     /// Checks epochs, and gives out event numbers.
-    pub(super) async fn fence_runs(&mut self, tx: &mut Tx) -> Result<Fenced, Stop> {
+    pub(super) async fn fence_runs(&mut self, tx: &mut Tx, is_locked: bool) -> Result<Fenced, Stop> {
         let mut wanted = BTreeMap::<RunId, Wanted>::new();
         for (_, change) in self.live() {
             let wanted = wanted.entry(change.run).or_default();
@@ -64,7 +64,7 @@ impl Batch<'_> {
             }
         }
         let rows: Vec<(RunId, Wanted)> = wanted.into_iter().collect();
-        let fenced = ask_runs(tx, &rows).await?;
+        let fenced = ask_runs(tx, &rows, is_locked).await?;
         let epochs: BTreeMap<RunId, Option<u64>> = rows.into_iter().map(|(run, wanted)| (run, wanted.epoch)).collect();
         let mut is_again = false;
         for (change, fate) in self.changes.iter().zip(&mut self.fates).filter(|(_, fate)| **fate == Fate::Live) {
@@ -129,8 +129,8 @@ impl Batch<'_> {
     }
 }
 
-async fn ask_runs(tx: &mut Tx, rows: &[(RunId, Wanted)]) -> Result<Fenced, Error> {
-    if tx.backend() == Backend::Postgres && rows.len() > 1 {
+async fn ask_runs(tx: &mut Tx, rows: &[(RunId, Wanted)], is_locked: bool) -> Result<Fenced, Error> {
+    if tx.backend() == Backend::Postgres && rows.len() > 1 && !is_locked {
         tx.ask(&sql::LOCK_RUNS, rows, |args, (run, _)| args.text(run.as_str()), |_| Ok(())).await?;
     }
     let statement = match tx.backend() {

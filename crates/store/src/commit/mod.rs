@@ -188,11 +188,12 @@ impl Store {
         if batch.live().next().is_none() {
             return Ok((Numbers::new(), vec![Vec::new(); batch.changes.len()]));
         }
-        let mut tx = match begun {
-            Some(tx) => tx,
-            None => self.inner.writer.begin_by(By::FirstStatement).await?,
+        // In a turn the runs are locked already.
+        let (mut tx, is_locked) = match begun {
+            Some(tx) => (tx, true),
+            None => (self.inner.writer.begin_by(By::FirstStatement).await?, false),
         };
-        let (numbers, seqs, id) = match batch.apply(&mut tx, self.known_numbers(batch.changes)).await {
+        let (numbers, seqs, id) = match batch.apply(&mut tx, is_locked, self.known_numbers(batch.changes)).await {
             Ok(applied) => applied,
             Err(Stop::Again) => {
                 tx.undo().await;
@@ -299,8 +300,13 @@ impl<'a> Batch<'a> {
 
     /// Everything but the events; the answer has the `seq` before the first event of each run, and the transaction's
     /// name where it has one.
-    async fn apply(&mut self, tx: &mut Tx, mut numbers: Numbers) -> Result<(Numbers, Seqs, Option<String>), Stop> {
-        let fenced = self.fence_runs(tx).await?;
+    async fn apply(
+        &mut self,
+        tx: &mut Tx,
+        is_locked: bool,
+        mut numbers: Numbers,
+    ) -> Result<(Numbers, Seqs, Option<String>), Stop> {
+        let fenced = self.fence_runs(tx, is_locked).await?;
         self.insert_tasks(tx, &mut numbers).await?;
         self.find_numbers(tx, &mut numbers).await?;
         self.fence_claims(tx, &numbers).await?;

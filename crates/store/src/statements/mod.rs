@@ -20,13 +20,32 @@ use crate::sql::{
 pub(crate) static LOCK_RUNS: Bulk =
     Bulk::new("SELECT r.id FROM runs AS r WHERE r.id IN (SELECT column1 FROM ", &[Text], ") ORDER BY r.id FOR UPDATE");
 
+/// Whether a manager of the epoch `column2` may write.
+#[cfg(not(feature = "unfenced"))]
+macro_rules! epoch_holds {
+    () => {
+        "r.epoch = v.column2"
+    };
+}
+
+/// The control of `cargo xtask chaos`: an older manager writes, too.
+#[cfg(feature = "unfenced")]
+macro_rules! epoch_holds {
+    () => {
+        "r.epoch >= v.column2"
+    };
+}
+
 macro_rules! fence_runs {
     ($begin:literal) => {
         Bulk::new(
             concat!($begin, "UPDATE runs AS r SET last_seq = r.last_seq + v.column3 FROM "),
             &[Text, Int, Int],
-            " WHERE r.id = v.column1 AND (v.column2 IS NULL OR r.epoch = v.column2) \
-             RETURNING id, last_seq, charged_micro_usd, TRANSACTION_ID",
+            concat!(
+                " WHERE r.id = v.column1 AND (v.column2 IS NULL OR ",
+                epoch_holds!(),
+                ") RETURNING id, last_seq, charged_micro_usd, TRANSACTION_ID"
+            ),
         )
     };
 }
@@ -72,10 +91,11 @@ pub(crate) static INSERT_RUNS: Bulk = Bulk::new(
     " WHERE column1 IS NOT NULL",
 );
 
-/// Takes a run: id, owner, lease, whether by force.
+/// Takes a run: id, owner, lease, whether by force. A wish is for whoever manages the run, until it ends.
 pub(crate) static CLAIM_RUN: Bulk = Bulk::new(
     "UPDATE runs AS r SET epoch = r.epoch + 1, owner = v.column2, lease_until = NOW_MICROS + v.column3, \
-     status = 'running', finished_at = NULL, error = NULL, wish = CASE WHEN r.owner = v.column2 THEN r.wish END FROM ",
+     status = 'running', finished_at = NULL, error = NULL, \
+     wish = CASE WHEN r.status = 'running' THEN r.wish END FROM ",
     &[Text, Text, Int, Bool],
     " WHERE r.id = v.column1 AND r.status IN ('running', 'interrupted', 'limit_reached') \
      AND (v.column4 OR r.owner IS NULL OR r.owner = v.column2 OR r.lease_until <= NOW_MICROS) RETURNING epoch",
@@ -124,10 +144,10 @@ pub(crate) static RELEASE_RUN: Bulk = Bulk::new(
     " WHERE r.id = v.column1 AND r.epoch = v.column2 AND r.status = 'running'",
 );
 
-/// Replaces what runs were launched with.
+/// Replaces what runs were launched with: id, epoch, settings, whether a wish stays.
 pub(crate) static CONFIGURE_RUN: Bulk = Bulk::new(
-    "UPDATE runs AS r SET settings = v.column3 FROM ",
-    &[Text, Int, Text],
+    "UPDATE runs AS r SET settings = v.column3, wish = CASE WHEN v.column4 THEN r.wish END FROM ",
+    &[Text, Int, Text, Bool],
     " WHERE r.id = v.column1 AND r.epoch = v.column2",
 );
 

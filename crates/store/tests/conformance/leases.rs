@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crewline_store::{Claim, Error, RunEnd};
+use crewline_store::{Claim, Error, RunEnd, Wished};
 use crewline_types::{ErrorKind, RunStatus};
 
 use crate::common::{Crew, Place, at};
@@ -77,8 +77,8 @@ async fn a_finished_run_is_not_claimed(place: &Place) {
 
 async fn settings_are_replaced(place: &Place) {
     let crew = Crew::new(place, "p", 1).await;
-    crew.store.configure_run(crew.run, crew.epoch, r#"{"x":1}"#).await.unwrap();
-    let error = crew.store.configure_run(crew.run, crew.epoch + 1, "{}").await.unwrap_err();
+    crew.store.configure_run(crew.run, crew.epoch, r#"{"x":1}"#, Wished::Kept).await.unwrap();
+    let error = crew.store.configure_run(crew.run, crew.epoch + 1, "{}", Wished::Kept).await.unwrap_err();
     assert!(matches!(error, Error::Stale { .. }));
     assert_eq!(crew.store.run(crew.run).await.unwrap().unwrap().settings, r#"{"x":1}"#);
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crewline_store::{
     AttemptEnd, Change, Claim, Committed, Error, Lineage, NewAttempt, NewContext, Origin, RunEnd, Transition, Wish,
+    Wished,
 };
 use crewline_types::{
     AttemptId, EventBody, IdSource, MicroUsd, RunId, RunStatus, TaskId, TaskStatus, Text, TextHash, Usage,
@@ -165,7 +166,20 @@ async fn a_wish_outlives_its_managers_restart(place: &Place) {
     store.wish(crew.run, Wish::Cancel).await.unwrap();
     store.claim_run(crew.run, &owner, MINUTE, Claim::IfFree).await.unwrap();
     assert_eq!(store.wishes(&[crew.run]).await.unwrap(), [(crew.run, Wish::Cancel)]);
-    store.claim_run(crew.run, "somebody else", MINUTE, Claim::Force).await.unwrap();
+    // Nor does it go with its manager: whoever takes the run over fulfils it.
+    let epoch = store.claim_run(crew.run, "somebody else", MINUTE, Claim::Force).await.unwrap();
+    store.configure_run(crew.run, epoch, "{}", Wished::Kept).await.unwrap();
+    assert_eq!(store.wishes(&[crew.run]).await.unwrap(), [(crew.run, Wish::Cancel)]);
+    let refused = store.configure_run(crew.run, epoch - 1, "{}", Wished::Forgotten).await.unwrap_err();
+    assert!(matches!(refused, Error::Stale { .. }), "{refused}");
+    // Until a person wants the run to go on, or it has ended.
+    store.configure_run(crew.run, epoch, "{}", Wished::Forgotten).await.unwrap();
+    assert_eq!(store.wishes(&[crew.run]).await.unwrap(), []);
+    store.wish(crew.run, Wish::Pause).await.unwrap();
+    let mut end = Change::new(crew.run, epoch, at(9));
+    end.run_status = Some(RunEnd { status: RunStatus::Interrupted, finished_at: at(9), error: None });
+    crew.done(end).await;
+    store.claim_run(crew.run, "somebody else", MINUTE, Claim::IfFree).await.unwrap();
     assert_eq!(store.wishes(&[crew.run]).await.unwrap(), []);
 }
 

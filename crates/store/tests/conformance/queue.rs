@@ -8,7 +8,7 @@ use std::{
 
 use crewline_store::{
     AttemptEnd, CallAnswer, CallEnd, Claim, Committed, Error, Hint, NewOffer, NodeKind, NodeRow, Offer, OfferState,
-    OpenOffer, RunEnd, Store, Wish, Withdraw,
+    OpenOffer, RunEnd, Store, Wish, Wished, Withdraw,
 };
 use crewline_types::{
     AttemptId, CallId, ErrorKind, MicroUsd, Role, RunStatus, TaskStatus, Text, TextHash, Usage,
@@ -485,7 +485,9 @@ async fn wishes_grow(place: &Place) {
         assert_eq!(store.wishes(&runs).await.unwrap(), [(crew.run, now)]);
     }
     assert!(!store.wish("zzzzzzzz".parse().unwrap(), Wish::Pause).await.unwrap());
-    store.claim_run(crew.run, "other", MINUTE, Claim::Force).await.unwrap();
+    let epoch = store.claim_run(crew.run, "other", MINUTE, Claim::Force).await.unwrap();
+    assert_eq!(store.wishes(&runs).await.unwrap(), [(crew.run, Wish::Kill)], "it is the next owner's to fulfil");
+    store.configure_run(crew.run, epoch, "{}", Wished::Forgotten).await.unwrap();
     assert_eq!(store.wishes(&runs).await.unwrap(), []);
     assert!(store.wish(other.run, Wish::Cancel).await.unwrap());
     let mut end = other.change();

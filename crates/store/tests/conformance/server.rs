@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crewline_store::{Change, Error, NewOffer, OfferState, Store, Withdraw};
+use crewline_store::{Change, Error, NewOffer, OfferState, Store, Wished, Withdraw};
 use crewline_types::{AttemptId, IdSource, Role, RunId, TaskId};
 use futures::FutureExt as _;
 use sea_orm::{ConnectionTrait as _, Database};
@@ -227,6 +227,36 @@ async fn deadlock(place: &Place) {
     let (answer, ()) = tokio::join!(one.store.commit(&changes), stranger);
     assert!(answer.unwrap().iter().all(is_done));
     assert_eq!(deadlocks(place).await, 1);
+}
+
+#[tokio::test]
+async fn who_is_slow_is_waited_for_longer_than_one_lock_may_take() {
+    on_postgres(|place| slow_locks(place).boxed_local()).await;
+}
+
+async fn slow_locks(place: &Place) {
+    let crew = Crew::new(place, "p", 1).await;
+    let mark = if place.url.contains('?') { '&' } else { '?' };
+    let hasty = Store::open(&format!("{}{mark}options[lock_timeout]=100ms", place.url)).await.unwrap();
+    let stranger = Database::connect(&place.url).await.unwrap();
+    let tx = sea_orm::TransactionTrait::begin(&stranger).await.unwrap();
+    tx.execute_unprepared(&format!("SELECT 1 FROM runs WHERE id = '{}' FOR UPDATE", crew.run)).await.unwrap();
+    // Who has little time is told.
+    let error = hasty.configure_run(crew.run, crew.epoch, "{}", Wished::Kept).await;
+    assert!(error.is_err(), "{error:?}");
+    // A turn, and a commit without one.
+    let change = [crew.change()];
+    let mut turn = std::pin::pin!(hasty.turn(BTreeSet::from([crew.run])));
+    assert!(tokio::time::timeout(Duration::from_millis(700), turn.as_mut()).await.is_err());
+    tx.commit().await.unwrap();
+    let turn = turn.await.unwrap();
+    assert!(is_done(&hasty.commit_in(turn, &change).await.unwrap()[0]));
+    let tx = sea_orm::TransactionTrait::begin(&stranger).await.unwrap();
+    tx.execute_unprepared(&format!("SELECT 1 FROM runs WHERE id = '{}' FOR UPDATE", crew.run)).await.unwrap();
+    let mut commit = std::pin::pin!(hasty.commit(&change));
+    assert!(tokio::time::timeout(Duration::from_millis(700), commit.as_mut()).await.is_err());
+    tx.commit().await.unwrap();
+    assert!(is_done(&commit.await.unwrap()[0]));
 }
 
 async fn deadlocks(place: &Place) -> i64 {

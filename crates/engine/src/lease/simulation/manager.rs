@@ -13,7 +13,7 @@ use super::{
     LEASE, Note, Outside, POLL, SECOND, Timer,
     worker::LOST,
 };
-use crate::schedule::{self, Action, Dag, Event, Limits, Retry, Stage};
+use crate::schedule::{self, Action, Begun, Dag, Event, Limits, Retry, Stage};
 
 type Tasks = Vec<(Status, u32, Option<u64>)>;
 
@@ -179,7 +179,11 @@ impl Manager {
         };
         let mut dag = Dag::new(nodes.collect(), limits).unwrap();
         for (attempt, _) in offers {
-            assert!(dag.adopt(attempt.task, attempt.number), "{attempt:?} is offered and can not be made");
+            let begun = match tasks[attempt.task as usize].0 {
+                Status::InProgress => Begun::Recorded,
+                Status::Pending | Status::Completed | Status::Failed => Begun::Not,
+            };
+            assert!(dag.adopt(attempt.task, attempt.number, begun), "{attempt:?} is offered and can not be made");
         }
         for (task, (status, attempts, _)) in (0_u32..).zip(tasks) {
             if *status == Status::InProgress && dag.stage(task) != Stage::Running {
