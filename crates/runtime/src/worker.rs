@@ -4,6 +4,8 @@
 //! **Invariant:** what is written for a claim is fenced by it; a claim that is lost is aborted and writes nothing.
 //! **Invariant:** by its own clock a worker stops its attempts before their leases could end, whatever the database says.
 
+mod claim;
+
 use std::{
     collections::{HashMap, HashSet},
     num::NonZeroUsize,
@@ -14,30 +16,19 @@ use std::{
     time::Duration,
 };
 
-use crewline_engine::{
-    context::{Item, Tier},
-    replay::index_hash,
-};
-use crewline_models::Models;
-use crewline_store::{Change, Offer, RunRow, WorkRow};
-use crewline_types::{AttemptId, MicroUsd, ProjectScope, RunId, Task, TaskId, TaskStatus, Text, TextHash};
+use crewline_store::Change;
+use crewline_types::{AttemptId, RunId};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::time::Instant;
 
+pub use self::claim::Claimed;
 use crate::{
     Error,
     actor::{Outcome, WorkGuard, pipe_to_self, remind, tell},
-    assignment::{Assignment, Obligation, Post, Report, ReportTo, RunBrief, TaskBrief, Work},
+    assignment::{Assignment, Obligation, Report, ReportTo, RunBrief, TaskBrief, Work},
     attempt::Deps,
-    chapters,
     journal::{self, Ack, Refusal},
-    metrics,
-    offer::{self, Told},
-    purse::Purse,
-    replay::{self, Given},
-    router,
-    settings::Settings,
-    sources,
+    metrics, offer, router,
 };
 
 /// Pause before a report is recorded again that the database did not take.
@@ -90,16 +81,6 @@ pub struct Args {
     pub slots: NonZeroUsize,
     /// Instances so far; a restarted worker claims under another name.
     pub instances: Arc<AtomicU32>,
-}
-
-/// A claimed attempt with all it needs.
-pub struct Claimed {
-    offer: Offer,
-    run: Arc<RunBrief>,
-    task: TaskBrief,
-    sources: Vec<Item>,
-    input_hash: TextHash,
-    models: Models,
 }
 
 struct Claim {
@@ -210,7 +191,7 @@ impl State {
             return;
         }
         let (args, runs, sent) = (self.args.clone(), self.runs.clone(), Instant::now());
-        let work = async move { claim(&args, &runs, free).await };
+        let work = async move { claim::claim(&args, &runs, free).await };
         let to_message = move |outcome| Message::Claimed(sent, outcome);
         self.claiming = Some(pipe_to_self(myself, self.args.deps.limits.commit, work, to_message));
     }
@@ -462,169 +443,4 @@ impl State {
             self.args.deps.rooms.router.tell(router::Message::CancelAttempts(attempts.into()));
         }
     }
-}
-
-/// Claims up to `max` attempts and reads what they need. What can not be begun is given back: nobody would renew it, and
-/// its lease would end as if it had been lost.
-async fn claim(args: &Args, runs: &HashMap<RunId, Arc<RunBrief>>, max: usize) -> Result<Vec<Claimed>, Error> {
-    let store = &args.deps.store;
-    let max = u32::try_from(max).unwrap_or(u32::MAX);
-    let offers = store.claim_offers(&args.node, args.roles.as_deref(), max, args.deps.limits.lease).await?;
-    if offers.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut left: HashSet<AttemptId> = offers.iter().map(|offer| offer.id).collect();
-    let claimed = read(args, runs, offers).await;
-    for one in claimed.iter().flatten() {
-        left.remove(&one.offer.id);
-    }
-    if !left.is_empty() {
-        let left: Vec<AttemptId> = left.into_iter().collect();
-        if let Err(error) = store.put_back_claims(&args.node, &left).await {
-            tracing::warn!(error.code = error.code(), %error, "claims are given back by the end of their leases");
-        }
-    }
-    claimed
-}
-
-/// What is known of the run of an offer, and its INDEX.md with its name.
-async fn read_run(
-    args: &Args,
-    run: RunId,
-    known: Option<&Arc<RunBrief>>,
-) -> Result<(Arc<RunBrief>, Option<(TextHash, Text)>), Error> {
-    let store = &args.deps.store;
-    let row = store.run(run).await?.ok_or_else(|| Error::NotFound { what: "run", id: run.to_string() })?;
-    let brief = brief_of(args, &row, known).await?;
-    let Some(hash) = row.index else { return Ok((brief, None)) };
-    let index = store.texts(&[hash]).await?.remove(&hash).map(|body| {
-        let name = index_hash(&chapters::without(&body), |id| brief.keys.get(&id).map(|key| &**key));
-        (name, Text { hash, body })
-    });
-    Ok((brief, index))
-}
-
-/// Reads what claimed attempts need; those of a run that can not be read are left out.
-async fn read(
-    args: &Args,
-    runs: &HashMap<RunId, Arc<RunBrief>>,
-    mut offers: Vec<Offer>,
-) -> Result<Vec<Claimed>, Error> {
-    let store = &args.deps.store;
-    let mut briefs = HashMap::new();
-    let mut indexes = HashMap::new();
-    // Read each time: settings and INDEX.md change while the run goes on.
-    for run in offers.iter().map(|offer| offer.run).collect::<HashSet<RunId>>() {
-        match read_run(args, run, runs.get(&run)).await {
-            Ok((brief, index)) => {
-                briefs.insert(run, brief);
-                indexes.extend(index.map(|index| (run, index)));
-            }
-            Err(error) if error.is_retryable() => return Err(error),
-            Err(error) => {
-                tracing::error!(run_id = %run, error.code = error.code(), %error, "the run is left to other workers");
-            }
-        }
-    }
-    offers.retain(|offer| briefs.contains_key(&offer.run));
-    let models = args.deps.models.pinned();
-    let registry = models.registry();
-    let ids: Vec<TaskId> = offers.iter().map(|offer| offer.id.task).collect();
-    let mut tasks = HashMap::new();
-    let mut told = HashMap::new();
-    let mut rows: HashMap<TaskId, WorkRow> =
-        store.work(&ids).await?.into_iter().map(|row| (row.task.id, row)).collect();
-    for offer in &offers {
-        let Some(row) = rows.remove(&offer.id.task) else { continue };
-        // A manager of an older version leaves it to us to follow the links.
-        told.insert(offer.id, Told::read(&offer.told).unwrap_or_else(|_| Told::of_links(&row)));
-        tasks.extend(row.linked.into_iter().map(|(_, task)| (task.id, task)));
-        tasks.insert(row.task.id, row.task);
-    }
-    let named = || told.values().flat_map(|it| it.requires.iter().chain(&it.refers));
-    // What follows from the tree is in no link of the task.
-    let more: HashSet<TaskId> = named().filter(|id| !tasks.contains_key(*id)).copied().collect();
-    if !more.is_empty() {
-        let more: Vec<TaskId> = more.into_iter().collect();
-        tasks.extend(store.work(&more).await?.into_iter().map(|row| (row.task.id, row.task)));
-    }
-    let done = |id: &TaskId| tasks.get(id).filter(|task| task.status == TaskStatus::Completed);
-    let hashes: HashSet<TextHash> = named().filter_map(|id| done(id)?.result).collect();
-    let hashes: Vec<TextHash> = hashes.into_iter().collect();
-    let texts = if hashes.is_empty() { HashMap::new() } else { store.texts(&hashes).await? };
-    let claimed = offers.into_iter().filter_map(|offer| {
-        let row = tasks.get(&offer.id.task)?;
-        let told = told.remove(&offer.id)?;
-        let run = Arc::clone(briefs.get(&offer.run)?);
-        let index = indexes.get(&offer.run);
-        let index_item = index.map(|(_, text)| sources::index_of(text, |id| told.done.contains(&id)));
-        let mut sources: Vec<Item> = index_item.into_iter().collect();
-        for (tier, made) in [(Tier::Requires, &told.requires), (Tier::Refers, &told.refers)] {
-            sources.extend(made.iter().filter_map(|id| output_item(tier, done(id)?, &texts)));
-        }
-        sources.extend(told.around);
-        let results = |made: &[TaskId]| {
-            let name = |id: &TaskId| {
-                let made = done(id)?;
-                let hash = made.result?;
-                let text = texts.get(&hash).map(|body| &**body);
-                let key = |id| run.keys.get(&id).map(|key| &**key);
-                Some((&*made.key, replay::result_hash(made.kind, hash, text, key)))
-            };
-            made.iter().filter_map(name).collect()
-        };
-        let task = TaskBrief::of(row);
-        run.purse.begin(task.id, row.cost);
-        let given = Given {
-            goal: &run.goal,
-            index: index.map(|(name, _)| *name),
-            above: told.above,
-            requires: results(&told.requires),
-            refers: results(&told.refers),
-        };
-        let input_hash = replay::input_hash(&registry, &task, given);
-        Some(Claimed { offer, run, task, sources, input_hash, models: models.clone() })
-    });
-    Ok(claimed.collect())
-}
-
-fn output_item(tier: Tier, task: &Task, texts: &HashMap<TextHash, Arc<str>>) -> Option<Item> {
-    let hash = task.result?;
-    let text = Text { hash, body: Arc::clone(texts.get(&hash)?) };
-    Some(sources::output(tier, format!("task:{}", task.id).into(), Arc::clone(&task.title), text))
-}
-
-async fn brief_of(args: &Args, row: &RunRow, known: Option<&Arc<RunBrief>>) -> Result<Arc<RunBrief>, Error> {
-    let settings = Settings::of(row)?;
-    let cost_max = settings.limits.cost_max;
-    let project_max = settings.limits.project_cost_max;
-    let task_max = settings.limits.task_cost_max;
-    if let Some(known) = known
-        && known.models == settings.models
-        && known.approve == settings.approve
-        && known.mode == settings.mode()
-        && known.project_max == project_max
-        && known.task_max == task_max
-        && matches!(&known.post, Post::Worker { cost_max: known, .. } if *known == cost_max)
-    {
-        return Ok(Arc::clone(known));
-    }
-    if row.registry != args.deps.registry().hash() {
-        tracing::warn!(run_id = %row.id, "the run began with another registry than this worker's");
-    }
-    Ok(Arc::new(RunBrief {
-        run: row.id,
-        post: Post::Worker { node: Arc::clone(&args.node), cost_max },
-        goal: Arc::clone(&row.goal),
-        scope: ProjectScope::of(&row.project),
-        mode: settings.mode(),
-        approve: settings.approve,
-        workspace: settings.workspace.as_deref().map(Into::into),
-        models: settings.models,
-        keys: args.deps.store.keys(row.id).await?,
-        // The database counts what all machines spend; this one has no limit of its own.
-        purse: Purse::new(None, MicroUsd::ZERO, task_max),
-        project_max,
-        task_max,
-    }))
 }
