@@ -1,7 +1,7 @@
 //! Statement texts and their arguments, for both databases.
 //!
-//! A [`Bulk`] is one statement over many rows, `… FROM (VALUES (…), (…)) AS v …`. Rows are padded to the next power
-//! of two, so that a handful of texts serves any batch and the driver's cache of prepared statements is hit. Padding
+//! A [`Bulk`] is one statement over many rows, `… FROM (VALUES (…), (…)) AS v …`. Rows are padded to the next size of a
+//! ladder, so that a handful of texts serves any batch and the driver's cache of prepared statements is hit. Padding
 //! rows are all NULL; every statement leaves them out by a condition on a column that is never NULL.
 //!
 //! **Invariant:** values are bound, never written into a text.
@@ -18,11 +18,25 @@ use sea_orm::sqlx::{Arguments as _, postgres::PgArguments, sqlite::SqliteArgumen
 
 use crate::{Backend, error::Error};
 
-/// 1, 2, 4 … 256 rows.
+/// Sizes of a statement: 1, 2, 4 … 256 rows on PostgreSQL.
 const BUCKETS: usize = 9;
 
-/// Rows of the largest statement.
-pub(crate) const ROWS_MAX: usize = 1 << (BUCKETS - 1);
+/// Each size is so many times the one before, as a power of two: a row of an SQLite text takes as long to be read as ten rows of
+/// padding take to be run, and each process reads them anew.
+fn step(backend: Backend) -> usize {
+    match backend {
+        Backend::Sqlite => 2,
+        Backend::Postgres => 1,
+    }
+}
+
+/// Rows of the largest statement. More rows of SQLite would cost more to be read than the trips that they save.
+pub(crate) fn rows_max(backend: Backend) -> usize {
+    match backend {
+        Backend::Sqlite => 64,
+        Backend::Postgres => 1 << (BUCKETS - 1),
+    }
+}
 
 /// The type of a column of `VALUES`.
 #[derive(Debug, Clone, Copy)]
@@ -63,13 +77,13 @@ impl Bulk {
 
     /// The text for so many rows, and how many rows of padding it needs.
     pub(crate) fn text(&self, backend: Backend, rows: usize) -> (Arc<str>, usize) {
-        let bucket = bucket_of(rows);
+        let (bucket, size) = size_of(backend, rows);
         let of_backend = match backend {
             Backend::Sqlite => &self.texts[0],
             Backend::Postgres => &self.texts[1],
         };
-        let text = of_backend[bucket].get_or_init(|| self.build(backend, 1 << bucket));
-        (Arc::clone(text), (1 << bucket) - rows)
+        let text = of_backend[bucket].get_or_init(|| self.build(backend, size));
+        (Arc::clone(text), size - rows)
     }
 
     fn build(&self, backend: Backend, rows: usize) -> Arc<str> {
@@ -97,7 +111,7 @@ impl Bulk {
         dialect(&text, backend).into()
     }
 
-    /// The text and the arguments for some rows of `part`, at most [`ROWS_MAX`].
+    /// The text and the arguments for some rows of `part`, at most [`rows_max`].
     pub(crate) fn fill(&self, backend: Backend, rows: Range<usize>, add: AddRow<'_>) -> (Arc<str>, Args) {
         let (text, padding) = self.text(backend, rows.len());
         let mut args = Args::new(backend, (rows.len() + padding) * self.columns.len());
@@ -138,28 +152,32 @@ impl<const N: usize> Group<N> {
 
     /// The text and the arguments of all `parts` at once, when their sizes allow it.
     pub(crate) fn fill(&self, parts: &[Part<'_>; N]) -> Option<(Arc<str>, Args)> {
-        let bucket = bucket_of(parts.first()?.rows);
-        if parts.iter().any(|part| part.rows == 0 || part.rows > ROWS_MAX || bucket_of(part.rows) != bucket) {
+        let (bucket, size) = size_of(Backend::Sqlite, parts.first()?.rows);
+        let fits = |rows: usize| rows > 0 && rows <= size && size_of(Backend::Sqlite, rows).0 == bucket;
+        if parts.iter().any(|part| !fits(part.rows)) {
             return None;
         }
         let text = self.texts[bucket].get_or_init(|| {
-            let texts: Vec<_> = self.bulks.iter().map(|bulk| bulk.text(Backend::Sqlite, 1 << bucket).0).collect();
+            let texts: Vec<_> = self.bulks.iter().map(|bulk| bulk.text(Backend::Sqlite, size).0).collect();
             texts.join("; ").into()
         });
         let columns: usize = self.bulks.iter().map(|bulk| bulk.columns.len()).sum();
-        let mut args = Args::new(Backend::Sqlite, columns << bucket);
+        let mut args = Args::new(Backend::Sqlite, columns * size);
         for part in parts {
             for row in 0..part.rows {
                 (part.add)(&mut args, row);
             }
-            args.pad((1 << bucket) - part.rows, part.bulk.columns);
+            args.pad(size - part.rows, part.bulk.columns);
         }
         Some((Arc::clone(text), args))
     }
 }
 
-fn bucket_of(rows: usize) -> usize {
-    (rows.max(1).next_power_of_two().trailing_zeros() as usize).min(BUCKETS - 1)
+/// The size for so many rows: its place on the ladder, and its rows.
+fn size_of(backend: Backend, rows: usize) -> (usize, usize) {
+    let rows = rows.clamp(1, rows_max(backend));
+    let bucket = (rows.next_power_of_two().trailing_zeros() as usize).div_ceil(step(backend));
+    (bucket, 1 << (bucket * step(backend)))
 }
 
 pub(crate) fn dialect(text: &str, backend: Backend) -> String {
@@ -336,17 +354,25 @@ mod tests {
 
     #[test]
     fn texts_are_shared_and_padded() {
-        let (three, padding) = PAIRS.text(Backend::Sqlite, 3);
-        assert_eq!(&*three, "SELECT MIN(1, 2) FROM (VALUES (?,?),(?,?),(?,?),(?,?)) AS v WHERE column1 IS NOT NULL");
-        assert_eq!(padding, 1);
-        assert!(Arc::ptr_eq(&three, &PAIRS.text(Backend::Sqlite, 4).0));
+        let (two, padding) = PAIRS.text(Backend::Sqlite, 2);
+        assert_eq!(&*two, "SELECT MIN(1, 2) FROM (VALUES (?,?),(?,?),(?,?),(?,?)) AS v WHERE column1 IS NOT NULL");
+        assert_eq!(padding, 2);
+        assert!(Arc::ptr_eq(&two, &PAIRS.text(Backend::Sqlite, 4).0));
         let (two, padding) = PAIRS.text(Backend::Postgres, 2);
         assert_eq!(
             &*two,
             "SELECT LEAST(1, 2) FROM (VALUES ($1::BIGINT,$2::TEXT),($3,$4)) AS v WHERE column1 IS NOT NULL"
         );
         assert_eq!(padding, 0);
-        assert_eq!(PAIRS.text(Backend::Sqlite, ROWS_MAX).1, 0);
+        for (backend, sizes) in
+            [(Backend::Sqlite, &[1, 4, 16, 64][..]), (Backend::Postgres, &[1, 2, 4, 8, 16, 32, 64, 128, 256])]
+        {
+            for rows in 1..=rows_max(backend) {
+                let (bucket, size) = size_of(backend, rows);
+                assert!(sizes[bucket] == size && rows <= size && (bucket == 0 || rows > sizes[bucket - 1]), "{rows}");
+            }
+            assert_eq!(sizes.last(), Some(&rows_max(backend)));
+        }
     }
 
     #[test]

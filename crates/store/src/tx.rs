@@ -21,7 +21,7 @@ use crate::{
     Backend,
     error::{Cause, Error},
     hints::CHANNEL,
-    sql::{self, Args, Bulk, Group, Part, ROWS_MAX},
+    sql::{self, Args, Bulk, Group, Part, rows_max},
 };
 
 /// How long a writer waits for its turn.
@@ -311,8 +311,9 @@ impl Tx {
 
     async fn write_part(&mut self, part: &Part<'_>) -> Result<u64, Error> {
         let mut touched = 0;
-        for begin in (0..part.rows).step_by(ROWS_MAX) {
-            let rows = begin..part.rows.min(begin + ROWS_MAX);
+        let max = rows_max(self.backend());
+        for begin in (0..part.rows).step_by(max) {
+            let rows = begin..part.rows.min(begin + max);
             let (text, args) = part.bulk.fill(self.backend(), rows, part.add);
             touched += self.execute(text, args).await?;
         }
@@ -357,7 +358,7 @@ impl Tx {
         add: impl Fn(&mut Args, &T) + Sync,
         mut take: impl FnMut(&Row) -> Result<(), Error> + Send,
     ) -> Result<(), Error> {
-        for chunk in rows.chunks(ROWS_MAX) {
+        for chunk in rows.chunks(rows_max(self.backend())) {
             let (text, args) = bulk.fill(self.backend(), 0..chunk.len(), &|args, row| add(args, &chunk[row]));
             match (self.held.connection.as_mut(), args) {
                 (Some(Connection::Sqlite(connection)), Args::Sqlite(args, _)) => {
@@ -376,7 +377,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Runs `plain` over the last rows and makes everything durable; on SQLite by one statement, `committing`.
+    /// Runs `plain` over the last rows and makes everything durable; on SQLite the last of them by `committing`, which does both.
     pub(crate) async fn commit_with<T: Sync>(
         mut self,
         plain: &'static Bulk,
@@ -384,13 +385,21 @@ impl Tx {
         rows: &[T],
         add: impl Fn(&mut Args, &T) + Sync,
     ) -> Result<(), Error> {
-        let is_one = self.backend() == Backend::Sqlite && (1..=ROWS_MAX).contains(&rows.len());
-        match self.write(if is_one { committing } else { plain }, rows, add).await {
-            Ok(_) if is_one => {
+        let max = rows_max(self.backend());
+        let (before, last) = match self.backend() {
+            Backend::Sqlite => rows.split_at(rows.len().saturating_sub(1) / max * max),
+            Backend::Postgres => (rows, &[][..]),
+        };
+        let mut written = self.write(plain, before, &add).await;
+        if written.is_ok() {
+            written = self.write(committing, last, &add).await;
+        }
+        match written {
+            Ok(_) if last.is_empty() => self.commit().await,
+            Ok(_) => {
                 self.finished();
                 Ok(())
             }
-            Ok(_) => self.commit().await,
             Err(error) => {
                 self.rollback(&error).await;
                 Err(error)

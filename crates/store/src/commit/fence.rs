@@ -10,7 +10,7 @@ use crewline_types::{AttemptId, RunId};
 use super::{Batch, Fate, Numbers, Seqs, Stop, run_id};
 use crate::{
     Backend, Error, Fence,
-    sql::{Args, ROWS_MAX, clamp, clean},
+    sql::{Args, clamp, clean, rows_max},
     statements as sql,
     tx::Tx,
 };
@@ -135,7 +135,7 @@ async fn ask_runs(tx: &mut Tx, rows: &[(RunId, Wanted)], is_locked: bool) -> Res
     }
     let statement = match tx.backend() {
         Backend::Sqlite if tx.is_begun() => &sql::FENCE_RUNS,
-        Backend::Sqlite if rows.len() <= ROWS_MAX => &sql::BEGIN_AND_FENCE_RUNS,
+        Backend::Sqlite if rows.len() <= rows_max(Backend::Sqlite) => &sql::BEGIN_AND_FENCE_RUNS,
         Backend::Sqlite => {
             tx.begin_now().await?;
             &sql::FENCE_RUNS
