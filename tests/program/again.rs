@@ -1,11 +1,11 @@
 //! Doing it again: `retry` in the same run, `replay` and `fork` in a new one.
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{collections::BTreeMap, fs};
 
-use crewline_testkit::{Finished, Script, StubReply, StubServer, TestApp};
+use crewline_testkit::{Finished, Gate, Script, StubReply, StubServer, TestApp, app::finish};
 use serde_json::{Value, json};
 
-use crate::{app, run_args};
+use crate::{app, run_args, workers::wait_until};
 
 /// a → b → d, a → c → d: `d` is the last.
 fn diamond() -> Value {
@@ -50,21 +50,25 @@ fn documents(app: &TestApp, dir: &str) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
-/// Attempts and contexts by the key of their task, as the database has them.
-fn contexts(app: &TestApp, run: &str) -> BTreeMap<String, (i64, i64, String)> {
+/// What the database has of a context: its tokens and budget, its items, and the hash of its bundle's bytes.
+type Context = (i64, i64, String, Vec<u8>);
+
+/// The contexts of a run by the keys of their tasks.
+fn contexts(app: &TestApp, run: &str) -> BTreeMap<String, Context> {
     use sea_orm::{ConnectionTrait, Database, Statement};
     let url = format!("sqlite:{}", app.path("data/crewline.db").display());
     let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     executor.block_on(async {
         let database = Database::connect(url).await.unwrap();
         let text = format!(
-            "SELECT t.key, c.tokens, c.budget, c.items FROM task_contexts AS c JOIN tasks AS t ON t.number = c.task \
+            "SELECT t.key, c.tokens, c.budget, c.items, c.bundle FROM task_contexts AS c JOIN tasks AS t ON t.number = c.task \
              WHERE t.run_id = '{run}'"
         );
         let rows = database.query_all_raw(Statement::from_string(database.get_database_backend(), text)).await.unwrap();
         let found = rows.iter().map(|row| {
-            let get = |column| row.try_get_by_index::<i64>(column).unwrap();
-            (row.try_get_by_index(0).unwrap(), (get(1), get(2), row.try_get_by_index(3).unwrap()))
+            let number = |column| row.try_get_by_index::<i64>(column).unwrap();
+            let (key, items) = (row.try_get_by_index(0).unwrap(), row.try_get_by_index(3).unwrap());
+            (key, (number(1), number(2), items, row.try_get_by_index(4).unwrap()))
         });
         let found = found.collect();
         database.close().await.unwrap();
@@ -163,14 +167,20 @@ fn tree(app: &TestApp) -> String {
 
 #[test]
 fn a_replay_of_a_tree_makes_no_call() {
-    let server = StubServer::start(Script::new(|request| {
+    let gate = Gate::after(0);
+    let shut = gate.clone();
+    let server = StubServer::start(Script::new(move |request| {
         let reply = StubReply::text(answer(request, ""));
-        if request.contains("Take your time.") { reply.after(Duration::from_secs(1)) } else { reply }
+        if request.contains("Take your time.") { reply.behind(&shut) } else { reply }
     }));
     let app = app();
     app.registry(&server);
     let run = tree(&app);
-    app.run(["resume", &run, "--out", "out"]).expect_code(0);
+    let child = app.spawn(["resume", &run, "--out", "out"]);
+    let is_done = |key: &str| task(&report(&app, &run), key)["status"] == "completed";
+    wait_until("all that does not need the slow one", || is_done("quick") && is_done("last"));
+    gate.open();
+    finish(child, TestApp::LIMIT).expect_code(0);
     let sources = |key: &str| {
         let shown = app.run(["context", "show", &format!("{run}/{key}"), "-o", "json"]).expect_code(0);
         serde_json::from_str::<Value>(&shown.stdout).unwrap()["items"].to_string()

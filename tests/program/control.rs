@@ -2,19 +2,28 @@
 
 use std::{process::Child, time::Duration};
 
-use crewline_testkit::{Script, StubServer, TestApp, app::finish};
+use crewline_testkit::{Gate, Script, StubReply, StubServer, TestApp, app::finish};
 use serde_json::Value;
 
 use crate::{
     app, fan,
-    resume::{only_run, wait_for_calls},
+    resume::{interrupt, only_run, wait_for_calls},
     run_args, signal,
+    workers::wait_until,
 };
 
-/// A fan whose calls take so long, running; its first tasks are being worked on.
+/// Tasks of [`running`]: more than can be done before a slow machine looks for the next wish.
+const TASKS: u64 = 102;
+
+/// Answers that wait at the gate, and then take their time.
+fn slow(gate: &Gate) -> StubServer {
+    StubServer::start(Script::default().behind(gate).latency(Duration::from_millis(300)))
+}
+
+/// A fan, running; its first tasks are being worked on.
 fn running(app: &TestApp, server: &StubServer, calls: u64) -> (Child, String) {
     app.registry(server);
-    app.write("plan.json", &fan(8).to_string());
+    app.write("plan.json", &fan(100).to_string());
     let child = app.spawn(run_args(&["--plan", "plan.json", "--concurrency", "2"]));
     wait_for_calls(server, calls);
     (child, only_run(app))
@@ -26,9 +35,12 @@ fn report(app: &TestApp, run: &str) -> Value {
 
 #[test]
 fn pause_lets_what_runs_end_and_resume_goes_on() {
-    let server = StubServer::start(Script::default().latency(Duration::from_millis(400)));
+    let gate = Gate::after(1);
+    let server = slow(&gate);
     let app = app();
-    let (child, id) = running(&app, &server, 2);
+    let (child, id) = running(&app, &server, 3);
+    app.run(["pause", "--no-wait", &id]).expect_code(0);
+    gate.open();
     let paused = app.run(["pause", &id[..5]]).expect_code(0);
     assert_eq!(paused.stdout.trim(), format!("{id} interrupted"));
     let run = finish(child, TestApp::LIMIT).expect_code(130);
@@ -37,17 +49,21 @@ fn pause_lets_what_runs_end_and_resume_goes_on() {
     assert!(run.stderr.contains(&format!("crewline resume {id}")), "{}", run.stderr);
     app.run(["pause", &id]).expect_code(0);
 
-    let calls = server.calls();
+    let rest = StubServer::start(Script::default());
+    app.registry(&rest);
     let resumed = app.run(["resume", &id, "-o", "jsonl", "--out", "out"]).expect_code(0);
-    assert_eq!(resumed.events().last().unwrap()["tasks"]["completed"], 10);
-    assert_eq!(server.calls(), 10, "no task ran twice; {calls} before the pause");
+    assert_eq!(resumed.events().last().unwrap()["tasks"]["completed"], TASKS);
+    assert_eq!((server.calls() + rest.calls(), server.hung_up()), (TASKS, 0), "no task ran twice");
 }
 
 #[test]
 fn cancel_lets_what_runs_end_and_ends_the_run() {
-    let server = StubServer::start(Script::default().latency(Duration::from_millis(400)));
+    let gate = Gate::after(1);
+    let server = slow(&gate);
     let app = app();
-    let (child, id) = running(&app, &server, 2);
+    let (child, id) = running(&app, &server, 3);
+    app.run(["cancel", "--no-wait", &id]).expect_code(0);
+    gate.open();
     let cancelled = app.run(["cancel", &id, "-o", "json"]).expect_code(0);
     let stopped: Value = serde_json::from_str(&cancelled.stdout).unwrap();
     assert_eq!(stopped[0]["status"], "cancelled");
@@ -60,7 +76,7 @@ fn cancel_lets_what_runs_end_and_ends_the_run() {
     assert_eq!(calls, completed, "what ran was let to its end, and nothing more was started");
     let report = report(&app, &id);
     assert_eq!(report["counts"]["completed"], completed);
-    assert_eq!(report["counts"]["cancelled"], 10 - completed);
+    assert_eq!(report["counts"]["cancelled"], TASKS - completed);
     assert_eq!(server.hung_up(), 0, "no call was broken off");
 
     for command in ["resume", "cancel", "kill", "pause", "retry"] {
@@ -71,26 +87,38 @@ fn cancel_lets_what_runs_end_and_ends_the_run() {
 
 #[test]
 fn kill_aborts_what_runs() {
-    let server = StubServer::start(Script::default().latency(Duration::from_mins(1)));
+    // The second call is never answered.
+    let server = StubServer::start(Script::default().behind(&Gate::after(1)));
     let app = app();
-    let (child, id) = running(&app, &server, 1);
+    let (child, id) = running(&app, &server, 3);
     let killed = app.run(["kill", &id]).expect_code(0);
     assert_eq!(killed.stdout.trim(), format!("{id} cancelled"));
     let run = finish(child, TestApp::LIMIT).expect_code(130);
-    assert!(run.elapsed < Duration::from_secs(50), "the call was not waited for");
     let last = run.events().pop().unwrap();
-    assert_eq!((&last["status"], &last["tasks"]["cancelled"]), (&"cancelled".into(), &10.into()));
-    assert!(last["cost_usd"].as_f64().unwrap() > 0.0, "the call that was aborted is charged: {last}");
+    assert_eq!((&last["status"], &last["tasks"]["cancelled"]), (&"cancelled".into(), &(TASKS - 1).into()));
+    wait_until("the end of the calls", || server.hung_up() == 2);
+    // 4,096 tokens of output at two dollars a million, and the question.
+    let least = 0.008_192;
+    let calls = run.events_of("model_call");
+    let aborted: Vec<&Value> = calls.iter().filter(|call| call["outcome"] != "ok").collect();
+    assert_eq!((calls.len(), aborted.len()), (3, 2), "{calls:#?}");
+    for call in aborted {
+        assert_eq!((&call["estimated"], call["cost_usd"].as_f64() > Some(least)), (&true.into(), true), "{call}");
+    }
+    let cost: f64 = calls.iter().map(|call| call["cost_usd"].as_f64().unwrap()).sum();
+    assert!((last["cost_usd"].as_f64().unwrap() - cost).abs() < 1e-9, "the run is charged with it: {last}");
 }
 
 #[test]
 fn a_run_that_lost_its_process_is_stopped_by_who_asks() {
     for (command, status, code) in [("kill", "cancelled", 9), ("cancel", "cancelled", 9), ("pause", "interrupted", 0)] {
-        let server = StubServer::start(Script::default().latency(Duration::from_millis(300)));
+        let gate = Gate::after(2);
+        let server = StubServer::start(Script::default().behind(&gate));
         let app = app();
-        let (child, id) = running(&app, &server, 3);
+        let (child, id) = running(&app, &server, 4);
         signal(child.id(), "KILL");
         finish(child, TestApp::LIMIT);
+        gate.open();
         let calls = server.calls();
         let stopped = app.run([command, &id]).expect_code(0);
         assert_eq!(stopped.stdout.trim(), format!("{id} {status}"), "{}", stopped.stderr);
@@ -107,10 +135,12 @@ fn a_run_that_lost_its_process_is_stopped_by_who_asks() {
 
 #[test]
 fn what_was_stopped_before_is_ended_for_good() {
-    let server = StubServer::start(Script::default().latency(Duration::from_millis(300)));
+    let gate = Gate::after(1);
+    let server = StubServer::start(Script::default().behind(&gate));
     let app = app();
-    let (child, id) = running(&app, &server, 2);
-    signal(child.id(), "INT");
+    let (mut child, id) = running(&app, &server, 3);
+    interrupt(&mut child);
+    gate.open();
     finish(child, TestApp::LIMIT).expect_code(130);
     assert_eq!(app.run(["cancel", &id]).expect_code(0).stdout.trim(), format!("{id} cancelled"));
     assert_eq!(report(&app, &id)["counts"]["pending"], 0);
@@ -118,7 +148,7 @@ fn what_was_stopped_before_is_ended_for_good() {
 
 #[test]
 fn a_run_without_a_plan_is_stopped_before_it_is_planned() {
-    let server = StubServer::start(Script::default().latency(Duration::from_secs(30)));
+    let server = StubServer::start(Script::default().on_call(1, StubReply::hang()));
     let app = app();
     app.registry(&server);
     let child = app.spawn(run_args(&["Describe the tide"]));
@@ -132,10 +162,12 @@ fn a_run_without_a_plan_is_stopped_before_it_is_planned() {
 
 #[test]
 fn nobody_is_stopped_by_a_misspelt_id() {
-    let server = StubServer::start(Script::default().latency(Duration::from_millis(300)));
+    let gate = Gate::after(0);
+    let server = StubServer::start(Script::default().behind(&gate));
     let app = app();
     let (child, id) = running(&app, &server, 1);
     app.run(["kill", &id, "zzzzzzzz"]).expect_code(5);
+    gate.open();
     finish(child, TestApp::LIMIT).expect_code(0);
     let late = app.run(["cancel", &id]).expect_code(9);
     assert!(late.stderr.contains("run.finished"), "{}", late.stderr);
@@ -143,10 +175,12 @@ fn nobody_is_stopped_by_a_misspelt_id() {
 
 #[test]
 fn without_waiting_the_wish_is_done_all_the_same() {
-    let server = StubServer::start(Script::default().latency(Duration::from_millis(300)));
+    let gate = Gate::after(0);
+    let server = slow(&gate);
     let app = app();
     let (child, id) = running(&app, &server, 1);
     assert_eq!(app.run(["cancel", "--no-wait", &id]).expect_code(0).stdout.trim(), format!("{id} running"));
+    gate.open();
     let run = finish(child, TestApp::LIMIT).expect_code(130);
     assert_eq!(run.events().last().unwrap()["status"], "cancelled");
 }

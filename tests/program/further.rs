@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crewline_testkit::{Script, StubReply, StubRequest, StubServer, TestApp, app::finish};
+use crewline_testkit::{Gate, Script, StubReply, StubRequest, StubServer, TestApp, app::finish};
 use serde_json::{Value, json};
 
 use crate::{
@@ -229,26 +229,26 @@ fn a_crash_makes_it_neither_twice_nor_not_at_all() {
 
 #[test]
 fn kills_at_any_time_leave_one_task_for_one_wish() {
-    let server = StubServer::start(Script::new(asks_once).latency(Duration::from_millis(15)));
-    let mut was_cut = 0;
     for round in 0..12 {
+        // After so many answers, and a moment more, in which the process does what follows from the last one.
+        let (answers, moment) = (round % 4, Duration::from_millis(7 * round / 4));
+        let gate = Gate::after(usize::try_from(answers).unwrap());
+        let server = StubServer::start(Script::new(asks_once).behind(&gate));
         let app = app();
         set_up(&app, &server, &PAIR);
-        let mut child = app.spawn(run_line());
-        std::thread::sleep(Duration::from_millis(60 + 20 * round));
-        child.kill().unwrap();
-        was_cut += usize::from(child.wait().unwrap().code().is_none());
-        let ps = app.run(["ps", "--all", "-o", "json"]).expect_code(0);
-        let Some(id) = serde_json::from_str::<Value>(&ps.stdout).unwrap()[0]["run"].as_str().map(str::to_owned) else {
-            continue;
-        };
-        app.run(["resume", &id, "--out", "out"]);
+        let child = app.spawn(run_line());
+        wait_for_calls(&server, answers.max(1));
+        std::thread::sleep(moment);
+        signal(child.id(), "KILL");
+        assert_eq!(finish(child, TestApp::LIMIT).code, None);
+        gate.open();
+        let id = only_run(&app);
+        app.run(["resume", &id, "--out", "out"]).expect_code(0);
         let tasks = tasks(&app, &id);
         let keys: Vec<&String> = tasks.keys().filter(|key| key.starts_with(['a', 'b'])).collect();
         assert_eq!(keys, ["a", "a+1", "b"], "round {round}");
         assert!(tasks.values().all(|it| it["status"] == "completed"), "round {round}: {tasks:?}");
     }
-    assert!(was_cut > 2, "{was_cut} runs were cut off");
 }
 
 #[test]

@@ -1,8 +1,11 @@
 //! Looking at runs: `logs`, `tree`, `graph`, `diff`, and ids that are pasted anywhere.
 
-use std::time::Duration;
+use std::io::{BufRead as _, BufReader, Read as _};
 
-use crewline_testkit::{Script, StubReply, StubServer, TestApp, app::finish};
+use crewline_testkit::{
+    Gate, Script, StubReply, StubServer, TestApp,
+    app::{Finished, finish},
+};
 use serde_json::Value;
 
 use crate::{app, fan, run_args, workers::wait_until};
@@ -55,14 +58,24 @@ fn logs_are_the_events() {
 
 #[test]
 fn logs_follow_a_run_of_another_process() {
-    let server = StubServer::start(Script::default().latency(Duration::from_millis(300)));
+    let gate = Gate::after(1);
+    let server = StubServer::start(Script::default().behind(&gate));
     let app = app();
     app.registry(&server);
     app.write("plan.json", &fan(3).to_string());
     let child = app.spawn(run_args(&["--plan", "plan.json", "--concurrency", "1"]));
-    crate::resume::wait_for_calls(&server, 1);
+    crate::resume::wait_for_calls(&server, 2);
     let id = crate::resume::only_run(&app);
-    let followed = app.run(["logs", &id, "-f", "-o", "jsonl"]).expect_code(0);
+    let mut follower = app.spawn(["logs", &id, "-f", "-o", "jsonl"]);
+    let mut lines = BufReader::new(follower.stdout.take().unwrap());
+    let mut followed = String::new();
+    while !followed.contains("task_completed") {
+        assert_ne!(lines.read_line(&mut followed).unwrap(), 0, "it ended: {followed}");
+    }
+    // What comes from now on is not there yet.
+    gate.open();
+    lines.read_to_string(&mut followed).unwrap();
+    let followed = Finished { stdout: followed, ..finish(follower, TestApp::LIMIT) }.expect_code(0);
     let run = finish(child, TestApp::LIMIT).expect_code(0);
     assert_eq!(followed.events(), run.events(), "every event once, in order");
 }
@@ -204,7 +217,8 @@ fn minds_interrupts(pid: u32) -> bool {
 
 #[test]
 fn a_run_of_another_process_is_watched() {
-    let server = StubServer::start(Script::default().latency(Duration::from_secs(1)));
+    let gate = Gate::after(0);
+    let server = StubServer::start(Script::default().behind(&gate));
     let app = app();
     app.registry(&server);
     app.write("plan.json", &fan(2).to_string());
@@ -215,7 +229,10 @@ fn a_run_of_another_process_is_watched() {
     wait_until("the watcher minds an interrupt", || minds_interrupts(left.id()));
     crate::signal(left.id(), "INT");
     finish(left, TestApp::LIMIT).expect_code(130);
-    let watched = app.run(["watch", &id]).expect_code(0);
+    let watcher = app.spawn(["watch", &id]);
+    wait_until("the next watcher", || minds_interrupts(watcher.id()));
+    gate.open();
+    let watched = finish(watcher, TestApp::LIMIT).expect_code(0);
     assert!(watched.stderr.contains("last completed") && watched.stdout.contains("4 of 4"), "{watched:?}");
     finish(child, TestApp::LIMIT).expect_code(0);
     let over = app.run(["watch", &id, "-o", "json"]).expect_code(0);

@@ -1,65 +1,121 @@
 //! Interruptions and crashes: what is recorded stays, what is done is not done again.
 
-use std::time::Duration;
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    process::Child,
+};
 
-use crewline_testkit::{Script, StubReply, StubServer, TestApp, app::finish};
+use crewline_testkit::{Gate, Script, StubReply, StubServer, TestApp, app::finish};
+use crewline_types::MicroUsd;
+use serde_json::Value;
 
-use crate::{app, fan, run_args, signal};
+use crate::{app, fan, run_args, signal, workers::wait_until};
 
 /// Waits until the server has been asked `calls` times.
 pub(crate) fn wait_for_calls(server: &StubServer, calls: u64) {
-    for _ in 0..1_000 {
-        if server.calls() >= calls {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    panic!("the server was asked {} times only", server.calls());
+    wait_until(&format!("call {calls}"), || server.calls() >= calls);
 }
 
 pub(crate) fn only_run(app: &TestApp) -> String {
     let ps = app.run(["ps", "--all", "-o", "json"]).expect_code(0);
-    let runs: serde_json::Value = serde_json::from_str(&ps.stdout).unwrap();
+    let runs: Value = serde_json::from_str(&ps.stdout).unwrap();
     runs[0]["run"].as_str().unwrap().to_owned()
+}
+
+/// Asks a process to stop, and waits until it says that it heard; what it says until then is its answer.
+pub(crate) fn interrupt(child: &mut Child) -> String {
+    signal(child.id(), "INT");
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    while !said.contains("continue later with") {
+        assert_ne!(errors.read_line(&mut said).unwrap(), 0, "it ended: {said}");
+    }
+    // Nobody reads the rest: a pipe that nobody empties would hold the process up.
+    std::thread::spawn(move || errors.read_to_end(&mut Vec::new()));
+    said
 }
 
 #[test]
 fn interrupt_drains_and_tells_how_to_go_on() {
-    let server = StubServer::start(Script::default().latency(Duration::from_millis(300)));
+    let gate = Gate::after(1);
+    let server = StubServer::start(Script::default().behind(&gate));
     let app = app();
     app.registry(&server);
     app.write("plan.json", &fan(6).to_string());
-    let child = app.spawn(run_args(&["--plan", "plan.json", "--concurrency", "2"]));
-    wait_for_calls(&server, 2);
-    signal(child.id(), "INT");
+    let mut child = app.spawn(run_args(&["--plan", "plan.json", "--concurrency", "2"]));
+    wait_for_calls(&server, 3);
+    let said = interrupt(&mut child);
+    gate.open();
     let run = finish(child, TestApp::LIMIT).expect_code(130);
     let last = run.events().pop().unwrap();
     assert_eq!(last["status"], "interrupted");
     assert_eq!(last["tasks"]["in_progress"], 0, "what ran was let to its end");
     let id = last["run"].as_str().unwrap();
-    assert!(run.stderr.contains(&format!("crewline resume {id}")), "{}", run.stderr);
+    assert!(said.contains(&format!("crewline resume {id}")), "{said}");
+    assert_eq!(server.calls(), 3, "nothing more was started");
 
     let resumed = app.run(["resume", id, "-o", "jsonl", "--out", "out"]).expect_code(0);
     assert_eq!(resumed.events().last().unwrap()["tasks"]["completed"], 8);
     assert_eq!(server.calls(), 8, "no task ran twice");
 }
 
-#[test]
-fn kill_loses_nothing_and_repeats_only_what_was_in_flight() {
-    let server = StubServer::start(Script::default().latency(Duration::from_millis(200)));
-    let app = app();
-    app.registry(&server);
+/// Starts a fan of twelve with two at once, and kills its process while the fourth and the fifth call are under way.
+fn killed(app: &TestApp, gate: &Gate, server: &StubServer) -> String {
+    app.registry(server);
     app.write("plan.json", &fan(12).to_string());
     let child = app.spawn(run_args(&["--plan", "plan.json", "--concurrency", "2"]));
-    wait_for_calls(&server, 5);
+    wait_for_calls(server, 5);
     signal(child.id(), "KILL");
     assert_eq!(finish(child, TestApp::LIMIT).code, None);
+    gate.open();
+    only_run(app)
+}
 
-    let id = only_run(&app);
+/// What was reserved for the calls of a run that have no end.
+fn reserved(app: &TestApp, run: &str) -> Vec<MicroUsd> {
+    use sea_orm::{ConnectionTrait, Database, Statement};
+    let url = format!("sqlite:{}", app.path("data/crewline.db").display());
+    let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    executor.block_on(async {
+        let database = Database::connect(url).await.unwrap();
+        let text = format!(
+            "SELECT c.reserved_micro_usd FROM calls AS c JOIN tasks AS t ON t.number = c.task \
+             WHERE t.run_id = '{run}' AND c.outcome IS NULL"
+        );
+        let rows = database.query_all_raw(Statement::from_string(database.get_database_backend(), text)).await.unwrap();
+        let found = rows.iter().map(|row| MicroUsd(row.try_get_by_index::<i64>(0).unwrap().cast_unsigned())).collect();
+        database.close().await.unwrap();
+        found
+    })
+}
+
+#[test]
+fn kill_loses_nothing_and_repeats_only_what_was_in_flight() {
+    let gate = Gate::after(3);
+    let server = StubServer::start(Script::default().behind(&gate));
+    let app = app();
+    let id = killed(&app, &gate, &server);
+    let reserved = reserved(&app, &id);
+    assert_eq!(reserved.len(), 2, "what was under way is recorded, and has no end");
+
     let resumed = app.run(["resume", &id, "-o", "jsonl", "--out", "out"]).expect_code(0);
     assert_eq!(resumed.events()[0]["resumed"], true);
-    assert_eq!(resumed.events().last().unwrap()["tasks"]["completed"], 14);
-    assert!(server.calls() <= 14 + 2, "at most the calls in flight are repeated: {}", server.calls());
+    let last = resumed.events().pop().unwrap();
+    assert_eq!(last["tasks"]["completed"], 14);
+    assert_eq!(server.calls(), 14 + 2, "the calls in flight are repeated, and no other");
+
+    let calls = app.run(["logs", &id, "-o", "jsonl"]).expect_code(0).events_of("model_call");
+    let cost = |it: &Value| -> MicroUsd { serde_json::from_value(it["cost_usd"].clone()).unwrap() };
+    let (lost, answered): (Vec<&Value>, Vec<&Value>) = calls.iter().partition(|call| call["outcome"] == "lost");
+    assert_eq!((lost.len(), answered.len()), (2, 14), "every call has one end: {calls:#?}");
+    assert!(answered.iter().all(|call| call["outcome"] == "ok" && call["estimated"] != true), "{answered:#?}");
+    assert!(lost.iter().all(|call| call["estimated"] == true), "{lost:#?}");
+    let mut charged: Vec<MicroUsd> = lost.iter().map(|call| cost(call)).collect();
+    let mut expected = reserved;
+    charged.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(charged, expected, "what is lost is charged with what was reserved for it");
+    assert_eq!(cost(&last), calls.iter().map(cost).sum::<MicroUsd>(), "and the run with all of it");
 
     let again = app.run(["resume", &id, "--out", "out"]).expect_code(9);
     assert!(again.stderr.contains("completed"), "{}", again.stderr);
@@ -67,22 +123,17 @@ fn kill_loses_nothing_and_repeats_only_what_was_in_flight() {
 
 #[test]
 fn a_server_continues_what_was_killed() {
-    let server = StubServer::start(Script::default().latency(Duration::from_millis(200)));
+    let gate = Gate::after(3);
+    let server = StubServer::start(Script::default().behind(&gate));
     let app = app();
-    app.registry(&server);
-    app.write("plan.json", &fan(12).to_string());
-    let child = app.spawn(run_args(&["--plan", "plan.json", "--concurrency", "2"]));
-    wait_for_calls(&server, 5);
-    signal(child.id(), "KILL");
-    finish(child, TestApp::LIMIT);
-    let id = only_run(&app);
+    let id = killed(&app, &gate, &server);
     let child = app.spawn(["serve", "--addr", "127.0.0.1:0"]);
     let logged = app.run(["logs", &id, "-f", "-o", "jsonl"]).expect_code(0);
     signal(child.id(), "TERM");
     finish(child, TestApp::LIMIT).expect_code(0);
     let last = logged.events().pop().unwrap();
     assert_eq!((&last["status"], &last["tasks"]["completed"]), (&"completed".into(), &14.into()));
-    assert!(server.calls() <= 14 + 2, "at most the calls in flight are repeated: {}", server.calls());
+    assert_eq!(server.calls(), 14 + 2, "the calls in flight are repeated, and no other");
 }
 
 #[test]
@@ -108,7 +159,8 @@ fn a_completed_run_gets_the_documents_it_lost() {
 
 #[test]
 fn a_run_has_one_process() {
-    let server = StubServer::start(Script::default().latency(Duration::from_millis(1_500)));
+    let gate = Gate::after(0);
+    let server = StubServer::start(Script::default().behind(&gate));
     let app = app();
     app.registry(&server);
     app.write("plan.json", &fan(1).to_string());
@@ -117,6 +169,7 @@ fn a_run_has_one_process() {
     let id = only_run(&app);
     let second = app.run(["resume", &id]).expect_code(9);
     assert!(second.stderr.contains("being worked on"), "{}", second.stderr);
+    gate.open();
     finish(child, TestApp::LIMIT).expect_code(0);
     assert_eq!(server.calls(), 3);
 }
@@ -124,9 +177,7 @@ fn a_run_has_one_process() {
 #[test]
 fn a_recorded_answer_is_not_bought_again() {
     // The first answer is no plan, and recorded as that; the process dies while it waits for the second.
-    let script = Script::default()
-        .on_call(1, StubReply::text("I would rather not say."))
-        .on_call(2, StubReply::text("too late").after(Duration::from_secs(30)));
+    let script = Script::default().on_call(1, StubReply::text("I would rather not say.")).on_call(2, StubReply::hang());
     let server = StubServer::start(script);
     let app = app();
     app.registry(&server);

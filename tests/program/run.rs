@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use crewline_testkit::{Script, StubServer};
+use crewline_testkit::{Gate, Script, StubServer, TestApp, app::finish};
 use serde_json::Value;
 
-use crate::{app, fan, run_args};
+use crate::{app, fan, run_args, workers::wait_until};
 
 #[test]
 fn a_goal_becomes_documents() {
@@ -47,26 +47,33 @@ fn a_goal_becomes_documents() {
 
 #[test]
 fn a_plan_file_costs_exactly_one_call_a_task() {
-    let server = StubServer::start(Script::default().latency(std::time::Duration::from_millis(20)));
+    let gate = Gate::after(1);
+    let server = StubServer::start(Script::default().behind(&gate));
     let app = app();
     app.registry(&server);
     app.write("plan.json", &fan(100).to_string());
-    let run = app.run(run_args(&["--plan", "plan.json", "--concurrency", "100"])).expect_code(0);
+    let child = app.spawn(run_args(&["--plan", "plan.json", "--concurrency", "100"]));
+    wait_until("all independent tasks at once", || server.peak_in_flight() == 100);
+    gate.open();
+    let run = finish(child, TestApp::LIMIT).expect_code(0);
     assert_eq!(server.calls(), 102);
     let last = run.events().pop().unwrap();
     assert_eq!(last["tasks"]["completed"], 102);
     assert_eq!(fs::read_dir(app.path("out/tasks")).unwrap().count(), 102);
-    assert!(server.peak_in_flight() > 1, "independent tasks run in parallel");
 }
 
 #[test]
 fn concurrency_is_a_bound() {
-    let server = StubServer::start(Script::default().latency(std::time::Duration::from_millis(20)));
+    let gate = Gate::after(1);
+    let server = StubServer::start(Script::default().behind(&gate));
     let app = app();
     app.registry(&server);
     app.write("plan.json", &fan(20).to_string());
-    app.run(run_args(&["--plan", "plan.json", "--concurrency", "3"])).expect_code(0);
-    assert!((2..=3).contains(&server.peak_in_flight()), "{}", server.peak_in_flight());
+    let child = app.spawn(run_args(&["--plan", "plan.json", "--concurrency", "3"]));
+    wait_until("three calls at once", || server.peak_in_flight() == 3);
+    gate.open();
+    finish(child, TestApp::LIMIT).expect_code(0);
+    assert_eq!(server.peak_in_flight(), 3);
 }
 
 #[test]

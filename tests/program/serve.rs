@@ -2,17 +2,17 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     time::Duration,
 };
 
-use crewline_testkit::{Script, StubServer, TestApp, app::finish};
+use crewline_testkit::{Gate, Script, StubServer, TestApp, app::finish, client};
 use serde_json::{Value, json};
 
 use crate::app;
 
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    client::free_port().unwrap()
 }
 
 pub(crate) fn http(port: u16, request: &str) -> Option<(u16, String)> {
@@ -117,13 +117,14 @@ pub(crate) fn post(port: u16, path: &str, body: &str) -> (u16, Value) {
 
 #[test]
 fn runs_are_stopped_over_http() {
-    let server = StubServer::start(Script::default().latency(Duration::from_millis(300)));
+    let gate = Gate::after(1);
+    let server = StubServer::start(Script::default().behind(&gate).latency(Duration::from_millis(300)));
     let app = app();
     app.registry(&server);
     let port = free_port();
     let child = app.spawn(["serve", "--addr", &format!("127.0.0.1:{port}")]);
     wait_until_ready(port);
-    let body = serde_json::json!({"goal": "A fan", "plan": crate::fan(30), "concurrency": 2}).to_string();
+    let body = serde_json::json!({"goal": "A fan", "plan": crate::fan(100), "concurrency": 2}).to_string();
     let (status, launched) = post(port, "/api/v1/runs", &body);
     assert_eq!(status, 201, "{launched}");
     let id = launched["run"].as_str().unwrap();
@@ -134,6 +135,7 @@ fn runs_are_stopped_over_http() {
     };
     crate::resume::wait_for_calls(&server, 2);
     assert_eq!(post(port, &format!("/api/v1/runs/{id}/pause"), "").0, 202);
+    gate.open();
     let (_, events) = get(port, &format!("/api/v1/runs/{id}/events")).unwrap();
     assert!(events.contains("run_finished") && events.contains("interrupted"), "{events}");
     assert_eq!(status_of(), "interrupted");

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crewline_testkit::{Script, StubReply, StubServer, TestApp, app::finish};
+use crewline_testkit::{Gate, Script, StubReply, StubServer, TestApp, app::finish};
 use serde_json::{Value, json};
 
 use crate::{app, run_args, traffic, workers::wait_until};
@@ -37,15 +37,25 @@ fn report(app: &TestApp) -> Value {
 
 #[test]
 fn a_candidate_is_compared_and_never_heard() {
+    let gate = Gate::after(0);
     let script = Script::default()
         .on_model("tiny", StubReply::text("NATS, says the candidate."))
-        .on_model("cheap", StubReply::text("No idea.").after(Duration::from_millis(100)))
-        .on_model("strong", StubReply::text("Kafka.").after(Duration::from_millis(100)));
+        .on_model("cheap", StubReply::text("No idea."))
+        .on_model("strong", StubReply::text("Kafka.").behind(&gate));
     let server = StubServer::start(script);
     let app = app();
     app.write("crewline.yaml", &registry(&server, "{model: tiny, share: 100%, cost_max: 0.5}"));
     app.write("plan.json", &line(3));
-    let run = app.run(run_args(&["--plan", "plan.json"])).expect_code(0);
+    let child = app.spawn(run_args(&["--plan", "plan.json"]));
+    for count in 1..=3 {
+        // A candidate that is busy is not asked: each copy is over before the task goes on.
+        wait_until("a copy", || {
+            let rows = read(&app, &["route", "shadows", "-o", "json"]);
+            (&rows[0]["copies"], &rows[0]["open"]) == (&json!(count), &json!(0))
+        });
+        gate.pass(1);
+    }
+    let run = finish(child, TestApp::LIMIT).expect_code(0);
     for completed in run.events_of("task_completed") {
         assert_eq!(completed["model"], "strong", "{completed}");
     }
@@ -153,8 +163,8 @@ fn a_candidate_that_hangs_or_fails_delays_nobody() {
 #[test]
 fn a_kill_repeats_no_copy_and_loses_no_money() {
     let script = Script::text("Kafka.").on_model("tiny", StubReply::hang());
-    let server =
-        StubServer::start(script.on_model("cheap", StubReply::text("Kafka.").after(Duration::from_millis(300))));
+    let gate = Gate::after(1);
+    let server = StubServer::start(script.on_model("cheap", StubReply::text("Kafka.").behind(&gate)));
     let app = app();
     app.write("crewline.yaml", &registry(&server, "{model: tiny, share: 100%, cost_max: 0.5}"));
     app.write("plan.json", &line(3));
@@ -162,6 +172,7 @@ fn a_kill_repeats_no_copy_and_loses_no_money() {
     wait_until("a copy", || server.requests().iter().any(|it| it.model == "tiny"));
     child.kill().unwrap();
     finish(child, TestApp::LIMIT);
+    gate.open();
     let run = crate::resume::only_run(&app);
     let before = read(&app, &["route", "shadows", "-o", "json"])[0].clone();
     assert_eq!((&before["copies"], &before["open"]), (&json!(1), &json!(1)));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crewline_testkit::{Script, StubReply};
+use crewline_testkit::{Gate, Script, StubReply};
 use serde_json::Value;
 
 use crate::{
@@ -23,12 +23,16 @@ impl World {
 
 #[test]
 fn a_shared_run_is_paused_resumed_and_cancelled() {
-    let Some(mut world) = World::new("stop", Script::default().latency(Duration::from_millis(300))) else { return };
+    let gate = Gate::after(1);
+    let script = Script::default().behind(&gate).latency(Duration::from_millis(300));
+    let Some(mut world) = World::new("stop", script) else { return };
     world.serve("0");
     world.start(&["worker", "--slots", "2"], LONG);
-    // More than can be done before a slow machine has started the process that pauses it.
+    // More than can be done before a slow machine looks for the next wish.
     let run = world.submit(&fan(100));
-    wait_until("some calls", || world.server.calls() >= 2);
+    wait_until("some calls", || world.server.calls() == 3);
+    world.json(&["pause", "--no-wait", &run], 0);
+    gate.open();
     assert_eq!(world.json(&["pause", &run], 0)[0]["status"], "interrupted");
     let paused = world.show(&run);
     assert_eq!(paused["counts"]["in_progress"], 0, "{paused:#}");
@@ -45,7 +49,7 @@ fn a_shared_run_is_paused_resumed_and_cancelled() {
 
 #[test]
 fn a_shared_run_is_killed_at_its_workers() {
-    let Some(mut world) = World::new("kill", Script::default().latency(Duration::from_mins(1))) else { return };
+    let Some(mut world) = World::new("kill", Script::default().on_call(1, StubReply::hang())) else { return };
     world.serve("0");
     world.start(&["worker", "--slots", "2"], LONG);
     let run = world.submit(&fan(3));

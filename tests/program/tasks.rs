@@ -1,9 +1,9 @@
 //! A run's tasks in the hands of people and outside agents: written, linked, taken, completed, and left to the crew.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use crewline_testkit::{Finished, Script, StubReply, StubServer, TestApp, app::finish};
-use crewline_types::{Clock as _, SystemClock};
+use crewline_types::{Clock as _, SystemClock, Timestamp};
 use serde_json::{Value, json};
 
 use crate::{app, run_args};
@@ -141,16 +141,23 @@ fn what_is_done_by_hand_and_by_the_crew_comes_together() {
     assert_eq!(project.status(), "completed");
 }
 
+/// A time that comes soon, but not before the next command or two have begun on this machine.
+fn soon(app: &TestApp) -> Timestamp {
+    let took = app.run(["ps"]).expect_code(0).elapsed;
+    SystemClock.now().after(Duration::from_secs(1) + 10 * took)
+}
+
 #[test]
 fn a_task_is_not_begun_before_its_time_and_then_begins_by_itself() {
     let project = planned(Script::text("# made\n\nwords\n"));
-    let now = SystemClock.now();
-    let soon = now.after(std::time::Duration::from_secs(3)).to_string();
-    project.run(&["task", "update", "RUN/a", "--planned-for", &soon]).expect_code(0);
+    let later = SystemClock.now().after(Duration::from_hours(1)).to_string();
+    project.run(&["task", "update", "RUN/a", "--planned-for", &later]).expect_code(0);
     project.run(&["task", "update", "RUN/b", "--deadline", "2020-01-01T00:00:00Z"]).expect_code(0);
     let next = project.json(&["next", "RUN"]);
     assert_eq!((&next["task"]["key"], &next["planned"]), (&json!("b"), &json!(1)), "{next:#}");
     assert!(project.run(&["show", "RUN"]).expect_code(0).stdout.contains("overdue b: its deadline was 2020"));
+    let soon = soon(&project.app).to_string();
+    project.run(&["task", "update", "RUN/a", "--planned-for", &soon]).expect_code(0);
     let run = project.run(&["resume", "RUN", "-o", "jsonl", "--out", "out"]).expect_code(0);
     let of = |kind: &str, key: &str| -> Vec<Value> {
         run.events_of(kind).into_iter().filter(|event| event["key"] == key).collect()
@@ -169,9 +176,9 @@ fn a_plan_file_tells_when_tasks_begin_and_are_due() {
     let server = StubServer::start(Script::text("# made\n\nwords\n"));
     let app = app();
     app.registry(&server);
-    let soon = SystemClock.now().after(std::time::Duration::from_secs(2)).to_string();
+    let soon = soon(&app).to_string();
     let plan = json!({"goal": "g", "tasks": [
-        {"id": "a", "title": "A", "planned_for": soon, "deadline": "2030-01-01T00:00:00Z"},
+        {"id": "a", "title": "A", "planned_for": soon, "deadline": "3000-01-01T00:00:00Z"},
         {"id": "b", "title": "B", "deadline": "2020-01-01T00:00:00Z"}
     ]});
     app.write("plan.json", &plan.to_string());
@@ -183,14 +190,14 @@ fn a_plan_file_tells_when_tasks_begin_and_are_due() {
     let id = run.events()[0]["run"].as_str().unwrap().to_owned();
     let shown = app.run(["plan", "export", &id, "-o", "json"]).expect_code(0).stdout;
     let shown: Value = serde_json::from_str(&shown).unwrap();
-    assert_eq!(shown["tasks"][0]["deadline"], "2030-01-01T00:00:00.000Z", "{shown:#}");
+    assert_eq!(shown["tasks"][0]["deadline"], "3000-01-01T00:00:00.000Z", "{shown:#}");
     assert_eq!(shown["tasks"][1].get("planned_for"), None);
     for (time, part) in [
         (
             json!("tomorrow"),
             "`tasks[0].planned_for`: `\"tomorrow\"` is not allowed: a time such as `2026-12-24T18:00:00Z`",
         ),
-        (json!("2031-01-01T00:00:00Z"), "is before its `planned_for`"),
+        (json!("3001-01-01T00:00:00Z"), "is before its `planned_for`"),
     ] {
         let mut wrong = plan.clone();
         wrong["tasks"][0]["planned_for"] = time;

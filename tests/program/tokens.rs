@@ -1,8 +1,6 @@
 //! Tokens counted as the model counts them.
 
-use std::time::Duration;
-
-use crewline_testkit::{Finished, Script, StubReply, StubServer, TestApp, app::finish};
+use crewline_testkit::{Finished, Gate, Script, StubReply, StubServer, TestApp, app::finish};
 use serde_json::{Value, json};
 
 use crate::{
@@ -80,10 +78,12 @@ fn a_context_is_counted_as_its_model_counts() {
 #[test]
 fn a_bought_answer_outlives_a_change_of_the_tokenizer() {
     // What `cheap` says of `c` is rejected and recorded; the process dies while `strong` is asked.
-    let script = Script::new(|request| match (request.contains("Do a."), request.model == "strong") {
+    let gate = Gate::after(0);
+    let shut = gate.clone();
+    let script = Script::new(move |request| match (request.contains("Do a."), request.model == "strong") {
         (true, _) => StubReply::text(long()),
         (false, false) => StubReply::text("no"),
-        (false, true) => StubReply::text("accepted").after(Duration::from_secs(2)),
+        (false, true) => StubReply::text("accepted").behind(&shut),
     });
     let server = StubServer::start(script);
     let app = app();
@@ -93,6 +93,7 @@ fn a_bought_answer_outlives_a_change_of_the_tokenizer() {
     wait_for_calls(&server, 3);
     signal(child.id(), "KILL");
     assert_eq!(finish(child, TestApp::LIMIT).code, None);
+    gate.open();
 
     registry(&app, &server, "estimate");
     app.run(["resume", &only_run(&app), "-o", "jsonl", "--out", "out"]).expect_code(0);

@@ -246,8 +246,8 @@ fn a_command_is_stopped_at_its_limits_and_the_next_one_runs() {
 
     let word = mark("deaf");
     let deaf = format!("trap '' TERM INT HUP QUIT; echo deaf; while true; do sleep 1000; done # {word}");
-    let deaf = shell(&app, &deaf, &["--time", "1"]);
-    assert_eq!((&deaf["outcome"], &deaf["text"]), (&json!("timeout"), &json!("deaf\n[stopped after 1 seconds]")));
+    let deaf = shell(&app, &deaf, &["--time", "5"]);
+    assert_eq!((&deaf["outcome"], &deaf["text"]), (&json!("timeout"), &json!("deaf\n[stopped after 5 seconds]")));
     assert_eq!(living(&word), 0);
     next(&app);
 

@@ -1,11 +1,8 @@
 //! Success criteria that a program or a judge checks: a bad answer leads to the next model, with the evidence.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crewline_testkit::{Script, StubReply, StubRequest, StubServer, TestApp, app::finish};
+use crewline_testkit::{Gate, Script, StubReply, StubRequest, StubServer, TestApp, app::finish};
 use serde_json::{Value, json};
 
 use crate::{
@@ -207,12 +204,14 @@ fn an_answer_without_a_judge_is_rejected_unless_the_policy_accepts_it() {
 
 #[test]
 fn a_kill_while_a_judge_is_asked_buys_neither_the_answer_nor_an_earlier_verdict_again() {
-    let server = StubServer::start(Script::new(|request: &StubRequest| {
+    let gate = Gate::after(0);
+    let shut = gate.clone();
+    let server = StubServer::start(Script::new(move |request: &StubRequest| {
         if !request.contains("You judge whether") {
             return StubReply::text("Kafka, because it is durable.");
         }
         let verdict = StubReply::json(&json!({"reason": "it does", "pass": true}));
-        if request.contains("it is short") { verdict.after(Duration::from_secs(2)) } else { verdict }
+        if request.contains("it is short") { verdict.behind(&shut) } else { verdict }
     }));
     let app = app();
     with_judge(&app, &server, "strong", "");
@@ -222,6 +221,7 @@ fn a_kill_while_a_judge_is_asked_buys_neither_the_answer_nor_an_earlier_verdict_
     wait_for_calls(&server, 3);
     signal(child.id(), "KILL");
     finish(child, TestApp::LIMIT);
+    gate.open();
     let id = only_run(&app);
     app.run(["resume", &id, "-o", "jsonl", "--out", "out"]).expect_code(0);
     let asked = server.requests();
@@ -238,14 +238,17 @@ fn a_kill_while_a_judge_is_asked_buys_neither_the_answer_nor_an_earlier_verdict_
 #[test]
 fn what_memory_learns_meanwhile_buys_no_recorded_answer_again() {
     let verdicts = AtomicU64::new(0);
+    // The other task ends when the first one has been told what it is told.
+    let gate = Gate::after(0);
+    let shut = gate.clone();
     let server = StubServer::start(Script::new(move |request: &StubRequest| {
         if request.contains("You judge whether") {
             let verdict = StubReply::json(&json!({"reason": "it does", "pass": true}));
             let is_first = verdicts.fetch_add(1, Ordering::Relaxed) == 0;
-            return if is_first { verdict.after(Duration::from_mins(1)) } else { verdict };
+            return if is_first { StubReply::hang() } else { verdict };
         }
         if request.contains("Compare the brokers.") {
-            return StubReply::text("Name of a broker: NATS, a broker.").after(Duration::from_secs(1));
+            return StubReply::text("Name of a broker: NATS, a broker.").behind(&shut);
         }
         StubReply::text("Kafka, because it is durable.")
     }));
@@ -259,6 +262,7 @@ fn what_memory_learns_meanwhile_buys_no_recorded_answer_again() {
     app.write("plan.json", &plan.to_string());
     let child = app.spawn(run_args(&["--plan", "plan.json"]));
     wait_for_calls(&server, 3);
+    gate.open();
     let id = only_run(&app);
     let is_completed = || {
         let shown = app.run(["show", &id, "-o", "json"]).expect_code(0);

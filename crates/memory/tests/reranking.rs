@@ -161,8 +161,11 @@ async fn only_the_best_are_read_and_a_late_answer_keeps_the_order() {
     assert!(texts[8..].is_sorted_by_key(String::len), "the others are as before");
     assert_eq!(found(&index(&records, &reranker), "p", "coin", 3).await.1, Some(32));
 
-    let slow = Reranker::of("slow", |_, _| {
-        std::thread::sleep(Duration::from_millis(300));
+    // It reads nothing until the test is over.
+    let (_open, gate) = std::sync::mpsc::channel::<()>();
+    let gate = Arc::new(std::sync::Mutex::new(gate));
+    let slow = Reranker::of("slow", move |_, _| {
+        let _ = gate.lock().unwrap().recv();
         Ok(1.0)
     });
     let (late, read) = found(&index(&records, &slow.patient_for(Duration::from_millis(20))), "p", "coin", 3).await;

@@ -214,7 +214,7 @@ async fn a_server_that_breaks_says_why(folder: &Path) {
 
 async fn a_server_that_is_never_ready(folder: &Path) {
     for guard in [Guard::Yes, Guard::No] {
-        let models = models(folder, "never_ready", "700ms", guard);
+        let models = models(folder, "never_ready", "3s", guard);
         let error = pid(&models).await.unwrap_err();
         assert!(matches!(error, Error::ManagedFailed { failure: ManagedFailure::NotReady, .. }), "{error}");
         let log = std::fs::read_to_string(folder.join("logs/managed-p.log")).unwrap();

@@ -17,7 +17,7 @@ use crewline_models::{
     McpReach, McpServerConfig, Mode, Options, Registry, Tally, managed_guard_main,
     mcp::{McpError, McpReply, McpServers, McpTool},
 };
-use crewline_testkit::{ToolServer, serve_tools_on_stdio};
+use crewline_testkit::{ToolServer, client::free_port, serve_tools_on_stdio};
 use harness::{Guard, gone, is_alive, kill};
 use serde_json::{Value, json};
 
@@ -88,7 +88,7 @@ fn stdio(folder: &Path, word: &str, more: &str, guard: Guard) -> (McpServers, Ar
 
 fn http(folder: &Path, url: &str, mode: Mode) -> (McpServers, Arc<McpServerConfig>) {
     let server =
-        format!("{{url: \"{url}\", headers: {{Authorization: env:TOKEN}}, call_timeout: 2s, start_timeout: 2s}}");
+        format!("{{url: \"{url}\", headers: {{Authorization: env:TOKEN}}, call_timeout: 1m, start_timeout: 1m}}");
     let config = Arc::clone(registry(&server).mcp_servers().next().unwrap());
     (McpServers::new(&options(folder, Guard::No, mode)), config)
 }
@@ -165,11 +165,11 @@ async fn a_tool_that_changed_is_not_called(folder: &Path) {
 }
 
 async fn a_call_that_hangs_is_given_up(folder: &Path) {
-    let (servers, config) = stdio(folder, "serve", ", call_timeout: 500ms", Guard::Yes);
+    let (servers, config) = stdio(folder, "serve", ", call_timeout: 3s", Guard::Yes);
     let pid = call(&servers, &config, "spawn", json!({})).await.unwrap().text.parse().unwrap();
     for _ in 0..2 {
         let error = call(&servers, &config, "hang", json!({})).await.unwrap_err();
-        assert_eq!(error, McpError::Timeout { server: "s".into(), limit: Duration::from_millis(500) });
+        assert_eq!(error, McpError::Timeout { server: "s".into(), limit: Duration::from_secs(3) });
     }
     // A server that does not answer twice is ended with all that it started, and started again.
     gone(pid);
@@ -221,8 +221,8 @@ async fn what_is_no_server_is_said_so(folder: &Path) {
         let error = servers.tools(&config).await.unwrap_err().to_string();
         assert!(error.contains("cannot run"), "{error}");
     }
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (servers, config) = http(folder, &format!("http://{nobody}/mcp"), Mode::Online);
+    let nobody = free_port().unwrap();
+    let (servers, config) = http(folder, &format!("http://127.0.0.1:{nobody}/mcp"), Mode::Online);
     let error = servers.tools(&config).await.unwrap_err().to_string();
     assert!(error.starts_with("`s` does not start: ") && !error.contains("secret"), "{error}");
 }

@@ -46,10 +46,10 @@ fn record(number: usize) -> MemoryRecord {
     }
 }
 
-async fn library(folder: &Path, server: String) -> Library {
+async fn library(folder: &Path, server: String, patience: Duration) -> Library {
     let store = Store::open(&format!("sqlite:{}", folder.join("c.db").display())).await.unwrap();
     let options = QdrantOptions { url: server, api_key: None, model: "test".to_owned(), dimensions: DIMENSIONS };
-    let remote = Qdrant::new(options).unwrap().patient_for(Duration::from_millis(300));
+    let remote = Qdrant::new(options).unwrap().patient_for(patience);
     let embedder = Embedder::of("test", DIMENSIONS, |text| {
         let mut vector = vec![0.01; DIMENSIONS];
         for byte in text.bytes() {
@@ -72,7 +72,8 @@ fn acknowledged(folder: &Path) -> Vec<usize> {
 async fn a_process_that_ingests() {
     let (Some(folder), Ok(server)) = (env::var_os(FOLDER), env::var(SERVER)) else { return };
     let folder = Path::new(&folder);
-    let library = library(folder, server).await;
+    // Who is killed meanwhile does not wait for a store that is ill.
+    let library = library(folder, server, Duration::from_millis(300)).await;
     let mut file = OpenOptions::new().create(true).append(true).open(folder.join("acknowledged")).unwrap();
     // Half a line of somebody who was killed is not continued.
     file.write_all(b"\n").unwrap();
@@ -128,7 +129,7 @@ async fn fifty_kills_lose_nothing_and_leave_nothing_twice() {
         child.wait().unwrap();
     }
     server.set(Illness::None);
-    let library = library(dir.path(), server.url()).await;
+    let library = library(dir.path(), server.url(), Duration::from_mins(1)).await;
     while library.drain().await.unwrap().has_more {}
     assert_eq!(library.store().memory_outbox_depth().await.unwrap(), 0);
 

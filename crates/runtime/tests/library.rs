@@ -57,7 +57,7 @@ fn library(store: &Store, server: Option<&QdrantServer>, embedder: &Embedder) ->
     let remote = server.map(|server| {
         let model = embedder.model().to_owned();
         let options = QdrantOptions { url: server.url(), api_key: None, model, dimensions: DIMENSIONS };
-        Qdrant::new(options).unwrap().patient_for(Duration::from_millis(300))
+        Qdrant::new(options).unwrap().patient_for(Duration::from_mins(1))
     });
     let index = Hybrid::new(Embedded::new(), remote);
     Library::new(store.clone(), index, Some(embedder.clone()), Arc::new(ManualClock::default()))

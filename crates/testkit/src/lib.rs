@@ -26,6 +26,6 @@ pub use app::{Finished, TestApp};
 pub use fault::FaultServer;
 pub use qdrant::{Illness, QdrantServer};
 pub use request::{StubMessage, StubRequest};
-pub use script::{Script, StubReply};
+pub use script::{Gate, Script, StubReply};
 pub use stub::StubServer;
 pub use tool_server::{ToolServer, serve_tools_on_stdio};

@@ -3,17 +3,47 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use serde_json::Value;
+use tokio::sync::Semaphore;
 
 use crate::{StubRequest, fit};
 
+/// Holds answers back until a test lets them go: what happens meanwhile depends on no clock.
+#[derive(Debug, Clone)]
+pub struct Gate(Arc<Semaphore>);
+
+impl Gate {
+    /// A gate that lets so many answers pass, the first to be asked for first, and is shut then.
+    pub fn after(answers: usize) -> Self {
+        Self(Arc::new(Semaphore::new(answers)))
+    }
+
+    /// Lets so many more pass.
+    pub fn pass(&self, answers: usize) {
+        self.0.add_permits(answers);
+    }
+
+    /// Lets all pass from now on.
+    pub fn open(&self) {
+        self.0.close();
+    }
+
+    pub(crate) async fn wait(&self) {
+        // It fails when the gate is open, and nothing is counted any more.
+        if let Ok(permit) = self.0.acquire().await {
+            permit.forget();
+        }
+    }
+}
+
 /// What the server does with one request.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct StubReply {
+    pub(crate) gate: Option<Gate>,
     pub(crate) latency: Duration,
     pub(crate) action: Action,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(crate) enum Action {
     /// A completion, whole or in pieces as the request asks.
     Answer { text: Arc<str>, finish: &'static str, between: Duration },
@@ -31,7 +61,7 @@ pub(crate) enum Action {
 
 impl StubReply {
     fn of(action: Action) -> Self {
-        Self { latency: Duration::ZERO, action }
+        Self { gate: None, latency: Duration::ZERO, action }
     }
 
     /// A completion with this text.
@@ -93,6 +123,13 @@ impl StubReply {
         self
     }
 
+    /// Answers once the gate lets it pass; the latency begins then.
+    #[must_use]
+    pub fn behind(mut self, gate: &Gate) -> Self {
+        self.gate = Some(gate.clone());
+        self
+    }
+
     /// Ends a completion for this reason: `length`, `content_filter`.
     #[must_use]
     pub fn finish(mut self, reason: &'static str) -> Self {
@@ -129,6 +166,7 @@ type Fits = dyn Fn(&StubRequest) -> bool + Send + Sync;
 pub struct Script {
     rules: Vec<(Arc<Fits>, StubReply)>,
     rest: Arc<Decide>,
+    gate: Option<Gate>,
     latency: Duration,
     pub(crate) records: bool,
 }
@@ -161,7 +199,7 @@ pub fn default_reply(request: &StubRequest) -> StubReply {
 impl Script {
     /// Every request is decided by `decide`.
     pub fn new(decide: impl Fn(&StubRequest) -> StubReply + Send + Sync + 'static) -> Self {
-        Self { rules: Vec::new(), rest: Arc::new(decide), latency: Duration::ZERO, records: true }
+        Self { rules: Vec::new(), rest: Arc::new(decide), gate: None, latency: Duration::ZERO, records: true }
     }
 
     /// Every request gets this text.
@@ -215,6 +253,13 @@ impl Script {
         self
     }
 
+    /// Every answer waits at the gate, except where its rule names another.
+    #[must_use]
+    pub fn behind(mut self, gate: &Gate) -> Self {
+        self.gate = Some(gate.clone());
+        self
+    }
+
     /// Requests are counted, but not kept: for benchmarks.
     #[must_use]
     pub fn counting_only(mut self) -> Self {
@@ -224,6 +269,8 @@ impl Script {
 
     pub(crate) fn decide(&self, request: &StubRequest) -> StubReply {
         let rule = self.rules.iter().find(|(fits, _)| fits(request));
-        rule.map_or_else(|| (self.rest)(request), |(_, reply)| reply.clone()).after(self.latency)
+        let mut reply = rule.map_or_else(|| (self.rest)(request), |(_, reply)| reply.clone()).after(self.latency);
+        reply.gate = reply.gate.or_else(|| self.gate.clone());
+        reply
     }
 }

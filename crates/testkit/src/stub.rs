@@ -267,6 +267,9 @@ impl Drop for Flight<'_> {
 }
 
 async fn answer(connection: &mut Connection, asked: &StubRequest, reply: &StubReply, shared: &Shared) -> Option<()> {
+    if let Some(gate) = &reply.gate {
+        unless_gone(connection, gate.wait(), shared).await?;
+    }
     pause(connection, reply.latency, shared).await?;
     match &reply.action {
         Action::Answer { text, finish, between } if asked.stream => {
@@ -301,8 +304,12 @@ async fn pause(connection: &mut Connection, time: Duration, shared: &Shared) -> 
     if time.is_zero() {
         return Some(());
     }
+    unless_gone(connection, tokio::time::sleep(time), shared).await
+}
+
+async fn unless_gone(connection: &mut Connection, wait: impl Future<Output = ()>, shared: &Shared) -> Option<()> {
     tokio::select! {
-        () = tokio::time::sleep(time) => Some(()),
+        () = wait => Some(()),
         () = connection.gone() => {
             shared.hung_up.fetch_add(1, Ordering::Relaxed);
             None

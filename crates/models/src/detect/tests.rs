@@ -90,6 +90,6 @@ fn the_local_model_alone() {
 async fn silent_ports_are_no_servers() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = listener.local_addr().unwrap().port();
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let closed = crewline_testkit::client::free_port().unwrap();
     assert_eq!(servers([(ServerKind::Vllm, silent), (ServerKind::Ollama, closed)]).await, []);
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crewline_models::{Error, Finish, Phase};
 use crewline_testkit::{
     FaultServer,
+    client::free_port,
     fault::{Step, chunk, chunked_head, response},
     wire::Wire,
 };
@@ -123,7 +124,7 @@ pub(crate) async fn content_types_that_are_wrong(wire: &dyn Wire) {
 }
 
 pub(crate) async fn nobody_listens(wire: &dyn Wire) {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port().unwrap();
     let error = models_of(wire, Way::Whole, port, &LONG, "").chat(&alias(), &question()).await.unwrap_err();
     assert_eq!((error.code(), error.kind(), error.is_retryable()), ("model.unreachable", ErrorKind::Unavailable, true));
     let hint = error.hint().unwrap();
@@ -149,7 +150,7 @@ pub(crate) async fn a_dropped_call_closes_its_connection(wire: &dyn Wire) {
 pub(crate) async fn concurrency_is_bounded(wire: &dyn Wire) {
     let body = whole(wire, "ok", None);
     let server =
-        FaultServer::start(move |_| vec![Step::Pause(Duration::from_millis(30)), response("200 OK", JSON, "", &body)])
+        FaultServer::start(move |_| vec![Step::Pause(Duration::from_millis(150)), response("200 OK", JSON, "", &body)])
             .await;
     let models = models_of(wire, Way::Whole, server.port, &LONG, ", limits: {concurrency: 2}");
     let (alias, question) = (alias(), question());

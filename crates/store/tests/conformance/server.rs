@@ -129,7 +129,7 @@ async fn turns(place: &Place) {
     // One that is not needed is given back at once.
     let unused = far.turn(runs.clone()).await.unwrap();
     assert!(far.commit_in(unused, &[]).await.unwrap().is_empty());
-    let next = tokio::time::timeout(Duration::from_secs(3), crew.store.turn(runs)).await;
+    let next = tokio::time::timeout(Duration::from_secs(15), crew.store.turn(runs)).await;
     assert!(is_done(&crew.store.commit_in(next.unwrap().unwrap(), &[crew.change()]).await.unwrap()[0]));
 }
 
@@ -219,7 +219,12 @@ async fn deadlock(place: &Place) {
     tx.execute_unprepared("SET LOCAL deadlock_timeout = '10min'").await.unwrap();
     tx.execute_unprepared(&lock(two.run)).await.unwrap();
     let stranger = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        // Once the commit has the first run and waits for the second.
+        let waits =
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+        while place.number(waits).await == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         tx.execute_unprepared(&lock(one.run)).await.unwrap();
         tx.commit().await.unwrap();
     };
@@ -262,7 +267,7 @@ async fn slow_locks(place: &Place) {
 async fn deadlocks(place: &Place) -> i64 {
     // The counters reach the view a moment after the transaction.
     place.execute("SELECT pg_stat_clear_snapshot()").await;
-    for _ in 0..100 {
+    for _ in 0..1_000 {
         let count = place.number("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()").await;
         if count > 0 {
             return count;
