@@ -47,6 +47,7 @@ async fn work(width: usize, file: &str) {
         goal: "measure the engine".into(),
         settings: "{}".into(),
         registry: TextHash::of(""),
+        key: None,
         at: AT,
     };
     store.create_run(&new, &task(run, root, 0)).await.expect("a run");

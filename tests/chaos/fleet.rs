@@ -201,15 +201,6 @@ impl<'a> Fleet<'a> {
     fn launch(&mut self) {
         let Some(run) = self.runs.iter_mut().find(|run| !run.is_launched) else { return };
         let plan = &run.plan;
-        // A server that died while it answered may have recorded it.
-        match self.database.run(&plan.tag) {
-            Ok(Some(_)) => {
-                run.is_launched = true;
-                return;
-            }
-            Ok(None) => {}
-            Err(_) => return,
-        }
         let awake = self.members.iter().filter(|it| it.process.is_some() && it.wakes_at.is_none() && !it.is_leaving);
         let ports: Vec<u16> = awake.filter_map(|member| member.port).collect();
         let Some(port) = self.rng.choice(&ports) else { return };
@@ -218,9 +209,10 @@ impl<'a> Fleet<'a> {
         } else {
             json!({"plan": plan.document(), "concurrency": plan.concurrency})
         };
-        if client::post(*port, "/api/v1/runs", &body.to_string()).is_ok_and(|(status, _)| status == 201) {
-            run.is_launched = true;
-        }
+        // A server that died while it answered may have recorded it: whoever is asked again launches no second one.
+        let key = [("idempotency-key", &*plan.tag)];
+        let answer = client::post_with(*port, "/api/v1/runs", &key, &body.to_string());
+        run.is_launched = answer.is_ok_and(|answer| answer.status == 201);
     }
 
     fn disturb(&mut self) -> Result<(), String> {

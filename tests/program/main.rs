@@ -16,6 +16,7 @@ mod handoff;
 mod injection;
 mod keys;
 mod kills;
+mod launches;
 mod limits;
 mod local;
 mod looking;

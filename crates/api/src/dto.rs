@@ -22,7 +22,7 @@ const CONCURRENCY: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 const CONCURRENCY_MAX: usize = 1_024;
 
 /// `POST /api/v1/runs`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewRun {
     /// What is to be reached; may be left out when the plan has a goal.
@@ -55,7 +55,7 @@ pub struct NewRun {
 }
 
 /// The limits of a new run; what is left out has no limit.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewLimits {
     /// US dollars.

@@ -84,6 +84,7 @@ async fn claimed_run(folder: &tempfile::TempDir) -> (Store, RunId, u64) {
         goal: "g".into(),
         settings: "{}".into(),
         registry: TextHash::of(""),
+        key: None,
         at: Timestamp(0),
     };
     store.create_run(&new, &crate::handle::root_task(run, root, "g", Timestamp(0))).await.unwrap();

@@ -48,6 +48,12 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// A launch has the key of another one.
+    #[error("the idempotency key was used for another request, which launched run `{run}`")]
+    LaunchKeyReused {
+        /// The run that has the key.
+        run: RunId,
+    },
     /// The system has no random numbers.
     #[error("the system gives no random numbers: {message}")]
     Random {
@@ -329,6 +335,7 @@ impl Error {
             | Self::NotAsked { .. }
             | Self::NotReplayable { .. }
             | Self::KeyName { .. }
+            | Self::LaunchKeyReused { .. }
             | Self::MemorySize { .. } => ErrorKind::Invalid,
             Self::NotFound { .. } | Self::NothingChanged { .. } => ErrorKind::NotFound,
             Self::Tools(error) => error.kind(),
@@ -374,6 +381,7 @@ impl Error {
             Self::NotFound { what: "key", .. } => "key.not_found",
             Self::KeyName { .. } => "key.name",
             Self::KeyNameTaken { .. } => "key.name_taken",
+            Self::LaunchKeyReused { .. } => "run.key_reused",
             Self::Random { .. } => "key.random",
             Self::NotAsked { .. } => "approval.kind",
             Self::Decided { .. } => "approval.decided",
@@ -421,6 +429,7 @@ impl Error {
             Self::Plan { .. }
             | Self::KeyName { .. }
             | Self::KeyNameTaken { .. }
+            | Self::LaunchKeyReused { .. }
             | Self::Random { .. }
             | Self::NotFound { .. }
             | Self::Ambiguous { .. }
@@ -478,6 +487,7 @@ impl Error {
             Self::KeyNameTaken { .. } => {
                 Some("choose another name, or take it back with `crewline keys revoke`".into())
             }
+            Self::LaunchKeyReused { .. } => Some("send a new `Idempotency-Key` with a new request".into()),
             Self::NotFound { what: "model", .. } => Some("`crewline registry show` lists the models".into()),
             Self::NotFound { what: "approval", .. } | Self::Decided { .. } => {
                 Some("`crewline approvals` lists what waits for a decision, `--all` what was decided".into())

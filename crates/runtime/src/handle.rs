@@ -20,7 +20,7 @@ use crewline_engine::{
 };
 use crewline_memory::{Embedded, Hybrid};
 use crewline_models::Reloader;
-use crewline_store::{Change, Claim, Committed, NewRun, RunEnd, Store, Transition, Wished};
+use crewline_store::{Change, Claim, Committed, LaunchKey, NewRun, RunEnd, Store, Transition, Wished};
 use crewline_types::{
     EventBody, IdSource, ModelAlias, Role, RunId, RunLimits, RunStatus, Task, TaskCounts, TaskId, TaskKind, TaskStatus,
     Usage, event::NewEvent,
@@ -103,6 +103,15 @@ pub(crate) enum Wanted {
     AsLaunched,
 }
 
+/// What came of a launch that may have been asked for before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Launched {
+    /// The run is new.
+    Now(RunId),
+    /// The run is there since the first time.
+    Before(RunId),
+}
+
 /// The runtime. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
@@ -171,6 +180,34 @@ impl Handle {
         Ok(recorded.id)
     }
 
+    /// Like [`Self::launch`], but launches once: what is asked for again with the same key is the run that is there.
+    pub async fn launch_once(&self, request: RunRequest, key: LaunchKey) -> Result<Launched, Error> {
+        if let Some(run) = self.launched(&key).await? {
+            return Ok(Launched::Before(run));
+        }
+        self.admit().await?;
+        let owner = Some((&*self.node, self.deps.limits.lease));
+        match self.record_as(&request, owner, Begin::Running, Some(key.clone())).await {
+            Ok(recorded) => {
+                self.start_manager(recorded.id, recorded.lock, None).await?;
+                Ok(Launched::Now(recorded.id))
+            }
+            // Somebody with the same key was faster.
+            Err(Error::Store(taken @ crewline_store::Error::LaunchKeyTaken)) => {
+                self.launched(&key).await?.map(Launched::Before).ok_or(taken.into())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The run that was launched with `key`; an error when something else was asked for then.
+    async fn launched(&self, key: &LaunchKey) -> Result<Option<RunId>, Error> {
+        match self.store.launched(&key.name).await? {
+            Some((run, request)) if request != key.request => Err(Error::LaunchKeyReused { run }),
+            found => Ok(found.map(|(run, _)| run)),
+        }
+    }
+
     /// Records a run and leaves it to whoever manages runs on this database.
     pub async fn submit(&self, request: RunRequest) -> Result<RunId, Error> {
         Ok(self.record(&request, None).await?.id)
@@ -179,11 +216,11 @@ impl Handle {
     /// Records a run with its plan, if there is one, and leaves it at rest: nobody plans or runs it until it is resumed.
     pub async fn propose(&self, request: RunRequest) -> Result<RunId, Error> {
         let request = RunRequest { stop_after_plan: true, ..request };
-        Ok(self.record_as(&request, None, Begin::AtRest).await?.id)
+        Ok(self.record_as(&request, None, Begin::AtRest, None).await?.id)
     }
 
     async fn record(&self, request: &RunRequest, owner: Option<(&str, Duration)>) -> Result<RecordedRun, Error> {
-        self.record_as(request, owner, Begin::Running).await
+        self.record_as(request, owner, Begin::Running, None).await
     }
 
     /// Records a run with its plan, if there is one, or not at all: a crash must not leave one that a model would plan.
@@ -192,6 +229,7 @@ impl Handle {
         request: &RunRequest,
         owner: Option<(&str, Duration)>,
         begin: Begin,
+        key: Option<LaunchKey>,
     ) -> Result<RecordedRun, Error> {
         let workspace = match (&request.workspace, begin) {
             (Some(_), _) => verify::Workspace::There,
@@ -227,6 +265,7 @@ impl Handle {
             goal: request.goal.as_str().into(),
             settings: settings_text(&settings),
             registry: self.deps.registry().hash(),
+            key,
             at,
         };
         let root = root_task(id, root_id, &request.goal, at);

@@ -104,7 +104,7 @@ pub use crewline_engine::{
     schedule::Strategy,
 };
 pub use crewline_models::{Reloaded, registry::Difference};
-pub use crewline_store::{Choice, ContextChoice, IndexVersion, Origin, Wish};
+pub use crewline_store::{Choice, ContextChoice, IndexVersion, LaunchKey, Origin, Wish};
 pub use diff::{Diff, RunSide, Side, TaskDiff, Texts, Verdict};
 pub use error::Error;
 pub use estimate::{Estimate, estimate};
@@ -112,7 +112,7 @@ pub use explain::{Explained, Question, explain, explain_task};
 pub use find::Found;
 pub use forecast::{PlanForecast, Play, Range, TaskForecast, forecast};
 pub use graph::{Graph, GraphEdge, GraphNode};
-pub use handle::{Handle, Overrides, RunRequest};
+pub use handle::{Handle, Launched, Overrides, RunRequest};
 pub use hierarchy::{Draft, Made, version_of, with_derivatives};
 pub use index::IndexText;
 pub use keys::{Admission, KeyState, KeyView, MadeKey, NewKey};

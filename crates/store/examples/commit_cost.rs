@@ -72,6 +72,7 @@ async fn measure(url: Option<&str>, count: usize, name: &str, without: Without) 
         goal: "write the documentation of the new interface".into(),
         settings: r#"{"concurrency":64,"limits":{}}"#.into(),
         registry: TextHash::of("registry"),
+        key: None,
         at: Timestamp(1_700_000_000_000_000),
     };
     store.create_run(&new, &task(run, root, 0)).await?;

@@ -76,6 +76,9 @@ pub enum Error {
         /// The id that was given.
         run: RunId,
     },
+    /// Another run was launched with the key.
+    #[error("another run was launched with the key")]
+    LaunchKeyTaken,
     /// No space is left where the database is.
     #[error("no space is left for the database")]
     DiskFull {
@@ -153,6 +156,7 @@ impl Error {
             | Self::Stale { .. }
             | Self::Held { .. }
             | Self::Finished { .. }
+            | Self::LaunchKeyTaken
             | Self::Exists { .. } => ErrorKind::Conflict,
             Self::Locked { .. } => ErrorKind::Busy,
             Self::NotFound { .. } => ErrorKind::NotFound,
@@ -174,6 +178,7 @@ impl Error {
             Self::Held { .. } => "store.held",
             Self::Finished { .. } => "store.finished",
             Self::NotFound { .. } => "store.not_found",
+            Self::LaunchKeyTaken => "store.launch_key_taken",
             Self::DiskFull { .. } => "store.disk_full",
             Self::Unavailable { .. } => "store.unavailable",
             Self::CommitUnknown { .. } => "store.commit_unknown",
@@ -197,6 +202,7 @@ impl Error {
             | Self::Held { .. }
             | Self::Finished { .. }
             | Self::NotFound { .. }
+            | Self::LaunchKeyTaken
             | Self::CommitUnknown { .. }
             | Self::Corrupt { .. }
             | Self::Invalid { .. }

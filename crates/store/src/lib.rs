@@ -4,8 +4,8 @@
 //! Where things are: `open` (URL, pragmas, pools, migrations), `change` (what a caller hands over), `commit` (how it
 //! is written), `run` (runs and their leases), `queue` (offers and claims), `node` (processes and wishes), `hints`
 //! (what others tell), `query` and `packed`, `recover`, `find` and `lineage` (reads), `choice` (what a person decided on
-//! contexts), `acts` (calls of tools, what a person is asked), `api_keys`, `shadows` (copies of questions for
-//! candidates), `memory` (memories, vectors, the outbox),
+//! contexts), `acts` (calls of tools, what a person is asked), `api_keys`, `launch_keys`, `shadows` (copies of
+//! questions for candidates), `memory` (memories, vectors, the outbox),
 //! `memory_edit` (adding, marking, forgetting), `backup`, `integrity` and `prune` (for operators), `entity` (rows,
 //! private), `migration` (the schema), `sql`, `statements`, `rows`, `tx`, `reader` and `retry` (texts, arguments, the one
 //! writing connection and those for reading).
@@ -34,6 +34,7 @@ mod find;
 mod graph;
 mod hints;
 mod integrity;
+mod launch_keys;
 mod lineage;
 mod memory;
 mod memory_edit;
@@ -85,6 +86,7 @@ pub use error::Error;
 pub use graph::IndexVersion;
 pub use hints::{Hint, Hints};
 pub use integrity::Problem;
+pub use launch_keys::LaunchKey;
 pub use lineage::{Lineage, Origin};
 pub use memory::{MemoryPage, VectorPage};
 pub use memory_words::{Span, Spans};

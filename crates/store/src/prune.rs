@@ -18,6 +18,7 @@ use crate::{
     Error, Store,
     entity::hash,
     graph::DELETE_INDEX_VERSIONS,
+    launch_keys::DELETE_LAUNCH_KEYS,
     sql::{Args, Bulk, dialect},
     statements as sql,
     traffic::DELETE_TRAFFIC,
@@ -176,6 +177,7 @@ async fn delete_batch(tx: &mut Tx, run: RunId) -> Result<Option<u64>, Error> {
         tx.write(&sql::DELETE_APPROVALS, &[run], id).await?;
         tx.write(&sql::DELETE_EVENTS, &[run], id).await?;
         tx.write(&DELETE_TRAFFIC, &[run], id).await?;
+        tx.write(&DELETE_LAUNCH_KEYS, &[run], id).await?;
         tx.write(&DELETE_INDEX_VERSIONS, &[run], id).await?;
         tx.write(&sql::DELETE_RUNS, &[run], id).await?;
         return Ok(Some(0));
@@ -237,6 +239,7 @@ mod tests {
             ("tool_calls", "digest"),
             ("approvals", "digest"),
             ("api_keys", "hash"),
+            ("launch_keys", "request"),
             ("tool_pins", "origin"),
             ("tool_pins", "hash"),
         ];

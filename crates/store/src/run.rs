@@ -13,6 +13,7 @@ use crate::{
     commit::begin_run,
     entity,
     hints::News,
+    launch_keys::LaunchKey,
     sql::{Args, clean},
     statements as sql,
 };
@@ -33,6 +34,8 @@ pub struct NewRun {
     pub settings: String,
     /// Names the registry it began with.
     pub registry: TextHash,
+    /// The key it is launched with: another run that has it is [`Error::LaunchKeyTaken`].
+    pub key: Option<LaunchKey>,
     /// Now.
     pub at: Timestamp,
 }

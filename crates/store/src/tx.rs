@@ -474,6 +474,7 @@ mod tests {
             goal: "g".into(),
             settings: "{}".into(),
             registry: crewline_types::TextHash::of(""),
+            key: None,
             at: Timestamp(0),
         };
         store.create_run(&new, &root).await.unwrap();

@@ -11,19 +11,39 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// How long it may take to be reached.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 
+/// What a server answered.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The status line and the headers.
+    pub head: String,
+    /// The body.
+    pub body: String,
+}
+
 /// Gets a page; the answer is its status and body.
 pub fn get(port: u16, path: &str) -> io::Result<(u16, String)> {
-    ask(port, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"))
+    let answer = ask(port, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"))?;
+    Ok((answer.status, answer.body))
 }
 
 /// Posts a JSON body; the answer is a status and a body.
 pub fn post(port: u16, path: &str, json: &str) -> io::Result<(u16, String)> {
+    let answer = post_with(port, path, &[], json)?;
+    Ok((answer.status, answer.body))
+}
+
+/// Posts a JSON body with more headers.
+pub fn post_with(port: u16, path: &str, headers: &[(&str, &str)], json: &str) -> io::Result<Answer> {
     let length = json.len();
-    let head = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
+    let more: Vec<String> = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let more = more.concat();
+    let head = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{more}");
     ask(port, &format!("{head}content-type: application/json\r\ncontent-length: {length}\r\n\r\n{json}"))
 }
 
-fn ask(port: u16, request: &str) -> io::Result<(u16, String)> {
+fn ask(port: u16, request: &str) -> io::Result<Answer> {
     let mut stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), CONNECT_LIMIT)?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
@@ -32,7 +52,8 @@ fn ask(port: u16, request: &str) -> io::Result<(u16, String)> {
     stream.read_to_string(&mut answer)?;
     let status = answer.split(' ').nth(1).and_then(|word| word.parse().ok());
     let status = status.ok_or_else(|| io::Error::other("the answer has no status"))?;
-    Ok((status, answer.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned()))
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    Ok(Answer { status, head: head.to_owned(), body: body.to_owned() })
 }
 
 /// A port that nobody listens on at the moment.

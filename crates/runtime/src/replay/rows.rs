@@ -98,6 +98,7 @@ pub(super) fn make(recorded: &Recorded, tasks: &[Task], verdicts: &[Verdict], ne
         goal: row.goal.clone(),
         settings: settings_text(settings),
         registry,
+        key: None,
         at,
     };
     Made { run, root, change }

@@ -10,6 +10,7 @@ use super::{Batch, Fate, Numbers, Stop};
 use crate::{
     Error, Lineage, NewRun, Store,
     change::Change,
+    launch_keys,
     rows::add_event,
     run::{add_claim, add_run, lease_us},
     sql::Args,
@@ -63,8 +64,11 @@ impl Store {
     }
 }
 
-/// Writes the run, its root task, and its project when it is not there yet.
+/// Writes the run with its key, its root task, and its project when it is not there yet.
 pub(crate) async fn begin_run(tx: &mut Tx, run: &NewRun, root: &Task, numbers: &mut Numbers) -> Result<(), Error> {
+    if let Some(key) = &run.key {
+        launch_keys::take(tx, run.id, key).await?;
+    }
     let rows = std::slice::from_ref(run);
     tx.write(&sql::INSERT_PROJECTS, rows, |args, run| {
         args.shared(&run.project);

@@ -25,6 +25,7 @@ mod m015_created_by;
 mod m016_traffic;
 mod m017_tokenizer;
 mod m018_memory_words;
+mod m019_launch_keys;
 
 use sea_orm::ConnectionTrait;
 use sea_orm_migration::{DbErr, MigrationName, MigrationTrait, MigratorTrait, SchemaManager, async_trait};
@@ -57,6 +58,7 @@ impl MigratorTrait for Migrator {
             text("m016_traffic", m016_traffic::SCHEMA),
             text("m017_tokenizer", m017_tokenizer::SCHEMA),
             text("m018_memory_words", m018_memory_words::SCHEMA),
+            text("m019_launch_keys", m019_launch_keys::SCHEMA),
         ]
     }
 }

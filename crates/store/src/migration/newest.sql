@@ -447,3 +447,13 @@ CREATE TABLE memory_epochs (
     project TEXT NOT NULL PRIMARY KEY,
     epoch INTEGER NOT NULL CHECK (epoch >= 0)
 ) STRICT, WITHOUT ROWID;
+
+CREATE TABLE launch_keys (
+    -- Who launched, and the key.
+    name TEXT NOT NULL PRIMARY KEY,
+    -- Names what was asked for.
+    request BLOB NOT NULL,
+    run_id TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX launch_keys_run ON launch_keys (run_id);

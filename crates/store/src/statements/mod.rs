@@ -435,6 +435,8 @@ mod tests {
         &crate::memory_words::INSERT_WORDS,
         &crate::traffic::ADD_TRAFFIC,
         &crate::traffic::DELETE_TRAFFIC,
+        &crate::launch_keys::INSERT_LAUNCH_KEYS,
+        &crate::launch_keys::DELETE_LAUNCH_KEYS,
     ];
 
     /// A statement that reads a whole table would cost more with every task there is.

@@ -3,7 +3,7 @@
 use crewline_store::{BUNDLE, Change, Choice, ContextChoice};
 use crewline_types::TaskId;
 
-use crate::common::{Crew, Place, at, run_of, task_of};
+use crate::common::{Crew, Place, at, root_of, run_of, task_of};
 
 on_both! {
     the_last_decision_holds
@@ -48,9 +48,7 @@ async fn decisions_go_with_their_run(place: &Place) {
     let mut change = Change::new(run, 0, at(5));
     change.tasks.push(task_of(run, task, 1));
     change.choices.push(choice(task, "task:aaaaaaaa", Choice::Pin, 5));
-    let root =
-        crewline_types::Task { kind: crewline_types::TaskKind::Root, key: "root".into(), ..task_of(run, root, 0) };
-    store.create_run_with(&run_of(run, "p"), &root, None, None, &change).await.unwrap();
+    store.create_run_with(&run_of(run, "p"), &root_of(run, root), None, None, &change).await.unwrap();
     assert_eq!(store.choices_of_run(run).await.unwrap(), change.choices);
     place.execute("UPDATE runs SET status = 'failed', finished_at = 1 WHERE id = 'rrrrrrrr'").await;
     assert_eq!(store.delete_runs(&[run]).await.unwrap().runs, 1);

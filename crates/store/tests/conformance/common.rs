@@ -81,6 +81,7 @@ impl Place {
             "approvals",
             "shadows",
             "traffic",
+            "launch_keys",
         ] {
             counts.insert(table, self.count(table).await);
         }
@@ -151,8 +152,13 @@ pub(crate) fn run_of(run: RunId, project: &str) -> NewRun {
         goal: "the goal".into(),
         settings: "{}".into(),
         registry: TextHash::of("registry"),
+        key: None,
         at: at(1),
     }
+}
+
+pub(crate) fn root_of(run: RunId, id: TaskId) -> Task {
+    Task { kind: TaskKind::Root, key: "root".into(), ..task_of(run, id, 0) }
 }
 
 pub(crate) fn task_of(run: RunId, id: TaskId, position: u32) -> Task {

@@ -11,7 +11,7 @@ use crewline_types::{
     event::NewEvent, task::LinkKind,
 };
 
-use crate::common::{Crew, Place, at, run_of, task_of};
+use crate::common::{Crew, Place, at, root_of, run_of, task_of};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -91,10 +91,6 @@ async fn a_child_is_there_as_a_whole(place: &Place) {
         .transitions
         .push(Transition { attempts_to: 1, ..Transition::new(tasks[1], TaskStatus::Pending, TaskStatus::InProgress) });
     assert!(matches!(store.commit(&[change]).await.unwrap()[..], [Committed::Done { .. }]));
-}
-
-fn root_of(run: RunId, id: TaskId) -> crewline_types::Task {
-    crewline_types::Task { kind: crewline_types::TaskKind::Root, key: "root".into(), ..task_of(run, id, 0) }
 }
 
 async fn a_first_change_that_does_not_fit_leaves_no_run(place: &Place) {

@@ -12,6 +12,7 @@ mod api_keys;
 mod budget;
 mod choices;
 mod graph;
+mod launches;
 mod leases;
 mod lineage;
 mod memories;
