@@ -10,6 +10,7 @@ use super::{Batch, Fate, Numbers, Stop};
 use crate::{
     Error, Lineage, NewRun, Store,
     change::Change,
+    hints::News,
     launch_keys,
     rows::add_event,
     run::{add_claim, add_run, lease_us},
@@ -20,7 +21,7 @@ use crate::{
 
 impl Store {
     /// Records a run, its root task and all of `change`, which has the epoch 0, and answers the events. `owner` holds the
-    /// run from the beginning, for so long; without one nobody does.
+    /// run from the beginning, for so long; without one nobody does, and servers are told that it waits.
     pub async fn create_run_with(
         &self,
         run: &NewRun,
@@ -54,6 +55,9 @@ impl Store {
             Ok((numbers, events)) => {
                 tx.commit().await?;
                 self.keep_numbers(&numbers);
+                if owner.is_none() && change.run_status.is_none() {
+                    self.tell(&News { has_orphan: true, ..News::default() }).await;
+                }
                 Ok(events.into_iter().flatten().collect())
             }
             Err(error) => {

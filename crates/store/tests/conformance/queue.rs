@@ -7,15 +7,16 @@ use std::{
 };
 
 use crewline_store::{
-    AttemptEnd, CallAnswer, CallEnd, Claim, Committed, Error, Hint, NewOffer, NodeKind, NodeRow, Offer, OfferState,
-    OpenOffer, RunEnd, Store, Wish, Wished, Withdraw,
+    AttemptEnd, CallAnswer, CallEnd, Change, Claim, Committed, Error, Hint, NewOffer, NodeKind, NodeRow, Offer,
+    OfferState, OpenOffer, RunEnd, Store, Wish, Wished, Withdraw,
 };
 use crewline_types::{
-    AttemptId, CallId, ErrorKind, MicroUsd, Role, RunStatus, TaskStatus, Text, TextHash, Usage,
+    AttemptId, CallId, ErrorKind, IdSource, MicroUsd, Role, RunId, RunStatus, TaskId, TaskStatus, Text, TextHash,
+    Usage,
     event::{CallOutcome, ErrorNote},
 };
 
-use crate::common::{Crew, Place, at, call, first, is_done};
+use crate::common::{Crew, Place, at, call, first, is_done, root_of, run_of};
 
 on_both! {
     an_offer_from_first_to_last
@@ -511,6 +512,16 @@ async fn hints_tell_what_happened(place: &Place) {
     assert_eq!(hints.next().await, Hint::Reports(crew.run));
     crew.store.wish(crew.run, Wish::Pause).await.unwrap();
     assert_eq!(hints.next().await, Hint::Wish(crew.run));
+    // A run that somebody holds from the beginning waits for nobody.
+    let mut ids = IdSource::seeded(9);
+    for owner in [Some(("me", MINUTE)), None] {
+        let (run, root) = (RunId::new(&mut ids), TaskId::new(&mut ids));
+        let begun = Change::new(run, 0, at(5));
+        crew.store.create_run_with(&run_of(run, "p"), &root_of(run, root), None, owner, &begun).await.unwrap();
+    }
+    assert_eq!(hints.next().await, Hint::Orphan);
+    crew.store.wish(crew.run, Wish::Cancel).await.unwrap();
+    assert_eq!(hints.next().await, Hint::Wish(crew.run), "it was told once");
     // A connection that breaks is made again, and says that something may have been missed.
     place
         .execute(
