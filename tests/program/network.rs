@@ -73,21 +73,22 @@ fn carry(from: &TcpStream, to: &TcpStream, is_silent: &Arc<AtomicBool>) {
 
 #[test]
 fn a_worker_that_is_cut_off_stops_by_its_own_clock() {
-    const LEASE: Duration = Duration::from_secs(8);
+    const LEASE: Duration = Duration::from_secs(20);
     let script = Script::default().on_call(1, StubReply::hang());
     let Some(mut world) = World::new("cutoff", script) else { return };
     world.serve("0");
     let way = Way::to(&world.database.url);
-    world.start_on(&way.url, &["worker", "--slots", "1"], "8s");
+    let worker = world.start_on(&way.url, &["worker", "--slots", "1"], "20s");
     let run = world.submit(&fan(2));
     wait_until("the call", || world.server.calls() == 1);
     way.fall_silent();
     let cut = Instant::now();
-    // Whoever is given the next attempt begins it as soon as the lease has ended.
     world.start(&["worker", "--slots", "2"], "5m");
     wait_until("the end of the call", || world.server.hung_up() == 1);
-    assert_eq!(world.server.calls(), 1, "the call ends before anybody makes it again");
-    assert!(cut.elapsed() < LEASE, "nobody else told the worker: {:?}", cut.elapsed());
+    // The last renewal was before the cut; a tenth of the lease is left for a machine that is slow.
+    assert!(cut.elapsed() < LEASE, "it ends before anybody might make it again: {:?}", cut.elapsed());
+    assert_eq!(world.server.calls(), 1);
+    world.end_leases(worker);
     let end = world.end_of(&run);
     assert_eq!(end["status"], "completed", "{end:#}");
     assert_eq!(world.server.calls(), 5, "the call that was broken off is made once more");

@@ -1,18 +1,20 @@
 //! Servers and workers on one PostgreSQL database: many processes, one run, nothing lost and nothing made twice.
 
 use std::{
+    cell::RefCell,
     process::Child,
     time::{Duration, Instant},
 };
 
-use crewline_testkit::{Script, StubReply, StubServer, TestApp, app::finish};
+use crewline_testkit::{Finished, Gate, Script, StubReply, StubServer, TestApp, app::finish};
 use serde_json::{Value, json};
 
 use crate::{app, fan, postgres::Database, signal};
 
-/// A lease short enough that a test sees one end.
+/// A lease short enough that a test sees one end. A busy machine may end it at any time: only a server that makes no attempts has
+/// one, which takes its runs over again and loses nothing.
 const SHORT: &str = "3s";
-/// A lease that does not end in a test, however busy the machine is.
+/// A lease that does not end in a test, however busy the machine is, unless by [`World::end_leases`].
 pub(crate) const LONG: &str = "5m";
 /// The longest any of this may take.
 const LIMIT: Duration = Duration::from_mins(1);
@@ -22,7 +24,7 @@ pub(crate) struct World {
     pub(crate) database: Database,
     pub(crate) server: StubServer,
     pub(crate) app: TestApp,
-    children: Vec<Child>,
+    children: RefCell<Vec<Child>>,
 }
 
 impl World {
@@ -32,7 +34,7 @@ impl World {
         let server = StubServer::start(script);
         let app = app();
         app.registry(&server);
-        Some(Self { database, server, app, children: Vec::new() })
+        Some(Self { database, server, app, children: RefCell::default() })
     }
 
     pub(crate) fn start(&mut self, args: &[&str], lease: &str) -> u32 {
@@ -46,12 +48,42 @@ impl World {
         all.extend(["--database", url, "--lease", lease]);
         let child = self.app.spawn(all);
         let pid = child.id();
-        self.children.push(child);
+        self.children.borrow_mut().push(child);
         pid
     }
 
     pub(crate) fn serve(&mut self, slots: &str) -> u32 {
-        self.start(&["serve", "--addr", "127.0.0.1:0", "--slots", slots], SHORT)
+        self.start(&["serve", "--addr", "127.0.0.1:0", "--slots", slots], LONG)
+    }
+
+    /// Ends all leases of a process that is silent, as time would, and has the others look.
+    pub(crate) fn end_leases(&self, pid: u32) {
+        self.database.execute(&format!(
+            "UPDATE runs SET lease_until = 0 WHERE owner LIKE '%:{pid}'; \
+             UPDATE offers SET lease_until = 0 WHERE node LIKE '%:{pid}/%' AND report IS NULL; NOTIFY crewline, 'o'"
+        ));
+    }
+
+    pub(crate) fn nodes(&self) -> Vec<Value> {
+        let nodes = self.app.run(["nodes", "-o", "json", "--database", &self.database.url]).expect_code(0);
+        serde_json::from_str(&nodes.stdout).unwrap()
+    }
+
+    /// Whether the only node of a kind has been told to stop.
+    fn is_draining(&self, kind: &str) -> bool {
+        self.nodes().iter().any(|node| node["kind"] == kind && node["state"] == "draining")
+    }
+
+    /// Waits until a process ends.
+    fn ended(&self, pid: u32) -> Finished {
+        let place = self.children.borrow().iter().position(|child| child.id() == pid).unwrap();
+        let child = self.children.borrow_mut().remove(place);
+        finish(child, LIMIT)
+    }
+
+    fn kill(&self, pid: u32) {
+        signal(pid, "KILL");
+        assert_eq!(self.ended(pid).code, None);
     }
 
     pub(crate) fn submit(&self, plan: &Value) -> String {
@@ -81,7 +113,7 @@ pub(crate) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
 
 impl Drop for World {
     fn drop(&mut self) {
-        for mut child in std::mem::take(&mut self.children) {
+        for mut child in self.children.take() {
             let _ = child.kill();
             let ended = finish(child, Duration::from_secs(5));
             if std::thread::panicking() {
@@ -93,18 +125,22 @@ impl Drop for World {
 
 #[test]
 fn workers_share_a_run() {
-    let Some(mut world) = World::new("share", Script::default().latency(Duration::from_millis(20))) else { return };
+    let gate = Gate::after(1);
+    let Some(mut world) = World::new("share", Script::default().behind(&gate)) else { return };
     world.serve("0");
     world.start(&["worker", "--slots", "3"], LONG);
     world.start(&["worker", "--slots", "3"], LONG);
+    wait_until("all of them", || world.nodes().len() == 3);
     let run = world.submit(&fan(20));
+    // More than one of them can hold at once.
+    wait_until("six calls at once", || world.server.calls() == 7);
+    gate.open();
     let end = world.end_of(&run);
     assert_eq!(end["status"], "completed", "{end:#}");
     assert_eq!(world.server.calls(), 22, "each task is one call");
-    let nodes = world.app.run(["nodes", "-o", "json", "--database", &world.database.url]).expect_code(0);
-    let nodes: Value = serde_json::from_str(&nodes.stdout).unwrap();
-    let kinds: Vec<&str> = nodes.as_array().unwrap().iter().map(|node| node["kind"].as_str().unwrap()).collect();
-    assert_eq!((kinds.len(), kinds.iter().filter(|kind| **kind == "worker").count()), (3, 2), "{nodes:#}");
+    let nodes = world.nodes();
+    let workers = nodes.iter().filter(|node| node["kind"] == "worker").count();
+    assert_eq!((nodes.len(), workers), (3, 2), "{nodes:#?}");
 }
 
 #[test]
@@ -153,10 +189,13 @@ fn a_worker_is_told_what_follows_from_the_tree() {
 
 #[test]
 fn a_worker_has_so_many_attempts_at_once() {
-    let Some(mut world) = World::new("slots", Script::default().latency(Duration::from_millis(50))) else { return };
+    let gate = Gate::after(1);
+    let Some(mut world) = World::new("slots", Script::default().behind(&gate)) else { return };
     world.serve("0");
     world.start(&["worker", "--slots", "2"], LONG);
     let run = world.submit(&fan(12));
+    wait_until("two calls at once", || world.server.peak_in_flight() == 2);
+    gate.open();
     assert_eq!(world.end_of(&run)["status"], "completed");
     assert_eq!(world.server.peak_in_flight(), 2);
 }
@@ -165,76 +204,118 @@ fn a_worker_has_so_many_attempts_at_once() {
 fn a_killed_worker_is_shown_as_lost_and_then_forgotten() {
     let Some(mut world) = World::new("lost", Script::default()) else { return };
     world.serve("0");
-    let victim = world.start(&["worker", "--slots", "2"], SHORT);
-    let workers = || -> Vec<Value> {
-        let nodes = world.app.run(["nodes", "-o", "json", "--database", &world.database.url]).expect_code(0);
-        let nodes: Vec<Value> = serde_json::from_str(&nodes.stdout).unwrap();
-        nodes.into_iter().filter(|node| node["kind"] == "worker").collect()
-    };
+    let victim = world.start(&["worker", "--slots", "2"], LONG);
+    let workers = || -> Vec<Value> { world.nodes().into_iter().filter(|node| node["kind"] == "worker").collect() };
     wait_until("the worker", || workers().iter().any(|node| node["state"] == "alive"));
-    signal(victim, "KILL");
-    // Whoever looks has another lease; the worker's own counts.
+    world.kill(victim);
+    // As if it had been silent for so many of its leases. Whoever looks has another; the worker's own counts.
+    let silent = |leases: u32| {
+        let past = "UPDATE nodes SET seen_at = seen_at - lease_us";
+        world.database.execute(&format!("{past} * {leases} WHERE id LIKE '%:{victim}'; NOTIFY crewline, 'o'"));
+    };
+    silent(1);
     wait_until("the loss", || workers().iter().any(|node| node["state"] == "lost"));
+    silent(3);
     wait_until("the end of it", || workers().is_empty());
-    let nodes = world.app.run(["nodes", "-o", "json", "--database", &world.database.url]).expect_code(0);
-    assert!(nodes.stdout.contains("\"server\""), "who lives is shown: {}", nodes.stdout);
+    assert!(world.nodes().iter().any(|node| node["kind"] == "server"), "who lives is shown");
 }
 
 #[test]
 fn a_worker_serves_its_roles_only() {
     let Some(mut world) = World::new("roles", Script::default()) else { return };
     world.serve("0");
-    world.start(&["worker", "--roles", "researcher"], LONG);
-    let run = world.submit(&fan(3));
-    wait_until("the researcher's task", || world.server.calls() == 1);
-    std::thread::sleep(Duration::from_secs(2));
-    assert_eq!(world.server.calls(), 1, "nobody works for writers");
-    assert_eq!(world.show(&run)["status"], "running");
+    world.start(&["worker", "--roles", "researcher", "--slots", "8"], LONG);
+    // What comes last is offered together with what others are for.
+    let mut plan = fan(3);
+    let more =
+        json!({"id": "more", "title": "More", "description": "Look.", "role": "researcher", "depends_on": ["first"]});
+    plan["tasks"].as_array_mut().unwrap().push(more);
+    let run = world.submit(&plan);
+    wait_until("the researcher's tasks", || world.show(&run)["counts"]["completed"] == 2);
+    let shown = world.show(&run);
+    let attempts = |task: &Value| task["attempts"].as_array().unwrap().len();
+    let tried = shown["tasks"].as_array().unwrap().iter().filter(|task| task["kind"] != "root" && attempts(task) > 0);
+    assert_eq!((tried.count(), world.server.calls()), (2, 2), "nobody works for writers: {shown:#}");
+    assert_eq!(shown["status"], "running");
     world.start(&["worker", "--roles", "writer,tester"], LONG);
     assert_eq!(world.end_of(&run)["status"], "completed");
 }
 
 #[test]
 fn a_killed_worker_loses_only_its_claims() {
-    let Some(mut world) = World::new("killed", Script::default().latency(Duration::from_millis(300))) else { return };
+    let gate = Gate::after(1);
+    let Some(mut world) = World::new("killed", Script::default().behind(&gate)) else { return };
     world.serve("0");
-    let victim = world.start(&["worker", "--slots", "2"], SHORT);
-    world.start(&["worker", "--slots", "2"], LONG);
+    let victim = world.start(&["worker", "--slots", "2"], LONG);
     let run = world.submit(&fan(12));
-    wait_until("some calls", || world.server.calls() >= 4);
-    signal(victim, "KILL");
+    wait_until("the victim's calls", || world.server.calls() == 3);
+    world.start(&["worker", "--slots", "2"], LONG);
+    wait_until("the other's calls", || world.server.calls() == 5);
+    world.kill(victim);
+    wait_until("the end of its calls", || world.server.hung_up() == 2);
+    gate.open();
+    let completed = || world.show(&run)["counts"]["completed"].as_u64().unwrap();
+    wait_until("all that the other can make", || completed() == 11);
+    assert_eq!(world.server.calls(), 13, "what the victim had is nobody else's until its leases end");
+    world.end_leases(victim);
     let end = world.end_of(&run);
     assert_eq!(end["status"], "completed", "{end:#}");
-    assert!(world.server.calls() <= 14 + 2, "only what the killed worker had is repeated: {}", world.server.calls());
+    assert_eq!(world.server.calls(), 14 + 2, "only what the killed worker had is repeated");
+    let mut lost = 0;
+    // 4,096 tokens of output at two dollars a million.
+    let is_worst = |call: &Value| call["estimated"] == true && call["cost_usd"].as_f64() > Some(0.008_192);
+    for task in end["tasks"].as_array().unwrap().iter().filter(|task| task["kind"] != "root") {
+        let attempts = task["attempts"].as_array().unwrap();
+        lost += usize::from(attempts.len() == 2);
+        let calls: Vec<&Value> = attempts.iter().flat_map(|it| it["calls"].as_array().unwrap()).collect();
+        let outcomes: Vec<&Value> = calls.iter().map(|call| &call["outcome"]).collect();
+        assert_eq!(outcomes, if attempts.len() == 2 { vec!["lost", "ok"] } else { vec!["ok"] }, "{task:#}");
+        assert!(calls.iter().all(|call| is_worst(call) == (call["outcome"] == "lost")), "{task:#}");
+    }
+    assert_eq!(lost, 2, "{end:#}");
 }
 
 #[test]
 fn a_frozen_worker_comes_too_late() {
-    let Some(mut world) = World::new("frozen", Script::default().latency(Duration::from_millis(400))) else { return };
+    let gate = Gate::after(1);
+    let Some(mut world) = World::new("frozen", Script::default().behind(&gate)) else { return };
     world.serve("0");
-    let frozen = world.start(&["worker", "--slots", "2"], SHORT);
+    let frozen = world.start(&["worker", "--slots", "2"], LONG);
     let run = world.submit(&fan(4));
-    wait_until("a call", || world.server.calls() >= 1);
+    wait_until("its calls", || world.server.calls() == 3);
     signal(frozen, "STOP");
+    world.end_leases(frozen);
     world.start(&["worker", "--slots", "4"], LONG);
-    wait_until("the repeated call", || world.server.calls() >= 2);
-    signal(frozen, "CONT");
+    wait_until("the repeated calls", || world.server.calls() == 7);
+    // The answers are there for it when it wakes up.
+    gate.open();
     let end = world.end_of(&run);
-    assert_eq!(end["status"], "completed", "{end:#}");
-    let completed: Vec<&Value> =
-        end["tasks"].as_array().unwrap().iter().filter(|task| task["status"] == "completed").collect();
-    assert_eq!(completed.len(), 7, "root and six tasks, each with one result: {end:#}");
+    assert_eq!((&end["status"], world.server.calls()), (&"completed".into(), 8), "{end:#}");
+    let events = || {
+        let args = ["logs", &run, "-o", "jsonl", "--database", &world.database.url];
+        world.app.run(args).expect_code(0).stdout
+    };
+    let before = (end, events());
+    signal(frozen, "CONT");
+    // It has written, or been refused, by the time that it has nothing more to do.
+    signal(frozen, "TERM");
+    world.ended(frozen).expect_code(0);
+    assert_eq!((world.show(&run), events()), before, "who comes too late changes nothing");
+    assert_eq!((world.server.calls(), before.0["counts"]["completed"].as_u64()), (8, Some(6)));
 }
 
 #[test]
 fn a_run_outlives_its_server() {
-    let Some(mut world) = World::new("server", Script::default().latency(Duration::from_millis(200))) else { return };
-    let first = world.serve("0");
+    let gate = Gate::after(3);
+    let Some(mut world) = World::new("server", Script::default().behind(&gate)) else { return };
+    let first = world.start(&["serve", "--addr", "127.0.0.1:0", "--slots", "0"], SHORT);
     world.start(&["worker", "--slots", "2"], LONG);
     let run = world.submit(&fan(12));
-    wait_until("some calls", || world.server.calls() >= 3);
-    signal(first, "KILL");
-    world.serve("0");
+    wait_until("some calls", || world.server.calls() == 5);
+    world.kill(first);
+    gate.open();
+    // It looks for what the first has left until its lease has ended.
+    world.start(&["serve", "--addr", "127.0.0.1:0", "--slots", "0"], SHORT);
     let end = world.end_of(&run);
     assert_eq!(end["status"], "completed", "{end:#}");
     assert_eq!(world.server.calls(), 14, "the worker's claims outlive the manager: nothing is repeated");
@@ -242,13 +323,16 @@ fn a_run_outlives_its_server() {
 
 #[test]
 fn a_worker_that_is_told_to_stop_finishes_what_it_has_and_claims_nothing_more() {
-    let Some(mut world) = World::new("drain", Script::default().latency(Duration::from_secs(3))) else { return };
+    let gate = Gate::after(0);
+    let Some(mut world) = World::new("drain", Script::default().behind(&gate)) else { return };
     world.serve("0");
     let worker = world.start(&["worker", "--slots", "2"], LONG);
     let run = world.submit(&fan(2));
     wait_until("the first call", || world.server.calls() == 1);
     signal(worker, "TERM");
-    finish(world.children.pop().unwrap(), LIMIT).expect_code(0);
+    wait_until("the word of it", || world.is_draining("worker"));
+    gate.open();
+    world.ended(worker).expect_code(0);
     assert_eq!((world.server.calls(), world.server.hung_up()), (1, 0));
 
     world.start(&["worker", "--slots", "2"], LONG);
@@ -258,14 +342,16 @@ fn a_worker_that_is_told_to_stop_finishes_what_it_has_and_claims_nothing_more() 
 
 #[test]
 fn who_works_alone_uses_what_workers_reported_and_takes_the_rest_back() {
+    let gate = Gate::after(1);
     let script = Script::default().on_text("# Your task: Part m0\n", StubReply::hang());
-    let Some(mut world) = World::new("alone", script.latency(Duration::from_millis(300))) else { return };
+    let Some(mut world) = World::new("alone", script.behind(&gate)) else { return };
     let first = world.serve("0");
     world.start(&["worker", "--slots", "3"], LONG);
     let run = world.submit(&fan(6));
     // One call hangs, and before the others are answered their manager is gone.
-    wait_until("some calls", || world.server.calls() >= 3);
-    signal(first, "KILL");
+    wait_until("some calls", || world.server.calls() == 4);
+    world.kill(first);
+    gate.open();
     wait_until("the other calls", || world.server.calls() == 7);
     wait_until("their reports", || {
         let shown = world.show(&run);
@@ -275,8 +361,9 @@ fn who_works_alone_uses_what_workers_reported_and_takes_the_rest_back() {
     });
     let resume =
         ["resume", &run, "--out", "out", "--max-steps", "1", "-o", "json", "-q", "--database", &world.database.url];
-    // It is held until the server's lease ends.
-    wait_until("the end of the server's lease", || world.app.run(resume).code == Some(7));
+    world.app.run(resume).expect_code(9);
+    world.end_leases(first);
+    world.app.run(resume).expect_code(7);
     wait_until("the end of the hanging call", || world.server.hung_up() == 1);
     assert_eq!(world.server.calls(), 7, "what is recorded is not asked for again");
     let kept = world.show(&run);
@@ -301,7 +388,8 @@ fn what_was_taken_back_by_a_pause_is_made_by_the_next_server() {
     world.start(&["worker", "--slots", "2"], LONG);
     let run = world.submit(&fan(3));
     wait_until("a call", || world.server.calls() == 1);
-    signal(first, "KILL");
+    world.kill(first);
+    world.end_leases(first);
     let paused = world.app.run(["pause", &run, "-q", "--database", &world.database.url]).expect_code(0);
     assert!(paused.stdout.contains("interrupted"), "{}", paused.stdout);
     wait_until("the end of the call", || world.server.hung_up() == 1);
@@ -322,13 +410,18 @@ fn what_was_taken_back_by_a_pause_is_made_by_the_next_server() {
 
 #[test]
 fn a_wish_outlives_its_server() {
-    let Some(mut world) = World::new("wish", Script::default().latency(Duration::from_millis(200))) else { return };
-    let first = world.start(&["serve", "--addr", "127.0.0.1:0", "--slots", "1"], "6s");
+    let gate = Gate::after(2);
+    let script = Script::default().behind(&gate).latency(Duration::from_millis(200));
+    let Some(mut world) = World::new("wish", script) else { return };
+    let first = world.serve("1");
+    // More than can be done before a slow machine looks for the next wish.
     let run = world.submit(&fan(100));
-    wait_until("some calls", || world.server.calls() >= 2);
+    wait_until("some calls", || world.server.calls() == 3);
     signal(first, "STOP");
     world.app.run(["cancel", "--no-wait", &run, "--database", &world.database.url]).expect_code(0);
-    signal(first, "KILL");
+    world.kill(first);
+    gate.open();
+    world.end_leases(first);
     world.serve("1");
     let end = world.end_of(&run);
     assert_eq!(end["status"], "cancelled", "{end:#}");
@@ -337,15 +430,20 @@ fn a_wish_outlives_its_server() {
 
 #[test]
 fn a_server_hands_its_runs_over() {
-    let Some(mut world) = World::new("handover", Script::default().latency(Duration::from_millis(200))) else { return };
+    let gate = Gate::after(1);
+    let Some(mut world) = World::new("handover", Script::default().behind(&gate)) else { return };
     let first = world.serve("2");
     let run = world.submit(&fan(6));
-    wait_until("some calls", || world.server.calls() >= 3);
+    wait_until("some calls", || world.server.calls() == 3);
     signal(first, "TERM");
+    wait_until("the word of it", || world.is_draining("server"));
     world.serve("2");
+    wait_until("the calls of the next one", || world.server.calls() == 5);
+    gate.open();
     let end = world.end_of(&run);
     assert_eq!(end["status"], "completed", "{end:#}");
-    assert_eq!(world.server.calls(), 8, "what ran was let to its end");
+    assert_eq!((world.server.calls(), world.server.hung_up()), (8, 0), "what ran was let to its end");
+    world.ended(first).expect_code(0);
 }
 
 #[test]

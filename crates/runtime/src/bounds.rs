@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use crewline_store::{Change, Claim, NewRun, Store};
-use crewline_testkit::Script;
+use crewline_testkit::{Gate, Script};
 use crewline_types::{
-    ErrorKind, EventBody, IdSource, RunId, RunStatus, TaskId, TextHash, Timestamp,
+    ErrorKind, Event, EventBody, IdSource, RunId, RunStatus, TaskId, TextHash, Timestamp,
     event::{ErrorNote, NewEvent},
 };
 
@@ -22,12 +22,14 @@ const MANY: u64 = 3_000;
 #[tokio::test]
 async fn more_runs_than_admitted_are_refused_and_leave_nothing() {
     let limits = Limits { runs_max: 1, ..Limits::default() };
-    let world = world_with(Script::default().latency(Duration::from_millis(100)), limits, |registry| registry).await;
+    let gate = Gate::after(0);
+    let world = world_with(Script::default().behind(&gate), limits, |registry| registry).await;
     let first = world.handle.launch(request(chain_and_fan(2))).await.unwrap();
     let refused = world.handle.launch(request(chain_and_fan(2))).await.unwrap_err();
     assert!(matches!(refused, Error::Busy { active: 1 }), "{refused}");
     assert!(refused.is_retryable());
     assert_eq!(world.handle.runs(None, 9).await.unwrap().len(), 1, "nothing is recorded of it");
+    gate.open();
     world.events(first).await;
     while world.handle.drain(first).await.is_ok() {
         tokio::task::yield_now().await;
@@ -41,17 +43,18 @@ async fn a_role_without_a_place_answers_busy_and_is_asked_again() {
     let limits = Limits { queue_max: 1, ..Limits::default() };
     let change = |registry: String| {
         let roles = "roles:\n  coder: {chain: [cheap], slots: 1}\n";
-        let policies = "policies: {attempts_max: 20, retry: {delay: 20ms, delay_max: 50ms}}\n";
+        let policies = "policies: {attempts_max: 100, retry: {delay: 100ms, delay_max: 200ms}}\n";
         registry.replace("roles:\n", roles) + policies
     };
-    let world = world_with(Script::default().latency(Duration::from_millis(30)), limits, change).await;
-    // Three at once: one works, one waits, one is told to come back.
+    // After four answers there are three at once: one works, one waits, one is told to come back.
+    let gate = Gate::after(4);
+    let world = world_with(Script::default().behind(&gate), limits, change).await;
     let run = world.handle.launch(request(chain_and_fan(12))).await.unwrap();
+    let is_busy = |event: &Event| matches!(&event.body, EventBody::TaskFailed { error, will_retry: true, .. } if &*error.code == "attempt.busy");
+    let mut watch = world.handle.watch(run, 0);
+    while !is_busy(&watch.next().await.expect("the bound is reached").unwrap()) {}
+    gate.open();
     let events = world.events(run).await;
-    let busy = events.iter().filter(|event| {
-        matches!(&event.body, EventBody::TaskFailed { error, will_retry: true, .. } if &*error.code == "attempt.busy")
-    });
-    assert!(busy.count() > 0, "the bound was reached: {events:?}");
     let Some(EventBody::RunFinished { status, tasks, .. }) = events.last().map(|event| &event.body) else { panic!() };
     assert_eq!(*status, RunStatus::Completed);
     assert_eq!(world.server.calls(), u64::from(tasks.total), "who was told to come back had made no call");
@@ -61,16 +64,24 @@ async fn a_role_without_a_place_answers_busy_and_is_asked_again() {
 #[tokio::test]
 async fn who_waits_for_an_answer_does_not_keep_others_from_being_asked() {
     let limits = Limits { preparing_max: 0, ..Limits::default() };
-    let world = world_with(Script::default().latency(Duration::from_millis(500)), limits, |registry| registry).await;
+    let gate = Gate::after(3);
+    let world = world_with(Script::default().behind(&gate), limits, |registry| registry).await;
     let run = world.handle.launch(request(chain_and_fan(12))).await.unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(world.server.calls(), 0, "there is no place to be prepared at");
     world.handle.deps().preparing.add_permits(1);
+    // One is prepared at a time, and several are under way.
+    let several = async {
+        while world.server.peak_in_flight() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), several).await.unwrap();
+    gate.open();
     let events = world.events(run).await;
     let Some(EventBody::RunFinished { status, tasks, .. }) = events.last().map(|event| &event.body) else { panic!() };
     assert_eq!(*status, RunStatus::Completed);
     assert_eq!(world.server.calls(), u64::from(tasks.total));
-    assert!(world.server.peak_in_flight() > 1, "one is prepared at a time, and several are under way");
 }
 
 /// A run that is claimed, in a database of its own.

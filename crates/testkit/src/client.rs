@@ -2,9 +2,12 @@
 
 use std::{
     io::{self, Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    os::fd::IntoRawFd as _,
     time::Duration,
 };
+
+use tokio::net::TcpSocket;
 
 /// How long a server may take to answer.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -56,7 +59,14 @@ fn ask(port: u16, request: &str) -> io::Result<Answer> {
     Ok(Answer { status, head: head.to_owned(), body: body.to_owned() })
 }
 
-/// A port that nobody listens on at the moment.
+/// A port that nobody listens on, and that the system gives to nobody else as long as this process lives. Whoever is told its
+/// number may listen on it.
 pub fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    let port = socket.local_addr()?.port();
+    // Bound for good: closed, the number would be free for anybody.
+    let _ = socket.into_raw_fd();
+    Ok(port)
 }
