@@ -1,10 +1,22 @@
 //! Hard limits of a run: money, steps, time. Exit code 7, and the way to go on.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use crewline_testkit::{Script, StubReply, StubServer, TestApp, app::finish};
+use crewline_testkit::{Script, StubReply, StubRequest, StubServer, TestApp, app::finish, script::default_reply};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, Statement};
+use serde_json::json;
 
-use crate::{app, fan, run_args};
+use crate::{
+    app, fan,
+    resume::{only_run, wait_for_calls},
+    run_args, signal,
+};
 
 #[test]
 fn money_is_never_overspent() {
@@ -156,4 +168,142 @@ fn a_project_is_never_overspent_by_runs_at_the_same_time() {
     other.extend(["--project", "other", "--max-steps", "1"]);
     let other = app.run(other).expect_code(7);
     assert_eq!(other.events().pop().unwrap()["error"]["code"], "budget.max_steps");
+}
+
+/// What all calls have cost, as whoever goes on after a crash counts them: without a recorded answer at their worst case.
+const BOOKS: &str = "SELECT SUM(CASE WHEN outcome IS NULL AND reply IS NULL THEN reserved_micro_usd ELSE cost_micro_usd END) FROM calls";
+
+/// The number that a query of the program's database gives, in dollars.
+async fn dollars(database: &DatabaseConnection, query: &str) -> f64 {
+    let statement = Statement::from_string(database.get_database_backend(), query);
+    let row = database.query_one_raw(statement).await.unwrap().unwrap();
+    row.try_get_by_index::<i64>(0).unwrap() as f64 / 1e6
+}
+
+fn executor() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+async fn database(app: &TestApp) -> DatabaseConnection {
+    let url = format!("sqlite:{}", app.path("data/crewline.db").display());
+    // One connection, so that what is begun is ended there.
+    Database::connect(ConnectOptions::new(url).max_connections(1).to_owned()).await.unwrap()
+}
+
+#[test]
+fn a_kill_leaves_no_books_above_the_cap() {
+    const CAP: f64 = 0.12;
+    let is_well = Arc::new(AtomicBool::new(false));
+    let well = Arc::clone(&is_well);
+    let server = StubServer::start(Script::new(move |request: &StubRequest| {
+        if !well.load(Ordering::SeqCst) {
+            if request.contains("Be turned away.") {
+                return StubReply::status(429).retry_after(Duration::from_secs(2));
+            }
+            if request.contains("Take for ever.") {
+                return StubReply::hang();
+            }
+        }
+        default_reply(request).after(Duration::from_millis(500))
+    }));
+    let app = app();
+    app.registry(&server);
+    let task = |id: String, description: &str, needs: &[&str]| json!({"id": id, "title": id, "description": description, "role": "writer", "depends_on": needs});
+    let mut tasks = vec![task("gate".into(), "Be there.", &[])];
+    tasks.extend((0..8).map(|n| task(format!("t{n}"), "Be turned away.", &[])));
+    tasks.extend((0..8).map(|n| task(format!("h{n}"), "Take for ever.", &["gate"])));
+    app.write("plan.json", &json!({"goal": "g", "tasks": tasks}).to_string());
+    let child = app.spawn(run_args(&["--plan", "plan.json", "--max-cost", "0.12", "--concurrency", "20"]));
+    // The gate, those that are turned away and pause, and those that the money of these lets begin.
+    wait_for_calls(&server, 1 + 8 + 8);
+    signal(child.id(), "KILL");
+    assert_eq!(finish(child, TestApp::LIMIT).code, None);
+    let left = executor().block_on(async { dollars(&database(&app).await, BOOKS).await });
+    assert!((0.06..=CAP).contains(&left), "{left}");
+
+    is_well.store(true, Ordering::SeqCst);
+    let id = only_run(&app);
+    let resumed = app.run(["resume", &id, "-o", "jsonl", "--out", "out", "--concurrency", "2"]).expect_code(0);
+    let told = resumed.events().last().unwrap()["cost_usd"].as_f64().unwrap();
+    assert!((left..=CAP).contains(&told), "{left} {told}");
+}
+
+#[test]
+fn who_needs_money_that_comes_back_waits_for_it() {
+    let server = StubServer::start(Script::new(|request: &StubRequest| {
+        if request.model == "cheap" && request.contains("Be bad.") {
+            return StubReply::text("").after(Duration::from_millis(1_500));
+        }
+        default_reply(request).after(Duration::from_secs(1))
+    }));
+    let app = app();
+    app.registry(&server);
+    let task = |id: String, description: &str| json!({"id": id, "title": "T", "description": description, "role": "writer", "depends_on": []});
+    let mut tasks = vec![task("bad".into(), "Be bad.")];
+    tasks.extend((0..8).map(|n| task(format!("t{n}"), "Be good.")));
+    app.write("plan.json", &json!({"goal": "g", "tasks": tasks}).to_string());
+    // Nine calls of `cheap` fit, or one of `strong` when those are over.
+    let child = app.spawn(run_args(&["--plan", "plan.json", "--max-cost", "0.1"]));
+    wait_for_calls(&server, 9);
+    executor().block_on(async {
+        let database = database(&app).await;
+        // Nothing can be recorded until the bad answer has come.
+        database.execute_unprepared("BEGIN IMMEDIATE").await.unwrap();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        database.execute_unprepared("COMMIT").await.unwrap();
+    });
+    let run = finish(child, TestApp::LIMIT).expect_code(0);
+    assert_eq!(run.events_of("model_call").iter().filter(|it| it["model"] == "strong").count(), 1);
+}
+
+#[test]
+fn what_a_crash_lost_counts_for_its_task() {
+    let is_well = Arc::new(AtomicBool::new(false));
+    let well = Arc::clone(&is_well);
+    let server = StubServer::start(Script::new(move |request: &StubRequest| {
+        if well.load(Ordering::SeqCst) { default_reply(request) } else { StubReply::hang() }
+    }));
+    let app = app();
+    app.registry(&server);
+    let task = json!({"id": "only", "title": "T", "description": "D.", "role": "writer", "depends_on": []});
+    app.write("plan.json", &json!({"goal": "g", "tasks": [task]}).to_string());
+    // One call of `cheap` fits.
+    let child = app.spawn(run_args(&["--plan", "plan.json", "--max-task-cost", "0.012"]));
+    wait_for_calls(&server, 1);
+    signal(child.id(), "KILL");
+    assert_eq!(finish(child, TestApp::LIMIT).code, None);
+    is_well.store(true, Ordering::SeqCst);
+    let id = only_run(&app);
+    let resumed = app.run(["resume", &id, "-o", "jsonl", "--out", "out"]).expect_code(7);
+    assert_eq!(resumed.events_of("task_failed")[0]["error"]["code"], "budget.max_task_cost");
+    assert_eq!(server.calls(), 1);
+    app.run(["retry", &id, "--max-task-cost", "1", "--out", "out"]).expect_code(0);
+}
+
+#[test]
+fn the_books_are_below_the_cap_at_every_moment() {
+    const CAP: f64 = 1.0;
+    // All are asked at once, all answers are no good, and the next model is dearer.
+    let script = Script::default().on_model("cheap", StubReply::text("").after(Duration::from_millis(500)));
+    let server = StubServer::start(script);
+    let app = app();
+    app.registry(&server);
+    let task =
+        |n| json!({"id": format!("t{n}"), "title": "T", "description": "D.", "role": "writer", "depends_on": []});
+    let tasks: Vec<_> = (0..100).map(task).collect();
+    app.write("plan.json", &json!({"goal": "g", "tasks": tasks}).to_string());
+    let child = app.spawn(run_args(&["--plan", "plan.json", "--max-cost", "1", "--concurrency", "100"]));
+    wait_for_calls(&server, 1);
+    // A transaction begins with the run's row: so each one writes down what the one before has left.
+    let trigger = format!("CREATE TRIGGER look AFTER UPDATE OF last_seq ON runs BEGIN INSERT INTO looks {BOOKS}; END");
+    executor().block_on(async {
+        let database = database(&app).await;
+        database.execute_unprepared("CREATE TABLE looks (books INTEGER)").await.unwrap();
+        database.execute_unprepared(&trigger).await.unwrap();
+    });
+    // How many fit beside each other decides whether all are done or the limit is reached.
+    let run = finish(child, TestApp::LIMIT);
+    assert!(matches!(run.code, Some(0 | 7)), "{}", run.stderr);
+    let most = executor().block_on(async { dollars(&database(&app).await, "SELECT MAX(books) FROM looks").await });
+    assert!((0.8..=CAP).contains(&most), "{most}");
 }

@@ -23,10 +23,11 @@ use ractor::ActorRef;
 
 use crate::{
     actor::tell,
-    journal::Refusal,
+    journal::{self, Refusal},
     manager,
     outage::Outage,
     purse::{Cap, Purse},
+    rooms::Room,
     settings::Approve,
     worker,
 };
@@ -84,6 +85,34 @@ impl RunBrief {
             Post::Manager { .. } => Some(self.run),
             Post::Worker { .. } => None,
         }
+    }
+
+    /// What follows once `change` is recorded: nothing is held any more for the calls that it ends, or whose answer it keeps.
+    pub fn settling(self: &Arc<Self>, change: &Change) -> impl FnOnce() + Send + 'static {
+        let ended = change.calls_ended.iter().map(|it| (it.id, it.cost));
+        let answered = change.calls_answered.iter().map(|it| (it.id, it.cost));
+        let (run, calls) = (Arc::clone(self), ended.chain(answered).collect::<Vec<_>>());
+        move || {
+            if !calls.is_empty() {
+                run.purse.recorded(&calls);
+            }
+        }
+    }
+
+    /// The beginning of a call was refused. Where that is not certain its money stays held, as it may be found open.
+    pub fn not_begun(&self, call: CallId, refusal: &Refusal) {
+        match refusal {
+            Refusal::Stale | Refusal::OverBudget | Refusal::OverProject | Refusal::Failed { .. } => {
+                self.purse.refund(call);
+            }
+            Refusal::Unknown => {}
+        }
+    }
+
+    /// Records `change`, waits for the commit, and settles its calls.
+    pub async fn record(self: &Arc<Self>, journal: &Room<journal::Message>, change: Change) -> Result<(), Refusal> {
+        let then = self.settling(&change);
+        journal::record_and(journal, change, then).await
     }
 
     /// An empty change of `attempt`, fenced.
@@ -192,12 +221,22 @@ impl Progress {
         ended
     }
 
+    /// The calls beside that of the answer, and the traffic. The call that they are about is not over yet.
+    pub fn take_asides(&mut self) -> Ended {
+        let Ended { calls, tools, traffic } = self.take_ended();
+        let (asides, rest) = calls.into_iter().partition(|it| it.by.is_some());
+        self.ended = Ended { calls: rest, tools, traffic: Traffic::default() };
+        Ended { calls: asides, tools: Vec::new(), traffic }
+    }
+
     /// A call's beginning was refused, and the ends of earlier calls with it.
     pub fn not_recorded(&mut self, refusal: &Refusal, ended: Ended) {
         match refusal {
             Refusal::Stale | Refusal::OverBudget | Refusal::OverProject | Refusal::Failed { .. } => {
                 self.open = None;
-                self.ended = ended;
+                self.ended.calls.extend(ended.calls);
+                self.ended.tools.extend(ended.tools);
+                self.ended.traffic += &ended.traffic;
             }
             // They may be recorded; what is not is found open by whoever loads the run.
             Refusal::Unknown => {}

@@ -260,8 +260,20 @@ async fn commit(store: Store, queue: Queue, runs: BTreeSet<RunId>) -> Ended {
 
 /// Records `change` and waits for the commit.
 pub async fn record(journal: &Room<Message>, change: Change) -> Result<(), Refusal> {
+    record_and(journal, change, || {}).await
+}
+
+/// The same, and once it is recorded `then`, also when nobody waits any more.
+pub async fn record_and(
+    journal: &Room<Message>,
+    change: Change,
+    then: impl FnOnce() + Send + 'static,
+) -> Result<(), Refusal> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
-    let ack = Ack::new(move |result| {
+    let ack = Ack::new(move |result: Result<(), Refusal>| {
+        if result.is_ok() {
+            then();
+        }
         sender.send(result).ok();
     });
     journal.tell(Message::Record(Box::new(change), ack));

@@ -48,7 +48,7 @@ pub struct Loaded {
     pub lost: Vec<LostAttempt>,
     /// Attempts that are offered to workers, or were claimed by one; where workers are given nothing, those they reported.
     pub offers: Vec<OpenOffer>,
-    /// What all calls cost so far; those without a recorded end at their worst case.
+    /// What all calls cost so far; those without a recorded answer at their worst case.
     pub spent: MicroUsd,
     /// Whether any call of the run was answered.
     pub has_answer: bool,
@@ -120,7 +120,7 @@ pub async fn load(args: Args) -> Result<Box<Loaded>, Error> {
         steps,
     };
     for call in calls {
-        let cost = if call.outcome.is_some() { call.cost } else { call.reserved };
+        let cost = if call.outcome.is_some() || call.reply.is_some() { call.cost } else { call.reserved };
         loaded.spent += cost.unwrap_or(MicroUsd::ZERO);
         if call.outcome == Some(CallOutcome::Ok) {
             loaded.has_answer = true;

@@ -4,6 +4,7 @@
 //! processes spend it, too.
 //!
 //! **Invariant:** a call is reserved in the accounts of its task and of its run, or in none.
+//! **Invariant:** what is reserved for a call stays until its end is recorded: whoever goes on after a crash counts it in full.
 
 use std::{
     collections::HashMap,
@@ -12,8 +13,9 @@ use std::{
 };
 
 use crewline_engine::wallet::{AccountId, Accounts, Hold, Refused};
-use crewline_types::{MicroUsd, TaskId};
+use crewline_types::{CallId, MicroUsd, TaskId};
 use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, futures::Notified};
 
 /// Whose money does not cover a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,9 +55,21 @@ impl fmt::Display for Cap {
     }
 }
 
+/// Whose money does not cover a call, and why.
+#[derive(Debug, Clone, Copy)]
+pub struct NoMoney {
+    /// Whose.
+    pub cap: Cap,
+    /// Why.
+    pub refused: Refused,
+}
+
 /// The accounts of a run and its tasks; never locked across an await.
 #[derive(Debug)]
-pub struct Purse(Mutex<Books>);
+pub struct Purse {
+    books: Mutex<Books>,
+    returned: Notify,
+}
 
 #[derive(Debug)]
 struct Books {
@@ -63,6 +77,8 @@ struct Books {
     run: AccountId,
     task_max: Option<MicroUsd>,
     tasks: HashMap<TaskId, AccountId>,
+    /// Calls whose end is not recorded.
+    open: HashMap<CallId, Hold>,
 }
 
 impl Purse {
@@ -70,16 +86,21 @@ impl Purse {
     pub fn new(run_max: Option<MicroUsd>, spent: MicroUsd, task_max: Option<MicroUsd>) -> Self {
         let mut accounts = Accounts::default();
         let run = accounts.open(None, run_max, spent);
-        Self(Mutex::new(Books { accounts, run, task_max, tasks: HashMap::new() }))
+        let books = Books { accounts, run, task_max, tasks: HashMap::new(), open: HashMap::new() };
+        Self { books: Mutex::new(books), returned: Notify::new() }
     }
 
     fn with<R>(&self, work: impl FnOnce(&mut Books) -> R) -> R {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut self.books.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A task has spent so much, as far as is recorded; no attempt of it runs here.
     pub fn begin(&self, task: TaskId, spent: MicroUsd) {
         self.with(|books| {
+            // Of attempts that were taken away from this process: their calls are in `spent`.
+            for (_, hold) in books.open.extract_if(|call, _| call.attempt.task == task) {
+                books.accounts.refund(hold);
+            }
             if books.task_max.is_some() {
                 let account = books.accounts.open(Some(books.run), books.task_max, spent);
                 books.tasks.insert(task, account);
@@ -87,7 +108,7 @@ impl Purse {
         });
     }
 
-    /// What may still be reserved for a task; `None` without any cap.
+    /// What may still be reserved for a task, with what comes back; `None` without any cap.
     pub fn remaining(&self, task: TaskId) -> Option<MicroUsd> {
         self.with(|books| {
             let account = books.account(task);
@@ -95,25 +116,53 @@ impl Purse {
         })
     }
 
-    /// Sets aside the most that a call of a task may cost.
-    pub fn reserve(&self, task: TaskId, worst: Option<MicroUsd>) -> Result<Hold, (Cap, Refused)> {
+    /// Sets aside the most that a call may cost.
+    pub fn reserve(&self, call: CallId, worst: Option<MicroUsd>) -> Result<(), NoMoney> {
         self.with(|books| {
-            let account = books.account(task);
-            books.accounts.reserve(account, worst).map_err(|no_room| {
+            let account = books.account(call.attempt.task);
+            let hold = books.accounts.reserve(account, worst).map_err(|no_room| {
                 let cap = if no_room.account == books.run { Cap::Run } else { Cap::Task };
-                (cap, no_room.refused)
-            })
+                NoMoney { cap, refused: no_room.refused }
+            })?;
+            books.open.insert(call, hold);
+            Ok(())
         })
     }
 
-    /// Records what a call cost.
-    pub fn settle(&self, hold: Hold, actual: Option<MicroUsd>) {
-        self.with(|books| books.accounts.settle(hold, actual));
+    /// A call has ended, and will have cost so much once that is recorded.
+    pub fn ended(&self, call: CallId, cost: Option<MicroUsd>) {
+        self.with(|books| {
+            if let Some(hold) = books.open.get_mut(&call) {
+                books.accounts.end(hold, cost);
+            }
+        });
     }
 
-    /// Gives back what was reserved for a call that was never sent.
-    pub fn refund(&self, hold: Hold) {
-        self.with(|books| books.accounts.refund(hold));
+    /// What these calls cost is recorded.
+    pub fn recorded(&self, ends: &[(CallId, Option<MicroUsd>)]) {
+        self.with(|books| {
+            for (call, cost) in ends {
+                if let Some(hold) = books.open.remove(call) {
+                    books.accounts.settle(hold, *cost);
+                }
+            }
+        });
+        self.returned.notify_waiters();
+    }
+
+    /// Gives back what was reserved for a call that is not recorded, and so was never sent.
+    pub fn refund(&self, call: CallId) {
+        self.with(|books| {
+            if let Some(hold) = books.open.remove(&call) {
+                books.accounts.refund(hold);
+            }
+        });
+        self.returned.notify_waiters();
+    }
+
+    /// Ends when money has come back since it was called.
+    pub fn returned(&self) -> Notified<'_> {
+        self.returned.notified()
     }
 }
 
@@ -130,7 +179,7 @@ impl Books {
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use crewline_types::IdSource;
+    use crewline_types::{AttemptId, IdSource};
 
     use super::*;
 
@@ -139,22 +188,43 @@ mod tests {
         Some(MicroUsd(micros))
     }
 
+    fn call(task: TaskId, number: u32) -> CallId {
+        CallId { attempt: AttemptId { task, number: 1 }, number }
+    }
+
     #[test]
     fn a_task_has_its_share_of_the_run() {
         let mut ids = IdSource::seeded(1);
         let [first, second] = [TaskId::new(&mut ids), TaskId::new(&mut ids)];
         let purse = Purse::new(usd(100), MicroUsd(10), usd(60));
-        let hold = purse.reserve(first, usd(50)).unwrap();
+        purse.reserve(call(first, 1), usd(50)).unwrap();
         assert_eq!((purse.remaining(first), purse.remaining(second)), (usd(10), usd(40)));
-        assert_eq!(purse.reserve(first, usd(11)).unwrap_err().0, Cap::Task);
-        assert_eq!(purse.reserve(second, usd(41)).unwrap_err().0, Cap::Run);
-        purse.settle(hold, usd(20));
+        assert_eq!(purse.reserve(call(first, 2), usd(11)).unwrap_err().cap, Cap::Task);
+        assert_eq!(purse.reserve(call(second, 1), usd(41)).unwrap_err().cap, Cap::Run);
+        purse.recorded(&[(call(first, 1), usd(20))]);
         assert_eq!(purse.remaining(first), usd(40));
         purse.begin(second, MicroUsd(55));
         assert_eq!(purse.remaining(second), usd(5), "what earlier attempts spent counts");
         let open = Purse::new(None, MicroUsd::ZERO, None);
         assert_eq!(open.remaining(first), None);
-        open.refund(open.reserve(first, None).unwrap());
+        open.reserve(call(first, 1), None).unwrap();
+        open.refund(call(first, 1));
+    }
+
+    #[test]
+    fn what_a_call_did_not_cost_comes_back_when_its_end_is_recorded() {
+        let task = TaskId::new(&mut IdSource::seeded(3));
+        let purse = Purse::new(usd(100), MicroUsd::ZERO, None);
+        purse.reserve(call(task, 1), usd(60)).unwrap();
+        assert!(!purse.reserve(call(task, 2), usd(50)).unwrap_err().refused.is_covered_soon());
+        purse.ended(call(task, 1), usd(10));
+        assert_eq!(purse.remaining(task), usd(90), "whoever chooses a model counts with it");
+        assert!(purse.reserve(call(task, 2), usd(50)).unwrap_err().refused.is_covered_soon());
+        assert!(!purse.reserve(call(task, 2), usd(91)).unwrap_err().refused.is_covered_soon());
+        purse.recorded(&[(call(task, 1), usd(10))]);
+        purse.reserve(call(task, 2), usd(50)).unwrap();
+        purse.begin(task, MicroUsd(60));
+        assert_eq!(purse.remaining(task), usd(90), "nobody here ends the call any more");
     }
 
     #[test]
@@ -166,21 +236,26 @@ mod tests {
         let spent: Vec<AtomicU64> = tasks.iter().map(|_| AtomicU64::new(0)).collect();
         let purse = Purse::new(usd(RUN), MicroUsd::ZERO, usd(TASK));
         std::thread::scope(|scope| {
-            for worker in 0..8_u64 {
+            for worker in 0..8_u32 {
                 let (purse, tasks, spent) = (&purse, &tasks, &spent);
                 scope.spawn(move || {
-                    let mut rng = fastrand::Rng::with_seed(worker);
-                    for _ in 0..2_000 {
+                    let mut rng = fastrand::Rng::with_seed(worker.into());
+                    for turn in 0..2_000 {
                         let place = rng.usize(..tasks.len());
                         let worst = rng.u64(1..200);
-                        let Ok(hold) = purse.reserve(tasks[place], usd(worst)) else { continue };
+                        let call = call(tasks[place], worker * 2_000 + turn);
+                        if purse.reserve(call, usd(worst)).is_err() {
+                            continue;
+                        }
                         std::thread::yield_now();
                         let actual = rng.u64(..=worst);
                         if actual.is_multiple_of(5) {
-                            purse.refund(hold);
+                            purse.refund(call);
                         } else {
                             spent[place].fetch_add(actual, Ordering::Relaxed);
-                            purse.settle(hold, usd(actual));
+                            purse.ended(call, usd(actual));
+                            std::thread::yield_now();
+                            purse.recorded(&[(call, usd(actual))]);
                         }
                     }
                 });

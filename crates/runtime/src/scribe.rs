@@ -24,7 +24,7 @@ use crate::{
     assignment::{Post, RunBrief, Spent},
     attempt::Deps,
     hierarchy::{Made, version_of},
-    journal::{self, Refusal},
+    journal::Refusal,
     library::Library,
     manager, memory, metrics,
     summariser::{self, Root},
@@ -464,13 +464,13 @@ async fn sum_up(
     open: Option<(Arc<RunBrief>, Root)>,
 ) -> Result<Summed, crate::Error> {
     let Some(draft) = args.library.draft(scope).await? else { return Ok(Summed::default()) };
-    let brief = open.as_ref().map(|(brief, _)| &**brief);
+    let brief = open.as_ref().map(|(brief, _)| brief);
     let mut spent = None;
     if let Some((brief, root)) = &open
         && let Some(written) = summariser::write(&args.deps, brief, *root, &draft).await?
     {
         spent = Some((brief.run, written.spent));
-        let made = record_with(args, scope, written.change, written.made).await?;
+        let made = record_with(args, scope, brief, written.change, written.made).await?;
         if made.is_some() {
             return Ok(Summed { made, spent });
         }
@@ -486,25 +486,24 @@ async fn sum_up(
 async fn record(
     args: &Args,
     scope: &ProjectScope,
-    brief: Option<&RunBrief>,
+    brief: Option<&Arc<RunBrief>>,
     made: Made,
 ) -> Result<Option<Made>, crate::Error> {
-    match brief {
-        Some(RunBrief { run, post: Post::Manager { epoch }, .. }) if made.record.is_some() => {
-            let change = Change::new(*run, *epoch, args.deps.clock.now());
-            record_with(args, scope, change, Some(made)).await
-        }
-        Some(_) | None => {
-            args.library.keep(scope, &made).await?;
-            Ok(Some(made))
-        }
+    if let Some(brief) = brief.filter(|_| made.record.is_some())
+        && let Post::Manager { epoch } = brief.post
+    {
+        let change = Change::new(brief.run, epoch, args.deps.clock.now());
+        return record_with(args, scope, brief, change, Some(made)).await;
     }
+    args.library.keep(scope, &made).await?;
+    Ok(Some(made))
 }
 
 /// Records what was made together with `change`.
 async fn record_with(
     args: &Args,
     scope: &ProjectScope,
+    brief: &Arc<RunBrief>,
     mut change: Change,
     made: Option<Made>,
 ) -> Result<Option<Made>, crate::Error> {
@@ -516,7 +515,7 @@ async fn record_with(
             change.events.extend(events_of(&change.memories, at));
         }
     }
-    match journal::record(&args.deps.rooms.journal, change).await {
+    match brief.record(&args.deps.rooms.journal, change).await {
         Ok(()) => Ok(made),
         // Another process has the run: the summary is of the project, and is kept without it.
         Err(Refusal::Stale | Refusal::OverBudget | Refusal::OverProject) => {

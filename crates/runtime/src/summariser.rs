@@ -79,13 +79,15 @@ pub async fn write(deps: &Deps, brief: &RunBrief, root: Root, draft: &Draft) -> 
     let input_tokens: u64 = messages.iter().map(|it| u64::from(context::estimate_tokens(&it.text)) + 8).sum();
     let output_tokens_max = model.output_tokens_max.min(tokens_max * EXCESS_MAX);
     let worst = model.price.map(|price| price.of_tokens(input_tokens, output_tokens_max.into()));
-    // A summary is never what a run is stopped for.
-    let Ok(hold) = brief.purse.reserve(root.task, worst) else { return Ok(None) };
     let last = deps.store.last_call(root.task).await?;
     let call = match last {
         Some(CallId { attempt, number }) => CallId { attempt, number: number + 1 },
         None => CallId { attempt: AttemptId { task: root.task, number: root.attempts.max(1) }, number: 1 },
     };
+    // A summary is never what a run is stopped for.
+    if brief.purse.reserve(call, worst).is_err() {
+        return Ok(None);
+    }
     let mut intent = brief.change(call.attempt, deps.clock.now());
     intent.calls.push(NewCall {
         id: call,
@@ -96,7 +98,7 @@ pub async fn write(deps: &Deps, brief: &RunBrief, root: Root, draft: &Draft) -> 
         reserved: worst,
     });
     if let Err(refusal) = journal::record(&deps.rooms.journal, intent).await {
-        brief.purse.refund(hold);
+        brief.not_begun(call, &refusal);
         tracing::warn!(run_id = %brief.run, error = %refusal, "no model is asked for a summary");
         return Ok(None);
     }
@@ -125,7 +127,7 @@ pub async fn write(deps: &Deps, brief: &RunBrief, root: Root, draft: &Draft) -> 
             (CallEnd { error: Some(note), ..end_of(call, usage, cost, elapsed, outcome) }, None)
         }
     };
-    brief.purse.settle(hold, end.cost);
+    brief.purse.ended(call, end.cost);
     let mut spent = Spent::default();
     spent.add(&end);
     let at = deps.clock.now();

@@ -294,9 +294,15 @@ impl State {
 
     fn record(&mut self, myself: &ActorRef<Message>, attempt: AttemptId) {
         self.pauses.remove(&attempt);
-        let Some(change) = self.claims.get(&attempt).and_then(|claim| claim.report.clone()) else { return };
-        let to = myself.clone();
-        let ack = Ack::new(move |result| tell(&to, Message::Recorded(attempt, result)));
+        let Some(claim) = self.claims.get(&attempt) else { return };
+        let Some(change) = claim.report.clone() else { return };
+        let (to, settle) = (myself.clone(), claim.run.settling(&change));
+        let ack = Ack::new(move |result| {
+            if result.is_ok() {
+                settle();
+            }
+            tell(&to, Message::Recorded(attempt, result));
+        });
         self.args.deps.rooms.journal.tell(journal::Message::Record(Box::new(change), ack));
     }
 

@@ -31,12 +31,19 @@ pub struct Accounts {
 pub struct Hold {
     account: AccountId,
     worst: Option<MicroUsd>,
+    /// What comes back of it.
+    back: MicroUsd,
 }
 
 impl Hold {
     /// The most the call may cost; `None` when its price is unknown.
     pub fn worst(&self) -> Option<MicroUsd> {
         self.worst
+    }
+
+    /// Its part in each of its accounts.
+    fn reservation(&self) -> Reservation {
+        Reservation { worst: self.worst, back: self.back }
     }
 }
 
@@ -76,22 +83,35 @@ impl Accounts {
                 Ok(Reservation { .. }) => {}
                 Err(refused) => {
                     for done in &path[..place] {
-                        self.give_back(*done, worst);
+                        self.give_back(*done, Reservation { worst, back: MicroUsd::ZERO });
                     }
                     return Err(NoRoom { account: *at, refused });
                 }
             }
         }
-        Ok(Hold { account, worst })
+        Ok(Hold { account, worst, back: MicroUsd::ZERO })
     }
 
-    /// Records what a call cost, in the account and in all above it; see [`Wallet::settle`].
+    /// A call has ended, in the account and in all above it; see [`Wallet::end`].
+    pub fn end(&mut self, hold: &mut Hold, actual: Option<MicroUsd>) {
+        let path: Vec<AccountId> = self.path(hold.account).collect();
+        let before = hold.back;
+        for at in path {
+            if let Some(found) = self.all.get_mut(at.0) {
+                let mut reservation = Reservation { worst: hold.worst, back: before };
+                found.wallet.end(&mut reservation, actual);
+                hold.back = reservation.back;
+            }
+        }
+    }
+
+    /// What a call cost is recorded, in the account and in all above it; see [`Wallet::settle`].
     #[expect(clippy::needless_pass_by_value, reason = "a hold is used up")]
     pub fn settle(&mut self, hold: Hold, actual: Option<MicroUsd>) {
         let path: Vec<AccountId> = self.path(hold.account).collect();
         for at in path {
             if let Some(found) = self.all.get_mut(at.0) {
-                found.wallet.settle(Reservation { worst: hold.worst }, actual);
+                found.wallet.settle(hold.reservation(), actual);
             }
         }
     }
@@ -101,7 +121,7 @@ impl Accounts {
     pub fn refund(&mut self, hold: Hold) {
         let path: Vec<AccountId> = self.path(hold.account).collect();
         for at in path {
-            self.give_back(at, hold.worst);
+            self.give_back(at, hold.reservation());
         }
     }
 
@@ -110,9 +130,9 @@ impl Accounts {
         self.path(account).filter_map(|it| self.wallet(it)?.remaining()).min()
     }
 
-    fn give_back(&mut self, account: AccountId, worst: Option<MicroUsd>) {
+    fn give_back(&mut self, account: AccountId, reservation: Reservation) {
         if let Some(found) = self.all.get_mut(account.0) {
-            found.wallet.refund(Reservation { worst });
+            found.wallet.refund(reservation);
         }
     }
 
@@ -189,15 +209,27 @@ mod tests {
                         open.push((from, hold));
                     }
                 } else {
-                    let (from, hold) = open.swap_remove(rng.index(open.len()));
+                    let (from, mut hold) = open.swap_remove(rng.index(open.len()));
                     let worst = hold.worst().unwrap().0;
+                    let actual = rng.below(worst + 1);
+                    let before = accounts.remaining(all[from].0);
+                    if rng.below(2) == 0 {
+                        accounts.end(&mut hold, Some(MicroUsd(actual)));
+                        let after = accounts.remaining(all[from].0);
+                        assert_eq!(
+                            after.zip(before).map(|(it, before)| it.0 - before.0),
+                            after.map(|_| worst - actual)
+                        );
+                        for it in path(from) {
+                            assert_eq!(accounts.wallet(all[it].0).unwrap().reserved().0, books[it].1, "seed {seed}");
+                        }
+                    }
                     for it in path(from) {
                         books[it].1 -= worst;
                     }
                     if rng.below(4) == 0 {
                         accounts.refund(hold);
                     } else {
-                        let actual = rng.below(worst + 1);
                         for it in path(from) {
                             books[it].0 += actual;
                         }

@@ -15,12 +15,13 @@ use serde_json::Value;
 
 use super::{
     accept::without_thinking,
-    call::{Held, charged, end_calls, hash_of, note_failure},
+    call::{charged, end_calls, hash_of, note_failure},
     climb::Climb,
+    money::{self, Ends},
 };
 use crate::{
-    assignment::{Ended, EndedCall, Failure, OpenCall},
-    journal, metrics,
+    assignment::{EndedCall, Failure, OpenCall},
+    metrics,
 };
 
 /// What is asked.
@@ -42,12 +43,12 @@ pub(super) async fn ask(climb: &Climb<'_>, aside: &Aside<'_>) -> Result<Result<V
         metrics::answer_reused(&model.alias);
         return Ok(read(request, &reply.text));
     }
-    let run = &*assignment.run;
+    let run = &assignment.run;
     let input_tokens = request.input_tokens();
     let output_tokens_max = model.output_tokens_max.min(request.output_tokens_max);
     let worst = model.price.map(|price| price.of_tokens(input_tokens, output_tokens_max.into()));
-    let held = Held::reserve(run, assignment.task.id, worst)?;
     let id = CallId { attempt: assignment.attempt, number };
+    Box::pin(money::reserve(climb, id, worst, Ends::Asides, None)).await?;
     let provider = Arc::clone(&model.provider);
     let by = Some(role.clone());
     let open = OpenCall { id, by, model: model.alias.clone(), provider, worst, input_tokens, is_sent: false };
@@ -63,16 +64,11 @@ pub(super) async fn ask(climb: &Climb<'_>, aside: &Aside<'_>) -> Result<Result<V
     // What earlier judges said is not bought again either; the call that they judge is not over yet.
     let ended = assignment.obligation.note(|progress| {
         progress.open = Some(open.clone());
-        let mut ended = progress.take_ended();
-        let all = ended.clone();
-        let (asides, rest) = std::mem::take(&mut ended.calls).into_iter().partition(|it| it.by.is_some());
-        let traffic = std::mem::take(&mut ended.traffic);
-        end_calls(&mut change, assignment.attempt, role, Ended { calls: asides, tools: Vec::new(), traffic });
-        progress.ended = Ended { calls: rest, ..ended };
-        all
+        progress.take_asides()
     });
-    if let Err(refusal) = journal::record(&deps.rooms.journal, change).await {
-        held.refund();
+    end_calls(&mut change, assignment.attempt, role, ended.clone());
+    if let Err(refusal) = run.record(&deps.rooms.journal, change).await {
+        run.not_begun(id, &refusal);
         assignment.obligation.note(|progress| progress.not_recorded(&refusal, ended));
         return Err(Failure::of(refusal));
     }
@@ -84,7 +80,7 @@ pub(super) async fn ask(climb: &Climb<'_>, aside: &Aside<'_>) -> Result<Result<V
     let (end, kept, result) = match answer {
         Ok(reply) => {
             let cost = model.price.map(|price| price.of(&reply.usage));
-            held.settle(cost);
+            run.purse.ended(id, cost);
             deps.health.succeeded(&model.alias);
             if let Some(cost) = cost {
                 metrics::cost(&model.alias, cost);
@@ -102,7 +98,7 @@ pub(super) async fn ask(climb: &Climb<'_>, aside: &Aside<'_>) -> Result<Result<V
         }
         Err(error) => {
             let (usage, cost) = charged(&error, model.price, input_tokens, worst);
-            held.settle(cost);
+            run.purse.ended(id, cost);
             note_failure(deps, model, &error);
             let message = error.to_string();
             let note = ErrorNote { code: error.code().into(), kind: error.kind(), message: message.as_str().into() };

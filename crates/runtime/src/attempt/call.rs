@@ -4,12 +4,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crewline_engine::{context, wallet};
+use crewline_engine::context;
 use crewline_models::{ChatMessage, ChatReply, ChatRequest, OutputSchema, ToolCall, ToolSet, request::form_tokens};
 use crewline_store::{CallEnd, Change, ContextRow, NewAttempt, NewCall, NewContext, Transition};
 use crewline_types::{
-    AttemptId, CallId, ErrorKind, MicroUsd, ModelSpec, Price, Role, TaskId, TaskKind, TaskStatus, Text, TextHash,
-    Usage,
+    AttemptId, CallId, ErrorKind, MicroUsd, ModelSpec, Price, Role, TaskKind, TaskStatus, Text, TextHash, Usage,
     event::{ErrorNote, EventBody, NewEvent},
 };
 
@@ -17,10 +16,12 @@ use super::{
     Deps,
     accept::{Verdict, Wanted, accept, doubt},
     climb::{Climb, Miss, OVERFLOW, Question, Said},
-    copy, note_of,
+    copy,
+    money::{self, Ends},
+    note_of,
 };
 use crate::{
-    assignment::{Assignment, Ended, EndedCall, EndedTool, Failure, OpenCall, RunBrief, Work},
+    assignment::{Assignment, Ended, EndedCall, EndedTool, Failure, OpenCall, Work},
     curated::Curated,
     journal, metrics,
     tokens::Tokens,
@@ -147,44 +148,6 @@ async fn put(climb: &Climb<'_>, question: Question<'_>, model: &ModelSpec) -> Re
     Ok(now)
 }
 
-/// Money reserved for a call; charged in full when dropped after the call was sent.
-pub(super) struct Held<'a> {
-    run: &'a RunBrief,
-    hold: Option<wallet::Hold>,
-    worst: Option<MicroUsd>,
-}
-
-impl<'a> Held<'a> {
-    /// Reserves the worst case of a call of `task`.
-    pub(super) fn reserve(run: &'a RunBrief, task: TaskId, worst: Option<MicroUsd>) -> Result<Self, Failure> {
-        let hold = run
-            .purse
-            .reserve(task, worst)
-            .map_err(|(cap, refused)| Failure::OverBudget { cap, message: format!("{cap}: {refused}") })?;
-        Ok(Self { run, hold: Some(hold), worst })
-    }
-
-    pub(super) fn settle(mut self, actual: Option<MicroUsd>) {
-        if let Some(hold) = self.hold.take() {
-            self.run.purse.settle(hold, actual);
-        }
-    }
-
-    pub(super) fn refund(mut self) {
-        if let Some(hold) = self.hold.take() {
-            self.run.purse.refund(hold);
-        }
-    }
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        if let Some(hold) = self.hold.take() {
-            self.run.purse.settle(hold, self.worst);
-        }
-    }
-}
-
 /// Asks one model. The outer error ends the attempt, the inner one leads to the next rung.
 pub(super) async fn ask_model(
     climb: &mut Climb<'_>,
@@ -192,7 +155,7 @@ pub(super) async fn ask_model(
     model: &Arc<ModelSpec>,
 ) -> Result<Result<Said, Miss>, Failure> {
     let Climb { assignment, deps, number, .. } = *climb;
-    let run = &*assignment.run;
+    let run = &assignment.run;
     let task = &*assignment.task;
     let wanted = match question {
         Question::Task { .. } => Wanted::Result(&assignment.work),
@@ -228,7 +191,7 @@ pub(super) async fn ask_model(
     let role_max = registry.output_tokens_max(&task.role).unwrap_or(u32::MAX);
     let output_tokens_max = model.output_tokens_max.min(role_max);
     let worst = model.price.map(|price| price.of_tokens(input_tokens, output_tokens_max.into()));
-    let held = Held::reserve(run, task.id, worst)?;
+    let place = Box::pin(money::reserve(climb, call, worst, Ends::All, place)).await?;
     let open = OpenCall {
         id: call,
         by: None,
@@ -241,8 +204,8 @@ pub(super) async fn ask_model(
     let (intent, ended) = intent(assignment, deps, model, &prepared.told, input_hash, &open, purpose);
     // An attempt that is aborted while this is on its way must not leave a call behind that nobody ends.
     assignment.obligation.note(|progress| progress.open = Some(open.clone()));
-    if let Err(refusal) = journal::record(&deps.rooms.journal, intent).await {
-        held.refund();
+    if let Err(refusal) = run.record(&deps.rooms.journal, intent).await {
+        run.not_begun(call, &refusal);
         assignment.obligation.note(|progress| progress.not_recorded(&refusal, ended));
         return Err(Failure::of(refusal));
     }
@@ -263,7 +226,7 @@ pub(super) async fn ask_model(
         Ok(mut reply) => {
             reply.tool_calls = reply.tool_calls.iter().map(cleaned).collect();
             let cost = model.price.map(|price| price.of(&reply.usage));
-            held.settle(cost);
+            run.purse.ended(call, cost);
             deps.health.succeeded(&model.alias);
             if let Some(cost) = cost {
                 metrics::cost(&model.alias, cost);
@@ -285,7 +248,7 @@ pub(super) async fn ask_model(
         Err(error) => {
             let outcome = error.outcome();
             let (usage, cost) = charged(&error, model.price, input_tokens, worst);
-            held.settle(cost);
+            run.purse.ended(call, cost);
             note_failure(deps, model, &error);
             let note =
                 ErrorNote { code: error.code().into(), kind: error.kind(), message: full_message(&error).into() };

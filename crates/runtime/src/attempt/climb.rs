@@ -13,6 +13,7 @@ use crewline_types::{CallId, ErrorKind, ModelAlias, ModelSpec, Text, event::Erro
 
 use super::{
     Deps, call, instructions,
+    money::{self, Ends},
     review::{Rejected, must_review, review},
     talk::Talk,
 };
@@ -174,6 +175,8 @@ impl<'a> Climb<'a> {
             found.missed(&model, pass == Pass::Probe, error);
             if let Some(pause) = error.and_then(|it| again::pause(it, repeated, self.rungs.is_empty(), fastrand::f64()))
             {
+                // A crash meanwhile would charge it, and others may need the money that comes back.
+                Box::pin(money::record_ended(self, Ends::All)).await?;
                 tokio::time::sleep(pause).await;
                 repeated += 1;
                 self.last = miss;

@@ -1,12 +1,13 @@
 //! The work of one attempt: recall, assemble the context, climb the chain of models until an answer is accepted; for a role
 //! with tools step by step, until the answer is final.
 //!
-//! `climb` goes through the chain, `call` makes one call, `accept` checks an answer, `act` is the loop of a role with tools,
+//! `climb` goes through the chain, `call` makes one call, `money` reserves what it may cost, `accept` checks an answer, `act` is the loop of a role with tools,
 //! `talk` what was said in it, `perform` makes calls of tools, `review` checks an answer with commands and
 //! judges, too; `judge` asks a judge, by a call of `aside`; `copy` asks a candidate the same question, and keeps the comparison.
 //!
 //! **Invariant:** a call is recorded before it is sent; its end is recorded with the next change of the attempt.
-//! **Invariant:** the worst case of a call is reserved before it is sent; a call whose answer is lost is charged in full.
+//! **Invariant:** the worst case of a call is reserved before it is sent, until its end is recorded; a call whose answer is lost is
+//! charged in full.
 //! **Invariant:** an answer that a lost attempt got and recorded is used, not bought again.
 //! **Invariant:** a call of a tool is recorded before it is made, and its outcome is used, not made again.
 
@@ -17,6 +18,7 @@ mod call;
 mod climb;
 mod copy;
 mod judge;
+mod money;
 mod perform;
 mod review;
 mod talk;

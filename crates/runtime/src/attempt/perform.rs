@@ -19,7 +19,7 @@ use tracing::Instrument as _;
 use super::{Deps, act::asked_event, call::end_calls, climb::Said, talk::Turn};
 use crate::{
     assignment::{Assignment, EndedTool, Failure, Progress},
-    create_task, journal, metrics,
+    create_task, metrics,
     recorded::Recorded,
     tools::{self, Toolbox},
 };
@@ -298,7 +298,7 @@ impl Performer<'_> {
         let Self { assignment, deps, .. } = self;
         let ended = assignment.obligation.note(Progress::take_ended);
         end_calls(&mut change, assignment.attempt, &assignment.task.role, ended.clone());
-        if let Err(refusal) = journal::record(&deps.rooms.journal, change).await {
+        if let Err(refusal) = assignment.run.record(&deps.rooms.journal, change).await {
             assignment.obligation.note(|progress| progress.not_recorded(&refusal, ended));
             return Err(Failure::of(refusal));
         }

@@ -19,7 +19,6 @@ use super::{
 };
 use crate::{
     assignment::{Assignment, EndedCall, Failure},
-    journal,
     tools::Toolbox,
     verify,
     workshop::Place,
@@ -129,7 +128,7 @@ async fn keep(climb: &Climb<'_>, said: &Said) -> Result<(), Failure> {
     if change.calls_answered.is_empty() {
         return Ok(());
     }
-    journal::record(&deps.rooms.journal, change).await.map_err(Failure::of)
+    assignment.run.record(&deps.rooms.journal, change).await.map_err(Failure::of)
 }
 
 /// Keeps the verdicts with the call that gave the answer. One that an earlier attempt recorded has its verdicts already.

@@ -418,7 +418,14 @@ impl State {
 
     fn record(&self, myself: &ActorRef<Message>, change: Change, what: Recorded) {
         let to = myself.clone();
-        let ack = Ack::new(move |result| crate::actor::tell(&to, Message::Recorded(what, result)));
+        let settle = self.run.as_ref().map(|run| run.brief.settling(&change));
+        let ack = Ack::new(move |result| {
+            // Before we hear of it: what starts then may need the money.
+            if let (Ok(()), Some(settle)) = (&result, settle) {
+                settle();
+            }
+            crate::actor::tell(&to, Message::Recorded(what, result));
+        });
         self.args.deps.rooms.journal.tell(journal::Message::Record(Box::new(change), ack));
     }
 }

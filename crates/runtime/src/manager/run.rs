@@ -261,6 +261,7 @@ impl Running {
             entry.spent.usage += spent.usage;
             entry.spent.cost += spent.cost;
             entry.status = TaskStatus::Pending;
+            self.brief.purse.begin(id.task, entry.spent.cost);
         }
         (!change.transitions.is_empty()).then_some(change)
     }
