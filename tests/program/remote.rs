@@ -77,6 +77,8 @@ fn what_a_rule_allows_is_called_and_what_it_denies_is_not_offered() {
     let expected = [("s.echo", "ok"), ("s.count", "invalid"), ("s.fail", "failed"), ("s.echo", "invalid")];
     assert_eq!(outcomes(&run.events_of("tool_call")), expected);
     assert_eq!(tools.count(), 0);
+    let keys = keys(&tools);
+    assert!(keys.len() == 2 && keys[0] != keys[1], "{keys:?}");
     let first = server.requests()[0].text();
     assert!(first.contains("s.echo") && !first.contains("s.count"), "what is denied is not offered");
     assert!(!first.contains("IGNORE ALL RULES"), "what a server instructs is not passed on");
@@ -152,7 +154,19 @@ fn a_call_of_unknown_outcome_is_not_made_again_by_itself() {
         assert_eq!(tools.count(), made, "{more}");
         let kinds: Vec<Value> = waiting(&app, &id).into_iter().map(|it| it["kind"].clone()).collect();
         assert_eq!(kinds, if exit == 8 { vec![json!("again")] } else { Vec::new() });
+        if exit == 8 {
+            app.run(["approve", &id]).expect_code(0);
+            registry(&app, &server, &tools, "{\"s.*\": allow}", ", call_timeout: 1s");
+            app.run(["resume", &id, "-o", "jsonl", "--out", "out", "--no-input"]).expect_code(0);
+        }
+        let keys = keys(&tools);
+        assert!(keys.len() == 2 && keys[0] == keys[1], "the server can tell that it may be the same call: {keys:?}");
     }
+}
+
+/// What the calls of a server came with, so that it can tell one from the other.
+fn keys(tools: &ToolServer) -> Vec<String> {
+    tools.metas().iter().map(|it| it["io.github.crewline/idempotency-key"].as_str().unwrap().to_owned()).collect()
 }
 
 #[test]
@@ -169,6 +183,9 @@ fn servers_are_listed_called_by_hand_and_checked() {
     );
     let called = app.run(["tools", "call", "s.echo", "--args", "{\"text\": \"hello\"}"]).expect_code(0);
     assert_eq!(called.stdout.trim(), "hello");
+    app.run(["tools", "call", "s.echo", "--args", "{\"text\": \"hello\"}"]).expect_code(0);
+    let keys = keys(&tools);
+    assert!(keys.len() == 2 && keys[0] != keys[1], "called by hand, it is another call each time: {keys:?}");
     let missing = app.run(["tools", "call", "s.nothing"]).expect_code(5);
     assert!(missing.stderr.contains("s.echo"), "{}", missing.stderr);
     app.run(["tools", "call", "s.fail"]).expect_code(1);

@@ -104,7 +104,7 @@ async fn call(
     arguments: Value,
 ) -> Result<McpReply, McpError> {
     let tool = tool(servers, config, name).await?;
-    servers.call(config, &tool, arguments.as_object().unwrap().clone()).await
+    servers.call(config, &tool, "k", arguments.as_object().unwrap().clone()).await
 }
 
 async fn tools_of_both_kinds_are_listed_and_called(folder: &Path) {
@@ -152,14 +152,14 @@ async fn a_tool_that_changed_is_not_called(folder: &Path) {
         // What it says of the change may come a moment after its answer.
         let started = Instant::now();
         loop {
-            match servers.call(&config, &before, text.clone()).await {
+            match servers.call(&config, &before, "k", text.clone()).await {
                 Err(McpError::Changed { tool, .. }) => break assert_eq!(tool, "echo"),
                 other => assert!(other.is_ok() && started.elapsed() < Duration::from_secs(30), "{other:?}"),
             }
         }
         let after = tool(&servers, &config, "echo").await.unwrap();
         assert_ne!(after.hash, before.hash);
-        assert_eq!(servers.call(&config, &after, text).await.unwrap().text, "x");
+        assert_eq!(servers.call(&config, &after, "k", text).await.unwrap().text, "x");
         servers.shutdown().await;
     }
 }

@@ -17,7 +17,9 @@ use crewline_models::{
 };
 use crewline_store::{ApprovalFilter, ApprovalRow, NewApproval, Pin, Store, ToolPin};
 use crewline_tools::{Effect, Observation, Tool, ToolCall, ToolSpec};
-use crewline_types::{ApprovalId, ApprovalKind, ApprovalState, Role, Text, Timestamp, event::ErrorNote};
+use crewline_types::{
+    ApprovalId, ApprovalKind, ApprovalState, IdSource, Role, RunId, Text, Timestamp, event::ErrorNote,
+};
 use futures::future::{BoxFuture, join_all};
 use serde_json::{Value, json};
 
@@ -37,15 +39,17 @@ pub struct RemoteTool {
     tool: McpTool,
     config: Arc<McpServerConfig>,
     servers: McpServers,
+    /// Whose calls they are: their keys are different from those of all others that the server ever hears of.
+    caller: RunId,
 }
 
 impl RemoteTool {
     /// The tool; its effect is what the registry says of it.
-    pub fn new(servers: &McpServers, config: &Arc<McpServerConfig>, tool: McpTool) -> Self {
+    pub fn new(servers: &McpServers, config: &Arc<McpServerConfig>, tool: McpTool, caller: RunId) -> Self {
         let effect = if config.may_repeat(&tool.own_name) { Effect::Repeatable } else { Effect::Unsafe };
         let description = format!("[a tool of the server `{}`, in its own words] {}", config.name, tool.description);
         let spec = ToolSpec::new(&tool.name, &description, tool.parameters.clone(), effect);
-        Self { spec: Arc::new(spec), tool, config: Arc::clone(config), servers: servers.clone() }
+        Self { spec: Arc::new(spec), tool, config: Arc::clone(config), servers: servers.clone(), caller }
     }
 }
 
@@ -57,7 +61,8 @@ impl Tool for RemoteTool {
     fn call<'a>(&'a self, call: ToolCall<'a>) -> BoxFuture<'a, Observation> {
         Box::pin(async move {
             let arguments = call.arguments.as_object().cloned().unwrap_or_default();
-            match self.servers.call(&self.config, &self.tool, arguments).await {
+            let key = format!("{}.{}", self.caller, call.key);
+            match self.servers.call(&self.config, &self.tool, &key, arguments).await {
                 Ok(reply) if reply.is_error => Observation::failed(reply.text).untrusted(),
                 Ok(reply) => Observation::data(reply.text),
                 Err(error) => failed(&error),
@@ -125,7 +130,9 @@ pub async fn tools_of(assignment: &Assignment, deps: &Deps, policy: &Policy) -> 
         let judged = judge(&deps.store, config, tools, now).await.map_err(|error| not_read(&error))?;
         for (tool, standing, before) in judged {
             match standing {
-                Standing::First | Standing::Same => found.push(RemoteTool::new(servers, config, tool)),
+                Standing::First | Standing::Same => {
+                    found.push(RemoteTool::new(servers, config, tool, assignment.run.run));
+                }
                 Standing::Changed | Standing::Added => {
                     if approvals.is_none() {
                         approvals = Some(decided(&deps.store, assignment).await.map_err(|error| not_read(&error))?);
@@ -137,7 +144,7 @@ pub async fn tools_of(assignment: &Assignment, deps: &Deps, policy: &Policy) -> 
                             let by = row.decided_by.as_deref().unwrap_or("a person");
                             let pin = pin_of(config, &tool, now, by);
                             deps.store.pin_tools(&[pin], Pin::Agreed).await.map_err(|error| not_read(&error))?;
-                            found.push(RemoteTool::new(servers, config, tool));
+                            found.push(RemoteTool::new(servers, config, tool, assignment.run.run));
                         }
                         Some(row) if row.state == ApprovalState::Rejected => {}
                         other => asked.push((approval, detail, other.is_some())),
@@ -272,9 +279,9 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// What calls it.
+    /// What calls it. Whoever calls it by hand makes another call each time.
     pub fn into_tool(self, servers: &McpServers) -> RemoteTool {
-        RemoteTool::new(servers, &self.config, self.tool)
+        RemoteTool::new(servers, &self.config, self.tool, RunId::new(&mut IdSource::random()))
     }
 }
 

@@ -45,6 +45,7 @@ use tokio::{net::TcpListener, sync::oneshot};
 struct Shared {
     tools: Mutex<Vec<(String, String, Value)>>,
     texts: Mutex<HashMap<String, String>>,
+    metas: Mutex<Vec<Value>>,
     count: AtomicU64,
 }
 
@@ -77,7 +78,12 @@ fn tools() -> Vec<(String, String, Value)> {
 
 impl Shared {
     fn new() -> Arc<Self> {
-        Arc::new(Self { tools: Mutex::new(tools()), texts: Mutex::default(), count: AtomicU64::new(0) })
+        Arc::new(Self {
+            tools: Mutex::new(tools()),
+            texts: Mutex::default(),
+            metas: Mutex::default(),
+            count: AtomicU64::new(0),
+        })
     }
 
     fn describe(&self, tool: &str, description: &str) {
@@ -113,6 +119,9 @@ impl ServerHandler for Door {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
+        // The library takes it out of the request.
+        let meta = serde_json::to_value(&context.meta).unwrap_or_default();
+        self.0.metas.lock().unwrap_or_else(PoisonError::into_inner).push(meta);
         let arguments = Value::Object(request.arguments.unwrap_or_default());
         let text = match &*request.name {
             "echo" => arguments["text"].as_str().unwrap_or_default().to_owned(),
@@ -208,6 +217,11 @@ impl ToolServer {
     /// How often something was counted.
     pub fn count(&self) -> u64 {
         self.shared.count.load(Ordering::SeqCst)
+    }
+
+    /// What came with each call as its `_meta`.
+    pub fn metas(&self) -> Vec<Value> {
+        self.shared.metas.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Keeps a text for `recite`.

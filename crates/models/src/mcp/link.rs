@@ -17,7 +17,7 @@ use rmcp::{
     ClientHandler,
     model::{
         CallToolRequestParams, CallToolResponse, ClientCapabilities, ClientConfig, ClientRequest, Implementation,
-        JsonObject, ListToolsRequest, PaginatedRequestParams, ServerResult,
+        JsonObject, ListToolsRequest, PaginatedRequestParams, RequestParamsMeta as _, ServerResult,
     },
     service::{ClientInitializeError, NotificationContext, RoleClient, RunningService, ServiceError, serve_client},
     transport::{
@@ -42,6 +42,8 @@ use crate::{
     traffic::{HostMeter, Passing, json_bytes},
 };
 
+/// The name of a call's key in the `_meta` of its request. The protocol wants a prefix that nobody else uses.
+pub const CALL_KEY: &str = "io.github.crewline/idempotency-key";
 /// Bytes of one message.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
 /// Pages of a list of tools.
@@ -217,11 +219,13 @@ impl Link {
     pub(super) async fn call(
         &self,
         tool: &str,
+        key: &str,
         arguments: JsonObject,
         tally: Option<&Tally>,
     ) -> Result<McpReply, McpError> {
         let limit = self.config.call_timeout;
-        let params = CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments);
+        let mut params = CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments);
+        params.meta_or_default().insert(CALL_KEY.to_owned(), key.into());
         let mut passing = self.passing(&params, tally);
         let answer = timeout(limit, self.service.call_tool_once(params)).await;
         match (&mut passing, &answer) {

@@ -29,6 +29,7 @@ use tokio::{
 
 pub use self::{
     error::McpError,
+    link::CALL_KEY,
     reply::McpReply,
     tool::{McpTool, McpTools},
 };
@@ -141,11 +142,12 @@ impl McpServers {
         found
     }
 
-    /// Calls a tool that was offered with this hash.
+    /// Calls a tool that was offered with this hash. The server is told `key`: the same for what may be the same call again.
     pub async fn call(
         &self,
         config: &Arc<McpServerConfig>,
         tool: &McpTool,
+        key: &str,
         arguments: Map<String, Value>,
     ) -> Result<McpReply, McpError> {
         let server = self.server(config);
@@ -159,7 +161,7 @@ impl McpServers {
                     return Err(changed(config, tool));
                 }
             }
-            link.call(&tool.own_name, arguments, tally).await
+            link.call(&tool.own_name, key, arguments, tally).await
         };
         let answer = answer.await;
         server.seen(&link, answer.as_ref().err(), Question::Call).await;
