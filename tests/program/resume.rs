@@ -169,6 +169,10 @@ fn a_run_has_one_process() {
     let id = only_run(&app);
     let second = app.run(["resume", &id]).expect_code(9);
     assert!(second.stderr.contains("being worked on"), "{}", second.stderr);
+    // Nor has it another one where the rest is elsewhere.
+    let database = format!("sqlite:{}", app.path("data/crewline.db").display());
+    let third = app.run(["resume", &id, "--data-dir", "elsewhere", "--database", &database]).expect_code(9);
+    assert!(third.stderr.contains("being worked on"), "{}", third.stderr);
     gate.open();
     finish(child, TestApp::LIMIT).expect_code(0);
     assert_eq!(server.calls(), 3);

@@ -82,6 +82,13 @@ pub(crate) struct App {
     reranker: Option<Reranker>,
 }
 
+/// Where the runs of a database are locked: beside its file, for processes with other data folders may share it.
+fn locks_of(store: &Store, settings: &Settings) -> PathBuf {
+    let file = store.file().and_then(|file| file.canonicalize().ok());
+    let folder = file.as_deref().and_then(Path::parent).unwrap_or(&settings.data_dir);
+    folder.join("locks")
+}
+
 impl App {
     /// Everything a run needs.
     pub(crate) async fn start(settings: &Settings, registry: Arc<Registry>, mode: Mode) -> Result<Self, Error> {
@@ -147,7 +154,7 @@ impl App {
         let (embedder, reranker) = (memory.embedder.clone(), memory.reranker.clone());
         let handle = Handle::start(Config {
             locks: match store.backend() {
-                Backend::Sqlite => Some(settings.data_dir.join("locks")),
+                Backend::Sqlite => Some(locks_of(&store, settings)),
                 Backend::Postgres => None,
             },
             store: store.clone(),

@@ -66,7 +66,7 @@ mod work;
 use std::{
     collections::HashMap,
     fmt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -157,6 +157,11 @@ impl Store {
             Ok(Err(error)) => tracing::debug!(error.code = error.code(), %error, "the database was not closed"),
             Err(_) => tracing::debug!("the database was not closed in time"),
         }
+    }
+
+    /// The file, where the database is one.
+    pub fn file(&self) -> Option<&Path> {
+        self.inner.file.as_deref()
     }
 
     /// Where the database is, without a password; for people.
