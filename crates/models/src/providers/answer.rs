@@ -252,25 +252,30 @@ impl<'a> Answer<'a> {
         usage.filter(|it| !it.estimated)
     }
 
-    /// The usage that is reported, if it can be true; else what it may have been.
+    /// The usage that is reported, if it can be true; for what is not counted, what it may have been.
     fn checked_usage(&self, request: &ChatRequest, sent: usize) -> Result<Usage, Fault> {
-        let Some(Counted { input, output, cached, reasoning }) = self.usage.filter(|it| it.input | it.output > 0)
-        else {
-            let reasoning = estimate_tokens(&self.reasoning);
+        let Counted { mut input, mut output, cached, mut reasoning } = self.usage.unwrap_or_default();
+        let is_input_counted = input > 0;
+        if !is_input_counted {
+            input = request.input_tokens();
+        }
+        // Some count the question only, or count the answer before it is there.
+        let is_output_counted = output > 0 || (is_input_counted && self.is_empty());
+        if !is_output_counted {
+            reasoning = estimate_tokens(&self.reasoning);
             let called: u64 = self.tools.iter().map(|it| estimate_tokens(&it.arguments)).sum();
-            return Ok(Usage {
-                input_tokens: request.input_tokens(),
-                output_tokens: estimate_tokens(&self.text) + reasoning + called,
-                reasoning_tokens: reasoning,
-                estimated: true,
-                ..Usage::default()
-            });
-        };
+            output = estimate_tokens(&self.text) + estimate_tokens(&self.refusal) + reasoning + called;
+            if self.finish == Some(Finish::Length) {
+                output = output.max(request.output_tokens_max.into());
+            }
+        }
         // A token is at least a byte of the prompt; an answer has its limit.
         let input_max = sent as u64 + USAGE_SLACK;
         let output_max = 16 * u64::from(request.output_tokens_max) + USAGE_SLACK;
-        for (what, tokens, tokens_max) in [("input", input, input_max), ("output", output, output_max)] {
-            if tokens > tokens_max {
+        for (what, is_counted, tokens, tokens_max) in
+            [("input", is_input_counted, input, input_max), ("output", is_output_counted, output, output_max)]
+        {
+            if is_counted && tokens > tokens_max {
                 return Err(Fault::Bad(format!("it reports {tokens} tokens of {what}, which can not be")));
             }
         }
@@ -279,7 +284,7 @@ impl<'a> Answer<'a> {
             output_tokens: output,
             cached_tokens: cached.min(input),
             reasoning_tokens: reasoning.min(output),
-            estimated: false,
+            estimated: !(is_input_counted && is_output_counted),
         })
     }
 }

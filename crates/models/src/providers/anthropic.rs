@@ -72,7 +72,8 @@ impl ModelProvider for Anthropic {
                 let message = event.message.unwrap_or_default();
                 answer.named(message.model.as_deref());
                 if let Some(usage) = message.usage {
-                    usage.add_to(answer);
+                    // What it counts of the answer is what was there when it began.
+                    UsageReply { output_tokens: None, ..usage }.add_to(answer);
                 }
             }
             "content_block_start" => {

@@ -130,7 +130,10 @@ fn complaint_error(
     match status_of(status, &code) {
         401 | 403 => Error::Auth { model: alias, status, message },
         404 => Error::NotFound { model: alias, url: url.to_owned(), message },
-        408 | 504 => Error::Timeout { model: alias, phase: Phase::Upstream, limit: model.spec.timeouts.total },
+        // 524 and 598 are the words of proxies for 504.
+        408 | 504 | 524 | 598 => {
+            Error::Timeout { model: alias, phase: Phase::Upstream, limit: model.spec.timeouts.total }
+        }
         429 => Error::RateLimited { model: alias, retry_after, message },
         OVERLOADED => Error::Overloaded { model: alias, status, retry_after, message },
         _ if is_overflow(status, &code, &message) => Error::ContextOverflow { model: alias, message },

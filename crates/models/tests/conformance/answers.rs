@@ -104,6 +104,12 @@ pub(crate) async fn ends_have_reasons(wire: &dyn Wire) {
         ] {
             let reply = ask(wire, way, &LONG, steps).await.unwrap();
             assert_eq!((reply.text.as_str(), reply.finish), ("so far", finish));
+            // Nobody counted it: what was cut at its limit was as long as that.
+            let usage = reply.usage;
+            assert!(
+                usage.estimated && (usage.output_tokens >= 50) == (finish == Finish::Length),
+                "{finish:?} {usage:?}"
+            );
         }
     }
 }

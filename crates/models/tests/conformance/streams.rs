@@ -95,6 +95,16 @@ pub(crate) async fn usage_that_is_missing(wire: &dyn Wire) {
             vec![chunked_head(wire.stream_type()), chunk(stream(wire, &["Hallo du"], None)), chunked_end()],
         ),
         (Way::Whole, vec![response("200 OK", JSON, "", whole(wire, "Hallo du", Some([0; 4])))]),
+        // Only the question is counted.
+        (Way::Whole, vec![response("200 OK", JSON, "", whole(wire, "Hallo du", Some([9, 0, 0, 0])))]),
+        (
+            Way::Streamed,
+            vec![
+                chunked_head(wire.stream_type()),
+                chunk(stream(wire, &["Hallo du"], Some([9, 0, 0, 0]))),
+                chunked_end(),
+            ],
+        ),
     ] {
         let usage = ask(wire, way, &LONG, steps).await.unwrap().usage;
         assert!(usage.estimated && usage.input_tokens >= 8 && usage.output_tokens >= 2, "{usage:?}");
