@@ -1,9 +1,9 @@
 //! The work of one attempt: recall, assemble the context, climb the chain of models until an answer is accepted; for a role
 //! with tools step by step, until the answer is final.
 //!
-//! `climb` goes through the chain, `call` makes one call, `money` reserves what it may cost, `accept` checks an answer, `act` is the loop of a role with tools,
-//! `talk` what was said in it, `perform` makes calls of tools, `review` checks an answer with commands and
-//! judges, too; `judge` asks a judge, by a call of `aside`; `copy` asks a candidate the same question, and keeps the comparison.
+//! `climb` goes through the chain, `call` makes one call, `money` reserves what it may cost, `accept` checks an answer, `act` is the
+//! loop of a role with tools, `talk` what was said in it, `perform` makes calls of tools, `review` checks an answer with commands
+//! and judges, too; `judge` asks a judge, by a call of `aside`; `copy` asks a candidate the same question, and keeps the comparison.
 //!
 //! **Invariant:** a call is recorded before it is sent; its end is recorded with the next change of the attempt.
 //! **Invariant:** the worst case of a call is reserved before it is sent, until its end is recorded; a call whose answer is lost is
