@@ -106,6 +106,8 @@ impl Purse {
                 books.tasks.insert(task, account);
             }
         });
+        // Of what came back none is to come any more: who waits for it asks again.
+        self.returned.notify_waiters();
     }
 
     /// What may still be reserved for a task, with what comes back; `None` without any cap.

@@ -21,8 +21,8 @@ use crate::{Backend, error::Error};
 /// Sizes of a statement: 1, 2, 4 … 256 rows on PostgreSQL.
 const BUCKETS: usize = 9;
 
-/// Each size is so many times the one before, as a power of two: a row of an SQLite text takes as long to be read as ten rows of
-/// padding take to be run, and each process reads them anew.
+/// Each size is so many times the one before, as a power of two. SQLite reads every text anew in each process, so that fewer texts
+/// cost less than the padding they need.
 fn step(backend: Backend) -> usize {
     match backend {
         Backend::Sqlite => 2,
@@ -30,7 +30,7 @@ fn step(backend: Backend) -> usize {
     }
 }
 
-/// Rows of the largest statement. More rows of SQLite would cost more to be read than the trips that they save.
+/// Rows of the largest statement; on SQLite few, for the same reason.
 pub(crate) fn rows_max(backend: Backend) -> usize {
     match backend {
         Backend::Sqlite => 64,
