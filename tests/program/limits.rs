@@ -24,14 +24,33 @@ fn money_is_never_overspent() {
     let app = app();
     app.registry(&server);
     app.write("plan.json", &fan(50).to_string());
-    let args = run_args(&["--plan", "plan.json", "--max-cost", "0.05", "--concurrency", "50"]);
+    let args = run_args(&["--plan", "plan.json", "--max-cost", "0.03", "--concurrency", "50"]);
     let run = app.run(args).expect_code(7);
     let last = run.events().pop().unwrap();
     assert_eq!(last["status"], "limit_reached");
-    assert!(last["cost_usd"].as_f64().unwrap() <= 0.05, "{last}");
+    // Within what one call may cost.
+    let cost = last["cost_usd"].as_f64().unwrap();
+    assert!((0.02..=0.03).contains(&cost), "{last}");
     assert!(last["tasks"]["completed"].as_u64().unwrap() >= 1, "{last}");
     assert_eq!(run.events_of("budget_reached").len(), 1);
     assert!(run.stderr.contains("resume"), "the way to go on is told: {}", run.stderr);
+}
+
+#[test]
+fn a_cap_that_few_calls_fit_in_at_once_is_enough_for_many() {
+    let server = StubServer::start(Script::default().latency(Duration::from_millis(100)));
+    let app = app();
+    app.registry(&server);
+    app.write("plan.json", &fan(20).to_string());
+    // Three calls of `cheap` fit beside each other at their worst case; all together really cost half of that.
+    for cap in ["cost", "project-cost"] {
+        let before = server.calls();
+        let limit = format!("--max-{cap}");
+        let args = ["--plan", "plan.json", &limit, "0.03", "--concurrency", "20", "--project", cap];
+        let run = app.run(run_args(&args)).expect_code(0);
+        assert_eq!(server.calls() - before, 22);
+        assert!(run.events().last().unwrap()["cost_usd"].as_f64().unwrap() < 0.03);
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::{
 
 use crewline_engine::{context::Item, plan, route::Mode};
 use crewline_models::{Models, OutputSchema, Tally};
-use crewline_store::{CallEnd, Change, Fence, NewToolCall, ProjectMax, ToolCallEnd};
+use crewline_store::{CallEnd, Change, Fence, NewToolCall, Payer, ProjectMax, ToolCallEnd};
 use crewline_types::{
     AttemptId, CallId, Criterion, ErrorKind, MicroUsd, ModelAlias, ModelSpec, ProjectScope, Role, RunId, Task, TaskId,
     TaskKind, Text, TextHash, Timestamp, Traffic, Usage,
@@ -87,14 +87,16 @@ impl RunBrief {
         }
     }
 
-    /// What follows once `change` is recorded: nothing is held any more for the calls that it ends, or whose answer it keeps.
+    /// What follows once `change` is recorded: nothing is held any more for the calls that it ends, or whose answer it keeps, or
+    /// whose attempt it ends.
     pub fn settling(self: &Arc<Self>, change: &Change) -> impl FnOnce() + Send + 'static {
         let ended = change.calls_ended.iter().map(|it| (it.id, it.cost));
         let answered = change.calls_answered.iter().map(|it| (it.id, it.cost));
         let (run, calls) = (Arc::clone(self), ended.chain(answered).collect::<Vec<_>>());
+        let attempts: Vec<AttemptId> = change.attempts_ended.iter().map(|it| it.id).collect();
         move || {
-            if !calls.is_empty() {
-                run.purse.recorded(&calls);
+            if !calls.is_empty() || !attempts.is_empty() {
+                run.purse.recorded(&calls, &attempts);
             }
         }
     }
@@ -102,7 +104,7 @@ impl RunBrief {
     /// The beginning of a call was refused. Where that is not certain its money stays held, as it may be found open.
     pub fn not_begun(&self, call: CallId, refusal: &Refusal) {
         match refusal {
-            Refusal::Stale | Refusal::OverBudget | Refusal::OverProject | Refusal::Failed { .. } => {
+            Refusal::Stale | Refusal::OverBudget { .. } | Refusal::Failed { .. } => {
                 self.purse.refund(call);
             }
             Refusal::Unknown => {}
@@ -232,7 +234,7 @@ impl Progress {
     /// A call's beginning was refused, and the ends of earlier calls with it.
     pub fn not_recorded(&mut self, refusal: &Refusal, ended: Ended) {
         match refusal {
-            Refusal::Stale | Refusal::OverBudget | Refusal::OverProject | Refusal::Failed { .. } => {
+            Refusal::Stale | Refusal::OverBudget { .. } | Refusal::Failed { .. } => {
                 self.open = None;
                 self.ended.calls.extend(ended.calls);
                 self.ended.tools.extend(ended.tools);
@@ -510,11 +512,11 @@ impl Failure {
     pub fn of(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Stale => Self::Stale,
-            Refusal::OverBudget => {
+            Refusal::OverBudget { whose: Payer::Run, may_pass: _ } => {
                 let message = "the run's cost limit does not cover the next call".into();
                 Self::OverBudget { cap: Cap::Run, message }
             }
-            Refusal::OverProject => {
+            Refusal::OverBudget { whose: Payer::Project, may_pass: _ } => {
                 let message = "what all runs of the project may cost does not cover the next call".into();
                 Self::OverBudget { cap: Cap::Project, message }
             }

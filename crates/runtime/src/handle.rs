@@ -530,7 +530,7 @@ impl Handle {
                 self.hub.publish(events);
                 Ok(())
             }
-            Some(Committed::Stale | Committed::OverBudget | Committed::OverProject) | None => {
+            Some(Committed::Stale | Committed::OverBudget { .. }) | None => {
                 Err(Error::Held { run, owner: "another process that was faster".into() })
             }
         }

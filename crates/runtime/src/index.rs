@@ -76,7 +76,7 @@ impl Handle {
                 self.publish(events);
                 Ok(last + 1)
             }
-            Some(Committed::Stale | Committed::OverBudget | Committed::OverProject) | None => {
+            Some(Committed::Stale | Committed::OverBudget { .. }) | None => {
                 Err(Error::Held { run, owner: "another process that was faster".into() })
             }
         }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use crewline_store::{Change, Committed, Store, Turn};
+use crewline_store::{Change, Committed, Payer, Store, Turn};
 use crewline_types::{ErrorKind, RunId};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
@@ -30,12 +30,14 @@ pub enum Refusal {
     /// Somebody else was faster: the attempt or the manager is no longer the current one.
     #[error("the change is stale")]
     Stale,
-    /// The run's cost limit does not cover its calls.
-    #[error("the run's cost limit does not cover the call")]
-    OverBudget,
-    /// What the project has left does not cover a call of it.
-    #[error("the project's cost limit does not cover the call")]
-    OverProject,
+    /// A cost limit does not cover its calls.
+    #[error("a cost limit does not cover the call")]
+    OverBudget {
+        /// Whose limit.
+        whose: Payer,
+        /// Whether it may cover them once calls that are open now have ended.
+        may_pass: bool,
+    },
     /// The database failed; nothing of the change is written.
     #[error("{message}")]
     Failed {
@@ -49,6 +51,13 @@ pub enum Refusal {
     /// The journal ended before it answered; the change may or may not be written.
     #[error("the journal is gone, the change may or may not be recorded")]
     Unknown,
+}
+
+impl Refusal {
+    /// Whether the same change may be recorded once calls that are open now have ended.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::OverBudget { may_pass: true, .. })
+    }
 }
 
 /// Answers the sender of a change, exactly once, also when it is dropped on the way.
@@ -199,8 +208,9 @@ impl State {
                             answers.push((ack, Ok(())));
                         }
                         Committed::Stale => answers.push((ack, Err(Refusal::Stale))),
-                        Committed::OverBudget => answers.push((ack, Err(Refusal::OverBudget))),
-                        Committed::OverProject => answers.push((ack, Err(Refusal::OverProject))),
+                        Committed::OverBudget { whose, may_pass } => {
+                            answers.push((ack, Err(Refusal::OverBudget { whose, may_pass })));
+                        }
                     }
                 }
                 let happenings = scribe::happenings(&events);

@@ -7,13 +7,14 @@
 //! **Invariant:** what is reserved for a call stays until its end is recorded: whoever goes on after a crash counts it in full.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
+    ops::RangeInclusive,
     sync::{Mutex, PoisonError},
 };
 
 use crewline_engine::wallet::{AccountId, Accounts, Hold, Refused};
-use crewline_types::{CallId, MicroUsd, TaskId};
+use crewline_types::{AttemptId, CallId, MicroUsd, TaskId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, futures::Notified};
 
@@ -78,7 +79,7 @@ struct Books {
     task_max: Option<MicroUsd>,
     tasks: HashMap<TaskId, AccountId>,
     /// Calls whose end is not recorded.
-    open: HashMap<CallId, Hold>,
+    open: BTreeMap<CallId, Hold>,
 }
 
 impl Purse {
@@ -86,7 +87,7 @@ impl Purse {
     pub fn new(run_max: Option<MicroUsd>, spent: MicroUsd, task_max: Option<MicroUsd>) -> Self {
         let mut accounts = Accounts::default();
         let run = accounts.open(None, run_max, spent);
-        let books = Books { accounts, run, task_max, tasks: HashMap::new(), open: HashMap::new() };
+        let books = Books { accounts, run, task_max, tasks: HashMap::new(), open: BTreeMap::new() };
         Self { books: Mutex::new(books), returned: Notify::new() }
     }
 
@@ -98,7 +99,8 @@ impl Purse {
     pub fn begin(&self, task: TaskId, spent: MicroUsd) {
         self.with(|books| {
             // Of attempts that were taken away from this process: their calls are in `spent`.
-            for (_, hold) in books.open.extract_if(|call, _| call.attempt.task == task) {
+            let attempt = |number| AttemptId { task, number };
+            for hold in books.take_of(attempt(0)..=attempt(u32::MAX)) {
                 books.accounts.refund(hold);
             }
             if books.task_max.is_some() {
@@ -140,12 +142,18 @@ impl Purse {
         });
     }
 
-    /// What these calls cost is recorded.
-    pub fn recorded(&self, ends: &[(CallId, Option<MicroUsd>)]) {
+    /// What these calls cost is recorded, and that these attempts have ended.
+    pub fn recorded(&self, ends: &[(CallId, Option<MicroUsd>)], attempts: &[AttemptId]) {
         self.with(|books| {
             for (call, cost) in ends {
                 if let Some(hold) = books.open.remove(call) {
                     books.accounts.settle(hold, *cost);
+                }
+            }
+            // Of which nobody knows whether their beginning or their end is recorded: the worst case is never too little.
+            for attempt in attempts {
+                for hold in books.take_of(*attempt..=*attempt) {
+                    books.accounts.settle(hold, None);
                 }
             }
         });
@@ -169,6 +177,13 @@ impl Purse {
 }
 
 impl Books {
+    /// What is held for the calls of these attempts, no longer in the list.
+    fn take_of(&mut self, attempts: RangeInclusive<AttemptId>) -> Vec<Hold> {
+        let first = CallId { attempt: *attempts.start(), number: 0 };
+        let last = CallId { attempt: *attempts.end(), number: u32::MAX };
+        self.open.extract_if(first..=last, |_, _| true).map(|(_, hold)| hold).collect()
+    }
+
     fn account(&mut self, task: TaskId) -> AccountId {
         if self.task_max.is_none() {
             return self.run;
@@ -181,7 +196,7 @@ impl Books {
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use crewline_types::{AttemptId, IdSource};
+    use crewline_types::IdSource;
 
     use super::*;
 
@@ -203,7 +218,7 @@ mod tests {
         assert_eq!((purse.remaining(first), purse.remaining(second)), (usd(10), usd(40)));
         assert_eq!(purse.reserve(call(first, 2), usd(11)).unwrap_err().cap, Cap::Task);
         assert_eq!(purse.reserve(call(second, 1), usd(41)).unwrap_err().cap, Cap::Run);
-        purse.recorded(&[(call(first, 1), usd(20))]);
+        purse.recorded(&[(call(first, 1), usd(20))], &[]);
         assert_eq!(purse.remaining(first), usd(40));
         purse.begin(second, MicroUsd(55));
         assert_eq!(purse.remaining(second), usd(5), "what earlier attempts spent counts");
@@ -218,15 +233,30 @@ mod tests {
         let task = TaskId::new(&mut IdSource::seeded(3));
         let purse = Purse::new(usd(100), MicroUsd::ZERO, None);
         purse.reserve(call(task, 1), usd(60)).unwrap();
-        assert!(!purse.reserve(call(task, 2), usd(50)).unwrap_err().refused.is_covered_soon());
+        assert!(purse.reserve(call(task, 2), usd(50)).unwrap_err().refused.is_retryable());
         purse.ended(call(task, 1), usd(10));
         assert_eq!(purse.remaining(task), usd(90), "whoever chooses a model counts with it");
-        assert!(purse.reserve(call(task, 2), usd(50)).unwrap_err().refused.is_covered_soon());
-        assert!(!purse.reserve(call(task, 2), usd(91)).unwrap_err().refused.is_covered_soon());
-        purse.recorded(&[(call(task, 1), usd(10))]);
+        assert!(purse.reserve(call(task, 2), usd(50)).is_err(), "it is not recorded yet");
+        purse.recorded(&[(call(task, 1), usd(10))], &[]);
         purse.reserve(call(task, 2), usd(50)).unwrap();
         purse.begin(task, MicroUsd(60));
         assert_eq!(purse.remaining(task), usd(90), "nobody here ends the call any more");
+    }
+
+    #[test]
+    fn an_attempt_that_ended_holds_nothing() {
+        let mut ids = IdSource::seeded(4);
+        let [first, second] = [TaskId::new(&mut ids), TaskId::new(&mut ids)];
+        let purse = Purse::new(usd(100), MicroUsd::ZERO, None);
+        for (task, number) in [(first, 1), (first, 2), (second, 1)] {
+            purse.reserve(call(task, number), usd(30)).unwrap();
+        }
+        // Whether the first call's end is recorded is unknown.
+        purse.ended(call(first, 1), usd(10));
+        purse.recorded(&[(call(first, 2), usd(5))], &[call(first, 1).attempt]);
+        let refused = purse.reserve(call(second, 2), usd(40)).unwrap_err().refused;
+        let (spent, reserved) = (MicroUsd(35), MicroUsd(30));
+        assert_eq!(refused, Refused::OverBudget { cap: MicroUsd(100), spent, reserved, asked: MicroUsd(40) });
     }
 
     #[test]
@@ -257,7 +287,7 @@ mod tests {
                             spent[place].fetch_add(actual, Ordering::Relaxed);
                             purse.ended(call, usd(actual));
                             std::thread::yield_now();
-                            purse.recorded(&[(call, usd(actual))]);
+                            purse.recorded(&[(call, usd(actual))], &[]);
                         }
                     }
                 });

@@ -518,7 +518,7 @@ async fn record_with(
     match brief.record(&args.deps.rooms.journal, change).await {
         Ok(()) => Ok(made),
         // Another process has the run: the summary is of the project, and is kept without it.
-        Err(Refusal::Stale | Refusal::OverBudget | Refusal::OverProject) => {
+        Err(Refusal::Stale | Refusal::OverBudget { .. }) => {
             if let Some(made) = &made {
                 args.library.keep(scope, made).await?;
             }

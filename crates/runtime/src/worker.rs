@@ -310,7 +310,7 @@ impl State {
         match result {
             Ok(()) => {}
             // Recorded by an earlier try whose answer was lost, or no longer ours to report.
-            Err(Refusal::Stale | Refusal::OverBudget | Refusal::OverProject) => {
+            Err(Refusal::Stale | Refusal::OverBudget { .. }) => {
                 tracing::info!(task_id = %attempt.task, attempt = attempt.number, "the claim is no longer ours");
             }
             Err(Refusal::Failed { .. } | Refusal::Unknown) => {

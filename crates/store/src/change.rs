@@ -116,7 +116,7 @@ pub struct Change {
     /// What the run may cost: when its calls (ended: their cost, open: their reservation) exceed it with those of this
     /// change, the change is refused as [`Committed::OverBudget`]. A change without a new call is never refused.
     pub cost_max: Option<MicroUsd>,
-    /// The same for all runs of its project together: refused as [`Committed::OverProject`].
+    /// The same for all runs of its project together: refused as [`Committed::OverBudget`].
     pub project_max: Option<ProjectMax>,
 }
 
@@ -245,10 +245,22 @@ pub enum Committed {
     },
     /// Somebody else was faster; nothing of it was written.
     Stale,
-    /// The run's money does not suffice for the calls it begins; nothing of it was written.
-    OverBudget,
-    /// A call of it might cost more than what its project has left; nothing of it is recorded.
-    OverProject,
+    /// There is no money for the calls it begins; nothing of it was written.
+    OverBudget {
+        /// Whose money does not suffice.
+        whose: Payer,
+        /// Whether it may suffice once calls that are open now have ended.
+        may_pass: bool,
+    },
+}
+
+/// Who has a limit on cost that the database keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Payer {
+    /// A run.
+    Run,
+    /// All runs of a project together.
+    Project,
 }
 
 /// A task goes from one status to another, if it still is where the manager thinks.

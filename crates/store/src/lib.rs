@@ -78,7 +78,7 @@ pub use acts::{ApprovalFilter, ApprovalRow, NewDecision, ToolCallRow};
 pub use api_keys::ApiKey;
 pub use change::{
     AttemptEnd, CallAnswer, CallEnd, Change, Committed, Fence, NewApproval, NewAttempt, NewCall, NewContext, NewOffer,
-    NewToolCall, ProjectMax, RunEnd, RunMove, ToolCallEnd, Transition,
+    NewToolCall, Payer, ProjectMax, RunEnd, RunMove, ToolCallEnd, Transition,
 };
 pub use choice::{BUNDLE, Choice, ContextChoice};
 pub use commit::Turn;

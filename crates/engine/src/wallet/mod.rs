@@ -1,7 +1,7 @@
 //! The money of a run: reserved before a call, settled when its end is recorded, never overspent.
 //!
-//! Whoever goes on after a crash counts a call without a recorded end with its worst case. So the reservation stays until then,
-//! and what is known to come back of it is only waited for.
+//! Whoever goes on after a crash counts a call without a recorded end with its worst case. So the reservation stays until then;
+//! what may come back of it is waited for.
 //!
 //! **Invariant:** with a cap, `spent + reserved ≤ cap` at every step, as long as no call costs more than was reserved for it.
 //! **Invariant:** `returning ≤ reserved`.
@@ -43,8 +43,6 @@ pub enum Refused {
         spent: MicroUsd,
         /// Reserved by calls whose end is not recorded.
         reserved: MicroUsd,
-        /// What comes back of that, because some of them have ended.
-        returning: MicroUsd,
         /// The most this call may cost.
         asked: MicroUsd,
     },
@@ -73,20 +71,8 @@ impl Refused {
     /// Whether the call may pass once the calls in flight have settled for less than they reserved.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::OverBudget { cap, spent, reserved, returning: _, asked } => {
+            Self::OverBudget { cap, spent, reserved, asked } => {
                 *reserved > MicroUsd::ZERO && spent.0.checked_add(asked.0).is_some_and(|sum| sum <= cap.0)
-            }
-            Self::UnknownPrice => false,
-        }
-    }
-
-    /// Whether the call passes as soon as the calls that have ended are recorded as that.
-    pub fn is_covered_soon(&self) -> bool {
-        match self {
-            Self::OverBudget { cap, spent, reserved, returning, asked } => {
-                let kept = reserved.saturating_sub(*returning);
-                let sum = spent.0.checked_add(kept.0).and_then(|sum| sum.checked_add(asked.0));
-                sum.is_some_and(|sum| sum <= cap.0)
             }
             Self::UnknownPrice => false,
         }
@@ -117,8 +103,8 @@ impl Wallet {
             }
             let total = self.spent.0.checked_add(self.reserved.0).and_then(|sum| sum.checked_add(asked.0));
             if asked > MicroUsd::ZERO && total.is_none_or(|total| total > cap.0) {
-                let Self { spent, reserved, returning, .. } = *self;
-                return Err(Refused::OverBudget { cap, spent, reserved, returning, asked });
+                let Self { spent, reserved, .. } = *self;
+                return Err(Refused::OverBudget { cap, spent, reserved, asked });
             }
         }
         self.reserved += asked;
@@ -206,7 +192,6 @@ mod tests {
         let (mut spent, mut open, mut granted, mut refused, mut waiting) = (already, Vec::<Open>::new(), 0, 0, 0);
         for _ in 0..200 {
             let held: u64 = open.iter().map(Open::worst).sum();
-            let back: u64 = open.iter().map(Open::back).sum();
             match rng.below(5) {
                 0 | 1 => {
                     let asked = rng.below(400);
@@ -219,8 +204,7 @@ mod tests {
                             refused += 1;
                             assert!(spent + held + asked > cap, "seed {seed}: refused {asked} though it fits");
                             assert_eq!(error.is_retryable(), held > 0 && spent + asked <= cap, "seed {seed}");
-                            assert_eq!(error.is_covered_soon(), spent + held - back + asked <= cap, "seed {seed}");
-                            waiting += u32::from(error.is_covered_soon());
+                            waiting += u32::from(error.is_retryable());
                         }
                     }
                 }

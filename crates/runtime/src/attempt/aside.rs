@@ -20,7 +20,7 @@ use super::{
     money::{self, Ends},
 };
 use crate::{
-    assignment::{EndedCall, Failure, OpenCall},
+    assignment::{EndedCall, Failure, OpenCall, Progress},
     metrics,
 };
 
@@ -48,31 +48,25 @@ pub(super) async fn ask(climb: &Climb<'_>, aside: &Aside<'_>) -> Result<Result<V
     let output_tokens_max = model.output_tokens_max.min(request.output_tokens_max);
     let worst = model.price.map(|price| price.of_tokens(input_tokens, output_tokens_max.into()));
     let id = CallId { attempt: assignment.attempt, number };
-    Box::pin(money::reserve(climb, id, worst, Ends::Asides, None)).await?;
     let provider = Arc::clone(&model.provider);
     let by = Some(role.clone());
     let open = OpenCall { id, by, model: model.alias.clone(), provider, worst, input_tokens, is_sent: false };
-    let mut change = run.change(assignment.attempt, deps.clock.now());
-    change.calls.push(NewCall {
-        id,
-        purpose,
-        model: model.alias.as_str().into(),
-        provider: (*model.provider).into(),
-        input_hash,
-        reserved: worst,
-    });
-    // What earlier judges said is not bought again either; the call that they judge is not over yet.
-    let ended = assignment.obligation.note(|progress| {
-        progress.open = Some(open.clone());
-        progress.take_asides()
-    });
-    end_calls(&mut change, assignment.attempt, role, ended.clone());
-    if let Err(refusal) = run.record(&deps.rooms.journal, change).await {
-        run.not_begun(id, &refusal);
-        assignment.obligation.note(|progress| progress.not_recorded(&refusal, ended));
-        return Err(Failure::of(refusal));
-    }
-    assignment.obligation.note(|progress| progress.open = Some(OpenCall { is_sent: true, ..open }));
+    let intent = || {
+        let mut change = run.change(assignment.attempt, deps.clock.now());
+        change.calls.push(NewCall {
+            id,
+            purpose,
+            model: model.alias.as_str().into(),
+            provider: (*model.provider).into(),
+            input_hash,
+            reserved: worst,
+        });
+        // What earlier judges said is not bought again either; the call that they judge is not over yet.
+        let ended = assignment.obligation.note(Progress::take_asides);
+        end_calls(&mut change, assignment.attempt, role, ended.clone());
+        (change, ended)
+    };
+    Box::pin(money::begin(climb, &open, Ends::Asides, None, intent)).await?;
     let request = ChatRequest { output_tokens_max, ..request.clone() };
     let started = deps.clock.now();
     let answer = assignment.models.chat(&model.alias, &request).await;

@@ -191,7 +191,6 @@ pub(super) async fn ask_model(
     let role_max = registry.output_tokens_max(&task.role).unwrap_or(u32::MAX);
     let output_tokens_max = model.output_tokens_max.min(role_max);
     let worst = model.price.map(|price| price.of_tokens(input_tokens, output_tokens_max.into()));
-    let place = Box::pin(money::reserve(climb, call, worst, Ends::All, place)).await?;
     let open = OpenCall {
         id: call,
         by: None,
@@ -201,19 +200,9 @@ pub(super) async fn ask_model(
         input_tokens,
         is_sent: false,
     };
-    let (intent, ended) = intent(assignment, deps, model, &prepared.told, input_hash, &open, purpose);
-    // An attempt that is aborted while this is on its way must not leave a call behind that nobody ends.
-    assignment.obligation.note(|progress| progress.open = Some(open.clone()));
-    if let Err(refusal) = run.record(&deps.rooms.journal, intent).await {
-        run.not_begun(call, &refusal);
-        assignment.obligation.note(|progress| progress.not_recorded(&refusal, ended));
-        return Err(Failure::of(refusal));
-    }
-    drop(place);
-    assignment.obligation.note(|progress| {
-        progress.is_started = true;
-        progress.open = Some(OpenCall { is_sent: true, ..open });
-    });
+    let intent = || intent(assignment, deps, model, &prepared.told, input_hash, &open, purpose);
+    Box::pin(money::begin(climb, &open, Ends::All, place, intent)).await?;
+    assignment.obligation.note(|progress| progress.is_started = true);
 
     let Prepared { messages, schema, tools, .. } = prepared;
     let temperature = registry.temperature(&task.role);

@@ -1,15 +1,25 @@
 //! The money of a call: reserved before it is recorded, and held until its end is.
 //!
+//! Money that calls in flight may give back is waited for, so that a limit ends a run only when no call of it could be made.
+//!
 //! **Invariant:** who waits for money holds none that its own ends would bring back: nobody waits in a circle.
 
+use std::time::Duration;
+
+use crewline_store::Change;
 use crewline_types::{CallId, MicroUsd};
 use tokio::sync::SemaphorePermit;
 
 use super::{call::end_calls, climb::Climb};
 use crate::{
-    assignment::{Failure, Progress},
+    assignment::{Ended, Failure, OpenCall, Progress},
     purse::NoMoney,
 };
+
+/// The wait before the database is asked again; it doubles. It counts what other processes spend, too, of which nothing is heard.
+const PAUSE: Duration = Duration::from_millis(250);
+/// The longest one.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Which ends of calls an attempt may record now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,9 +30,44 @@ pub(super) enum Ends {
     Asides,
 }
 
-/// Reserves the worst case of a call. What comes back as soon as ends are recorded is waited for: those of the attempt itself are
-/// recorded now, those of others with their next change. Who waits for others gives its place among the prepared calls back.
-pub(super) async fn reserve<'a>(
+/// Reserves the worst case of a call and records that it begins, with the ends that `intent` takes along. Who has to wait gives
+/// its place among the prepared calls back meanwhile.
+pub(super) async fn begin<'a>(
+    climb: &Climb<'a>,
+    call: &OpenCall,
+    ends: Ends,
+    mut place: Option<SemaphorePermit<'a>>,
+    intent: impl Fn() -> (Change, Ended),
+) -> Result<(), Failure> {
+    let Climb { assignment, deps, .. } = *climb;
+    let (run, obligation) = (&assignment.run, &assignment.obligation);
+    let mut pause = PAUSE;
+    loop {
+        place = reserve(climb, call.id, call.worst, ends, place).await?;
+        let (change, ended) = intent();
+        // An attempt that is aborted while this is on its way must not leave a call behind that nobody ends.
+        obligation.note(|progress| progress.open = Some(call.clone()));
+        let Err(refusal) = run.record(&deps.rooms.journal, change).await else { break };
+        run.not_begun(call.id, &refusal);
+        obligation.note(|progress| progress.not_recorded(&refusal, ended));
+        if !refusal.may_pass() {
+            return Err(Failure::of(refusal));
+        }
+        tracing::debug!(call = %call.id, "waits for money that other calls give back");
+        let is_prepared = place.take().is_some();
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+        if is_prepared {
+            place = deps.preparing.acquire().await.ok();
+        }
+    }
+    obligation.note(|progress| progress.open = Some(OpenCall { is_sent: true, ..call.clone() }));
+    Ok(())
+}
+
+/// Reserves the worst case of a call. What calls in flight may give back is waited for: the ends of the attempt itself are
+/// recorded now, those of others with their next change.
+async fn reserve<'a>(
     climb: &Climb<'a>,
     call: CallId,
     worst: Option<MicroUsd>,
@@ -35,13 +80,15 @@ pub(super) async fn reserve<'a>(
         // Before the question, so that nothing comes back unheard.
         let returned = purse.returned();
         let Err(NoMoney { cap, refused }) = purse.reserve(call, worst) else { return Ok(place) };
-        if !refused.is_covered_soon() {
+        if !refused.is_retryable() {
             return Err(Failure::OverBudget { cap, message: format!("{cap}: {refused}") });
         }
         if record_ended(climb, ends).await? {
             continue;
         }
+        tracing::debug!(%call, %refused, "waits for money that other calls give back");
         let is_prepared = place.take().is_some();
+        // Every call in flight has its limit, and so has the attempt.
         returned.await;
         if is_prepared {
             place = deps.preparing.acquire().await.ok();

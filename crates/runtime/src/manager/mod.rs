@@ -309,7 +309,7 @@ impl State {
     ) -> Result<(), ActorProcessingErr> {
         match result {
             Ok(()) => {}
-            Err(refusal @ (Refusal::Stale | Refusal::Unknown | Refusal::OverBudget | Refusal::OverProject)) => {
+            Err(refusal @ (Refusal::Stale | Refusal::Unknown | Refusal::OverBudget { .. })) => {
                 return Err(Distrust(refusal.to_string()).into());
             }
             Err(Refusal::Failed { code, kind, message }) => {

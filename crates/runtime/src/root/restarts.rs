@@ -149,7 +149,7 @@ async fn interrupt(args: manager::Args, note: ErrorNote) -> Result<(), Error> {
             args.hub.publish(events);
             Ok(())
         }
-        Some(Committed::Stale | Committed::OverBudget | Committed::OverProject) | None => {
+        Some(Committed::Stale | Committed::OverBudget { .. }) | None => {
             Err(Error::Held { run, owner: "another process that was faster".into() })
         }
     }

@@ -122,7 +122,7 @@ impl Handle {
                 self.publish(events);
                 Ok(changed)
             }
-            Some(Committed::Stale | Committed::OverBudget | Committed::OverProject) | None => {
+            Some(Committed::Stale | Committed::OverBudget { .. }) | None => {
                 Err(Error::Held { run, owner: "another process that was faster".into() })
             }
         }

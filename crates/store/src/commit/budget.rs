@@ -9,7 +9,7 @@
 //! **Invariant:** an end is never refused: what was spent is recorded.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -18,7 +18,7 @@ use crewline_types::{CallId, MicroUsd, RunId};
 use super::{Batch, Fate, Numbers, Stop, run_id};
 use crate::{
     Backend, Error,
-    change::{Change, ProjectMax},
+    change::{Change, Payer, ProjectMax},
     sql::{Args, clamp},
     statements as sql,
     tx::Tx,
@@ -26,6 +26,40 @@ use crate::{
 
 /// What is reserved for calls that are open.
 type Reserved = HashMap<CallId, i64>;
+
+/// A change that is refused.
+struct Over {
+    /// Which of the batch.
+    place: usize,
+    whose: Payer,
+    /// How much too little there is.
+    excess: i64,
+}
+
+/// What is reserved for open calls together, a million dollars for a call at most.
+#[derive(Default)]
+struct Held {
+    runs: BTreeMap<RunId, i64>,
+    projects: BTreeMap<Arc<str>, i64>,
+}
+
+impl Held {
+    fn add(&mut self, change: &Change, reserved: i64) {
+        *self.runs.entry(change.run).or_default() += reserved;
+        if let Some(ProjectMax { project, .. }) = &change.project_max {
+            *self.projects.entry(Arc::clone(project)).or_default() += reserved;
+        }
+    }
+
+    fn of(&self, change: &Change, whose: Payer) -> i64 {
+        let held = match (whose, &change.project_max) {
+            (Payer::Run, _) => self.runs.get(&change.run),
+            (Payer::Project, Some(ProjectMax { project, .. })) => self.projects.get(project),
+            (Payer::Project, None) => None,
+        };
+        held.copied().unwrap_or_default()
+    }
+}
 
 impl Batch<'_> {
     pub(super) async fn check_budgets(
@@ -49,24 +83,23 @@ impl Batch<'_> {
         .await?;
         let mut reserved = self.reserved(tx, numbers, &sums).await?;
         let mut projects = self.projects(tx).await?;
-        let mut is_refused = false;
-        for (change, fate) in self.changes.iter().zip(&mut self.fates).filter(|(_, fate)| **fate == Fate::Live) {
+        let mut begun = Held::default();
+        let mut refused = Vec::new();
+        for (place, change) in self.live() {
             let Some(sum) = sums.get_mut(&change.run) else { continue };
             let difference = difference(change, &reserved);
             let after = sum.saturating_add(difference);
             let begins = change.calls.iter().any(|call| call.reserved.is_some_and(|it| it > MicroUsd::ZERO));
-            if begins && change.cost_max.is_some_and(|max| after > clamp(max.0)) {
-                *fate = Fate::OverBudget;
-                is_refused = true;
+            if begins && let Some(excess) = excess(after, change.cost_max) {
+                refused.push(Over { place, whose: Payer::Run, excess });
                 continue;
             }
             if let Some(ProjectMax { project, max }) = &change.project_max
                 && let Some(total) = projects.get_mut(project)
             {
                 let after = total.saturating_add(difference);
-                if begins && after > clamp(max.0) {
-                    *fate = Fate::OverProject;
-                    is_refused = true;
+                if begins && let Some(excess) = excess(after, Some(*max)) {
+                    refused.push(Over { place, whose: Payer::Project, excess });
                     continue;
                 }
                 *total = after;
@@ -74,12 +107,18 @@ impl Batch<'_> {
             *sum = after;
             for call in &change.calls {
                 reserved.insert(call.id, reserved_of(call.reserved));
+                begun.add(change, reserved_of(call.reserved));
             }
             for end in &change.calls_ended {
                 reserved.remove(&end.id);
             }
         }
-        if is_refused {
+        if !refused.is_empty() {
+            let held = self.held(tx, &refused, begun).await?;
+            for Over { place, whose, excess } in refused {
+                let may_pass = held.of(&self.changes[place], whose) >= excess;
+                self.fates[place] = Fate::OverBudget { whose, may_pass };
+            }
             return Err(Stop::Again);
         }
         let sums: Vec<(RunId, i64)> = sums.into_iter().collect();
@@ -131,6 +170,38 @@ impl Batch<'_> {
         (sums, unknown)
     }
 
+    /// What is reserved for open calls of those that are refused, beside `begun`. No more of it can come back.
+    async fn held(&self, tx: &mut Tx, refused: &[Over], begun: Held) -> Result<Held, Error> {
+        let mut held = begun;
+        let of = |whose| refused.iter().filter(move |it| it.whose == whose).map(|it| &self.changes[it.place]);
+        let runs: BTreeSet<RunId> = of(Payer::Run).map(|it| it.run).collect();
+        let runs: Vec<RunId> = runs.into_iter().collect();
+        tx.ask(
+            &sql::OPEN_IN_RUNS,
+            &runs,
+            |args, run| args.text(run.as_str()),
+            |row| {
+                *held.runs.entry(run_id(row.text(0)?)?).or_default() += row.int(1)?;
+                Ok(())
+            },
+        )
+        .await?;
+        let projects: BTreeSet<Arc<str>> =
+            of(Payer::Project).filter_map(|it| Some(Arc::clone(&it.project_max.as_ref()?.project))).collect();
+        let projects: Vec<Arc<str>> = projects.into_iter().collect();
+        tx.ask(
+            &sql::OPEN_IN_PROJECTS,
+            &projects,
+            |args, project| args.text(project),
+            |row| {
+                *held.projects.entry(row.text(0)?.into()).or_default() += row.int(1)?;
+                Ok(())
+            },
+        )
+        .await?;
+        Ok(held)
+    }
+
     /// What is reserved for the calls that this batch ends and an earlier one began.
     async fn reserved(&self, tx: &mut Tx, numbers: &Numbers, sums: &BTreeMap<RunId, i64>) -> Result<Reserved, Error> {
         let mut ended = HashMap::<(i64, i64, i64), CallId>::new();
@@ -164,6 +235,11 @@ const CALL_MAX: i64 = 1_000_000_000_000;
 
 fn reserved_of(cost: Option<MicroUsd>) -> i64 {
     cost.map_or(0, |cost| clamp(cost.0).min(CALL_MAX))
+}
+
+/// How much a sum is above a limit.
+fn excess(sum: i64, max: Option<MicroUsd>) -> Option<i64> {
+    max.map(|max| sum.saturating_sub(clamp(max.0))).filter(|it| *it > 0)
 }
 
 /// How much a change adds to what its run has cost.

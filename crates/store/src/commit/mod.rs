@@ -29,7 +29,7 @@ use crewline_types::{Event, RunId, RunStatus, Task, TaskId};
 
 use crate::{
     Backend, Error, Fence, Store,
-    change::{Change, Committed, RunEnd},
+    change::{Change, Committed, Payer, RunEnd},
     hints::News,
     metrics,
     retry::{RETURN_LIMIT, Retry},
@@ -68,8 +68,7 @@ impl From<Error> for Stop {
 enum Fate {
     Live,
     Stale,
-    OverBudget,
-    OverProject,
+    OverBudget { whose: Payer, may_pass: bool },
 }
 
 /// What one try of a batch knows.
@@ -178,8 +177,7 @@ impl Store {
         let answers = batch.fates.into_iter().zip(events).map(|(fate, events)| match fate {
             Fate::Live => Committed::Done { events },
             Fate::Stale => Committed::Stale,
-            Fate::OverBudget => Committed::OverBudget,
-            Fate::OverProject => Committed::OverProject,
+            Fate::OverBudget { whose, may_pass } => Committed::OverBudget { whose, may_pass },
         });
         Ok(answers.collect())
     }

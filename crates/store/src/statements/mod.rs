@@ -254,6 +254,23 @@ pub(crate) static OPEN_CALLS: Bulk = Bulk::new(
     " JOIN calls AS c ON c.task = v.column1 AND c.attempt = v.column2 AND c.number = v.column3 WHERE c.outcome IS NULL",
 );
 
+/// What is reserved for the open calls of runs: run.
+pub(crate) static OPEN_IN_RUNS: Bulk = Bulk::new(
+    "SELECT t.run_id, CAST(SUM(LEAST(1000000000000, COALESCE(c.reserved_micro_usd, 0))) AS BIGINT) FROM ",
+    &[Text],
+    " JOIN tasks AS t ON t.run_id = v.column1 JOIN calls AS c ON c.task = t.number WHERE c.outcome IS NULL \
+     GROUP BY t.run_id",
+);
+
+/// The same of projects, for the runs that somebody works on: nobody ends the calls of others.
+pub(crate) static OPEN_IN_PROJECTS: Bulk = Bulk::new(
+    "SELECT r.project, CAST(SUM(LEAST(1000000000000, COALESCE(c.reserved_micro_usd, 0))) AS BIGINT) FROM ",
+    &[Text],
+    " JOIN runs AS r ON r.project = v.column1 AND r.status = 'running' AND r.lease_until > NOW_MICROS \
+     JOIN tasks AS t ON t.run_id = r.id JOIN calls AS c ON c.task = t.number WHERE c.outcome IS NULL \
+     GROUP BY r.project",
+);
+
 /// Keeps what runs have cost: run, sum.
 pub(crate) static CHARGE_RUNS: Bulk =
     Bulk::new("UPDATE runs AS r SET charged_micro_usd = v.column2 FROM ", &[Text, Int], " WHERE r.id = v.column1");
@@ -385,6 +402,8 @@ mod tests {
         &SUM_CALLS,
         &SUM_PROJECTS,
         &OPEN_CALLS,
+        &OPEN_IN_RUNS,
+        &OPEN_IN_PROJECTS,
         &CHARGE_RUNS,
         &INSERT_OFFERS,
         &DELETE_OFFERS,

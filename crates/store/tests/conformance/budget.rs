@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crewline_store::{CallEnd, Change, Committed, ProjectMax};
+use crewline_store::{CallEnd, Change, Committed, Payer, ProjectMax};
 use crewline_types::{AttemptId, CallId, MicroUsd, TaskId, Usage, event::CallOutcome};
 
 use crate::common::{Crew, Place, call, first, is_done};
@@ -38,6 +38,10 @@ fn end(attempt: AttemptId, number: u32, cost: Option<u64>) -> CallEnd {
     }
 }
 
+fn over(whose: Payer, may_pass: bool) -> Committed {
+    Committed::OverBudget { whose, may_pass }
+}
+
 /// The sum of all calls as the table has it.
 async fn spent(crew: &Crew) -> u64 {
     let calls = crew.store.calls(crew.run).await.unwrap();
@@ -59,7 +63,7 @@ async fn a_cap_is_never_exceeded(place: &Place) {
     let answers: Vec<Committed> =
         futures::future::join_all(commits).await.into_iter().flat_map(Result::unwrap).collect();
     assert_eq!(answers.iter().filter(|it| is_done(it)).count(), 14);
-    assert_eq!(answers.iter().filter(|it| **it == Committed::OverBudget).count(), 46);
+    assert_eq!(answers.iter().filter(|it| **it == over(Payer::Run, true)).count(), 46);
     assert_eq!((spent(&crew).await, charged(place).await), (98, 98));
     // A call that ends cheaper makes room, in the change that needs it and in later ones; in batches.
     let begun: Vec<TaskId> = tasks.iter().zip(&answers).filter(|(_, it)| is_done(it)).map(|(task, _)| *task).collect();
@@ -75,7 +79,7 @@ async fn a_cap_is_never_exceeded(place: &Place) {
     // 98 → +1 −5 … : 99, 100, then two that do not fit; 2 + 6 instead of 7 is one more each.
     let answer = stores[0].commit(&next).await.unwrap();
     assert_eq!(answer.iter().map(is_done).collect::<Vec<_>>()[..4], [true, true, false, false]);
-    assert!(answer[4..].iter().all(|it| *it == Committed::OverBudget));
+    assert!(answer[4..].iter().all(|it| *it == over(Payer::Run, true)));
     assert_eq!((spent(&crew).await, charged(place).await), (100, 100));
     assert_eq!(crew.store.integrity().await.unwrap(), []);
 }
@@ -92,7 +96,7 @@ async fn an_end_is_never_refused(place: &Place) {
     assert!(answer.iter().all(is_done));
     assert!(is_done(&crew.commit(dear).await));
     assert_eq!((spent(&crew).await, charged(place).await), (80, 80));
-    assert_eq!(crew.commit(begin(&crew, tasks[1], 1, 50)).await, Committed::OverBudget);
+    assert_eq!(crew.commit(begin(&crew, tasks[1], 1, 50)).await, over(Payer::Run, false));
     // A call that can not cost anything is not refused.
     assert!(is_done(&crew.commit(begin(&crew, tasks[1], 0, 50)).await));
 }
@@ -105,7 +109,7 @@ async fn a_refusal_does_not_count(place: &Place) {
     let changes = [begin(&crew, tasks[0], 5, 10), begin(&crew, tasks[1], 6, 10), stale, begin(&crew, tasks[3], 5, 10)];
     let answer = crew.store.commit(&changes).await.unwrap();
     assert_eq!(answer.iter().map(is_done).collect::<Vec<_>>(), [true, false, false, true]);
-    assert_eq!(answer[1..3], [Committed::OverBudget, Committed::Stale]);
+    assert_eq!(answer[1..3], [over(Payer::Run, true), Committed::Stale]);
     let events = crew.store.events(crew.run, 0, 9).await.unwrap();
     assert_eq!(events.iter().map(|it| it.seq).collect::<Vec<_>>(), [1, 2]);
     assert_eq!((spent(&crew).await, charged(place).await), (10, 10));
@@ -123,7 +127,8 @@ async fn a_sum_begins_with_what_is_there(place: &Place) {
     ended.calls_ended.push(end(first(tasks[0]), 1, Some(10)));
     crew.done(ended).await;
     assert_eq!(place.count("runs WHERE charged_micro_usd IS NULL").await, 2);
-    assert_eq!(crew.commit(begin(&crew, tasks[2], 61, 100)).await, Committed::OverBudget);
+    assert_eq!(crew.commit(begin(&crew, tasks[2], 61, 100)).await, over(Payer::Run, true));
+    assert_eq!(crew.commit(begin(&crew, tasks[2], 91, 100)).await, over(Payer::Run, false));
     assert!(is_done(&crew.commit(begin(&crew, tasks[2], 60, 100)).await));
     assert_eq!(spent(&crew).await, 100);
     // From now on also what has no cap of its own is counted, such as planning and what a manager closes.
@@ -152,7 +157,7 @@ async fn huge_costs_fit(place: &Place) {
     for task in &tasks[..2] {
         crew.done(Change { cost_max: None, ..begin(&crew, *task, u64::MAX, 0) }).await;
     }
-    assert_eq!(crew.commit(begin(&crew, tasks[2], 1, 100)).await, Committed::OverBudget);
+    assert!(matches!(crew.commit(begin(&crew, tasks[2], 1, 100)).await, Committed::OverBudget { .. }));
     assert!(is_done(&crew.commit(begin(&crew, tasks[2], u64::MAX, u64::MAX)).await));
 }
 
@@ -175,7 +180,7 @@ async fn a_project_is_never_exceeded(place: &Place) {
     let answers: Vec<Committed> =
         futures::future::join_all(commits).await.into_iter().flat_map(Result::unwrap).collect();
     assert_eq!(answers.iter().filter(|it| is_done(it)).count(), 10, "{answers:?}");
-    assert_eq!(answers.iter().filter(|it| **it == Committed::OverProject).count(), 68);
+    assert_eq!(answers.iter().filter(|it| **it == over(Payer::Project, true)).count(), 68);
     let both = spent(&crews[0]).await + spent(&crews[1]).await;
     assert_eq!(both, 100);
     // Another project has its own money.
@@ -189,4 +194,10 @@ async fn a_project_is_never_exceeded(place: &Place) {
     assert!(is_done(&crews[1].commit(next).await));
     assert_eq!(spent(&crews[0]).await + spent(&crews[1]).await, 100);
     assert_eq!(crews[0].store.integrity().await.unwrap(), []);
+    // A run that nobody works on ends no calls.
+    let task = crews[1].tasks(1).await[0];
+    let next = capped(begin(&crews[1], task, 20, 0), "p");
+    assert_eq!(crews[1].commit(next.clone()).await, over(Payer::Project, true));
+    place.execute("UPDATE runs SET lease_until = 0").await;
+    assert_eq!(crews[1].commit(next).await, over(Payer::Project, false));
 }

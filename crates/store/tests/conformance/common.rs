@@ -216,7 +216,7 @@ impl Crew {
     pub(crate) async fn done(&self, change: Change) -> Vec<u64> {
         match self.store.commit(&[change]).await.unwrap().remove(0) {
             Committed::Done { events } => events.iter().map(|event| event.seq).collect(),
-            refused @ (Committed::Stale | Committed::OverBudget | Committed::OverProject) => panic!("{refused:?}"),
+            refused @ (Committed::Stale | Committed::OverBudget { .. }) => panic!("{refused:?}"),
         }
     }
 

@@ -144,7 +144,7 @@ impl Side {
         match self.crew.commit(change).await {
             Committed::Done { .. } => Answer::Done(Found::Nothing),
             Committed::Stale => Answer::Stale,
-            Committed::OverBudget | Committed::OverProject => panic!("there is no budget"),
+            Committed::OverBudget { .. } => panic!("there is no budget"),
         }
     }
 
