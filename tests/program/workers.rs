@@ -469,6 +469,30 @@ fn a_cap_holds_across_workers() {
 }
 
 #[test]
+fn a_server_does_not_take_over_what_it_manages() {
+    let gate = Gate::after(1);
+    let Some(mut world) = World::new("own", Script::default().behind(&gate)) else { return };
+    let server = world.serve("2");
+    let run = world.submit(&fan(4));
+    wait_until("some calls", || world.server.calls() == 3);
+    // As if the database had been away for longer than the lease: others may take the run now, and it looks for such runs.
+    for _ in 0..2 {
+        let seen = || world.nodes()[0]["seen_at"].clone();
+        let before = seen();
+        world.database.execute(&format!(
+            "UPDATE runs SET lease_until = 0 WHERE owner LIKE '%:{server}' AND status = 'running'; NOTIFY crewline, 'o'"
+        ));
+        // The second look begins when the first one is over.
+        wait_until("a look", || seen() != before);
+    }
+    gate.open();
+    assert_eq!(world.end_of(&run)["status"], "completed");
+    assert_eq!(world.server.calls(), 6);
+    let log = world.app.run(["logs", &run, "-o", "jsonl", "--database", &world.database.url]).expect_code(0);
+    assert_eq!(log.events_of("run_started").len(), 2, "launched, and taken by the server once: {}", log.stdout);
+}
+
+#[test]
 fn a_file_has_no_workers() {
     let server = StubServer::start(Script::default());
     let app = app();

@@ -21,7 +21,7 @@ use crewline_models::{
 };
 use crewline_runtime::{Config, Dispatch, Handle, MemoryConfig, ToolsConfig, check_rules};
 use crewline_store::{Backend, Store};
-use crewline_types::SystemClock;
+use crewline_types::{IdSource, RunId, SystemClock};
 use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::{
@@ -291,10 +291,11 @@ fn request_log(settings: &Settings) -> Result<Option<Arc<RequestLog>>, Error> {
     Ok(Some(Arc::new(log)))
 }
 
-/// `host:pid`, for leases.
+/// Names one start of one process, for leases: `host-random:pid`. Containers may share both the host's name and the pid.
 fn node() -> String {
     let system = rustix::system::uname();
-    format!("{}:{}", system.nodename().to_string_lossy(), std::process::id())
+    let start = RunId::new(&mut IdSource::random());
+    format!("{}-{start}:{}", system.nodename().to_string_lossy(), std::process::id())
 }
 
 /// Makes the data directory, for its owner only.
@@ -399,6 +400,11 @@ mod tests {
     #[test]
     fn the_inert_registry_is_valid() {
         Registry::parse(INERT_REGISTRY, "none", &|_| None).unwrap();
+    }
+
+    #[test]
+    fn every_start_has_a_name_of_its_own() {
+        assert_ne!(node(), node(), "the host and the pid are the same");
     }
 
     #[test]

@@ -188,6 +188,8 @@ impl Handle {
         if self.manages_runs() {
             return match self.resume(run, Overrides::default()).await {
                 Ok(_) => Ok(true),
+                // Another decision did it.
+                Err(Error::Held { .. }) if self.row(run).await?.status == RunStatus::Running => Ok(true),
                 Err(error @ (Error::Held { .. } | Error::Busy { .. })) => {
                     tracing::warn!(run_id = %run, error.code = error.code(), "the run waits for `resume`");
                     Ok(false)

@@ -19,7 +19,7 @@ pub struct Config {
     pub memory: MemoryConfig,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
-    /// Names this process in leases, as `host:pid`.
+    /// Names this start of this process in leases.
     pub node: String,
     /// Folder of the run locks; only where the database is a file of this machine.
     pub locks: Option<PathBuf>,

@@ -40,7 +40,7 @@ impl Handle {
             }
         }
         match self.free(&row).await {
-            Ok(Some(lock)) => self.start_manager(run, lock.0, Some(halt_of(wish))).await,
+            Ok(Some(lock)) => self.start_manager(run, lock, Some(halt_of(wish))).await,
             Ok(None) => Ok(()),
             Err(error) => Err(error),
         }
@@ -75,25 +75,24 @@ impl Handle {
     }
 
     /// What holds the run, when nobody else does.
-    async fn free(&self, row: &RunRow) -> Result<Option<Held>, Error> {
-        if self.store().backend() == Backend::Sqlite {
-            return match self.lock(row.id) {
-                Ok(lock) => Ok(Some(Held(lock))),
-                Err(Error::Held { .. }) => Ok(None),
-                Err(error) => Err(error),
-            };
+    async fn free(&self, row: &RunRow) -> Result<Option<Arc<RunLock>>, Error> {
+        let is_free = self.store().backend() == Backend::Sqlite
+            || row.status != RunStatus::Running
+            || self.store().orphaned_runs().await?.contains(&row.id);
+        if !is_free {
+            return Ok(None);
         }
-        let is_free = row.status != RunStatus::Running || self.store().orphaned_runs().await?.contains(&row.id);
-        Ok(is_free.then_some(Held(None)))
+        match self.lock(row.id) {
+            Ok(lock) => Ok(Some(lock)),
+            Err(Error::Held { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     pub(crate) async fn row(&self, run: RunId) -> Result<RunRow, Error> {
         self.store().run(run).await?.ok_or_else(|| Error::NotFound { what: "run", id: run.to_string() })
     }
 }
-
-/// The lock of a run, where runs have locks.
-struct Held(Option<Arc<RunLock>>);
 
 /// What a wish is for a manager.
 pub fn message_of(wish: Wish) -> manager::Message {

@@ -41,7 +41,7 @@ pub struct Post {
 /// A process that shares the database, for people.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct NodeSummary {
-    /// `host:pid`.
+    /// `host-random:pid`: one start of one process.
     pub id: String,
     /// What it does.
     pub kind: NodeKind,
@@ -121,7 +121,7 @@ impl Handle {
     }
 
     async fn unmanaged(&self) -> Result<Vec<RunId>, Error> {
-        if !self.has_locks() {
+        if !self.has_lock_files() {
             return Ok(self.store().orphaned_runs().await?);
         }
         // On one machine the lock tells who lives; a lease may outlast its holder.

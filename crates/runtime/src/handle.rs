@@ -39,7 +39,7 @@ use crate::{
     hub::Hub,
     journal,
     library::Library,
-    lock::RunLock,
+    lock::{Locks, RunLock},
     manager, memory,
     planning::{self, Author, Below},
     prompt::Prompts,
@@ -55,6 +55,8 @@ use crate::{
 
 /// Wait for an answer of the root.
 const ROOT_LIMIT: Duration = Duration::from_secs(10);
+/// How soon it is looked again whether a manager has let its run go.
+const LET_GO: Duration = Duration::from_millis(10);
 
 /// What a run is launched with.
 #[derive(Debug, Clone)]
@@ -121,7 +123,7 @@ pub struct Handle {
     hub: Hub,
     ids: Arc<Mutex<IdSource>>,
     node: Arc<str>,
-    locks: Option<PathBuf>,
+    locks: Locks,
     pub(crate) reloader: Option<Reloader>,
     /// Whether this process goes on with runs by itself.
     keeps_runs: Arc<AtomicBool>,
@@ -168,7 +170,9 @@ impl Handle {
         let (root, _) = Actor::spawn(None, Root, args).await.map_err(|error| Error::Spawn(error.to_string()))?;
         let ids = Arc::new(Mutex::new(IdSource::random()));
         let keeps_runs = Arc::default();
-        Ok(Self { root, deps, store, hub, ids, node: node.into(), locks, reloader, keeps_runs })
+        let node: Arc<str> = node.into();
+        let locks = Locks::new(Arc::clone(&node), locks);
+        Ok(Self { root, deps, store, hub, ids, node, locks, reloader, keeps_runs })
     }
 
     /// Records a run and starts its manager.
@@ -301,7 +305,7 @@ impl Handle {
     /// Continues a run. A run that is there for its plan only stops at it, unless a person wants it done.
     pub(crate) async fn go_on(&self, id: RunId, overrides: Overrides, wanted: Wanted) -> Result<u64, Error> {
         self.admit().await?;
-        let lock = self.lock(id)?;
+        let lock = self.take(id).await?;
         let row = self.store.run(id).await?.ok_or_else(|| Error::NotFound { what: "run", id: id.to_string() })?;
         match row.status {
             RunStatus::Running | RunStatus::Interrupted | RunStatus::LimitReached => {}
@@ -319,8 +323,7 @@ impl Handle {
         };
         settings.change(&overrides);
         self.refuse_unpriced(&settings.limits)?;
-        let claim = if lock.is_some() { Claim::Force } else { Claim::IfFree };
-        let epoch = self.claim(id, claim).await?;
+        let epoch = self.claim(id, lock.claim()).await?;
         self.store.configure_run(id, epoch, &settings_text(&settings), wished).await?;
         let at = self.deps.clock.now();
         let mut change = Change::new(id, epoch, at);
@@ -439,8 +442,8 @@ impl Handle {
         Arc::clone(&self.deps)
     }
 
-    pub(crate) fn has_locks(&self) -> bool {
-        self.locks.is_some()
+    pub(crate) fn has_lock_files(&self) -> bool {
+        self.locks.have_files()
     }
 
     pub(crate) fn node(&self) -> Arc<str> {
@@ -459,8 +462,24 @@ impl Handle {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn lock(&self, run: RunId) -> Result<Option<Arc<RunLock>>, Error> {
-        self.locks.as_deref().map(|folder| RunLock::take(folder, run, &self.node).map(Arc::new)).transpose()
+    pub(crate) fn lock(&self, run: RunId) -> Result<Arc<RunLock>, Error> {
+        self.locks.take(run).map(Arc::new)
+    }
+
+    /// Takes the run. A manager of this process that has recorded its end is about to let it go.
+    pub(crate) async fn take(&self, run: RunId) -> Result<Arc<RunLock>, Error> {
+        let until = tokio::time::Instant::now() + ROOT_LIMIT;
+        loop {
+            let owner = match self.lock(run) {
+                Err(Error::Held { owner, .. }) => owner,
+                taken => return taken,
+            };
+            let is_ours = owner == *self.node && tokio::time::Instant::now() < until;
+            if !is_ours || self.store.run(run).await?.is_none_or(|row| row.status == RunStatus::Running) {
+                return Err(Error::Held { run, owner });
+            }
+            tokio::time::sleep(LET_GO).await;
+        }
     }
 
     pub(crate) fn publish(&self, events: Vec<crewline_types::Event>) {
@@ -544,7 +563,7 @@ impl Handle {
     pub(crate) async fn start_manager(
         &self,
         run: RunId,
-        lock: Option<Arc<RunLock>>,
+        lock: Arc<RunLock>,
         halt: Option<manager::Halt>,
     ) -> Result<(), Error> {
         self.load_experience().await;
@@ -603,7 +622,7 @@ fn end_at_once(change: &mut Change) {
 /// A run that has a row, and whose manager is not started yet.
 struct RecordedRun {
     id: RunId,
-    lock: Option<Arc<RunLock>>,
+    lock: Arc<RunLock>,
 }
 
 pub(crate) fn settings_text(settings: &Settings) -> String {

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use crewline_store::{CallRow, Claim, Lineage, OfferState, OpenOffer, Origin, RunRow, Withdraw};
+use crewline_store::{CallRow, Lineage, OfferState, OpenOffer, Origin, RunRow, Withdraw};
 use crewline_types::{
     AttemptId, LinkKind, MicroUsd, ModelAlias, Role, Task, TaskDetails, TaskId, TaskKind, TaskStatus, Text,
     event::CallOutcome,
@@ -74,9 +74,7 @@ pub struct LostAttempt {
 /// Claims and loads the run of `args`.
 pub async fn load(args: Args) -> Result<Box<Loaded>, Error> {
     let store = &args.store;
-    // The lock file says that no other process of this machine holds the run; its lease may still look valid.
-    let claim = if args.lock.is_some() { Claim::Force } else { Claim::IfFree };
-    let epoch = store.claim_run(args.run, &args.node, args.deps.limits.lease, claim).await?;
+    let epoch = store.claim_run(args.run, &args.node, args.deps.limits.lease, args.lock.claim()).await?;
     let offers = open_offers(&args, epoch).await?;
     let row = store.run(args.run).await?.ok_or_else(|| Error::NotFound { what: "run", id: args.run.to_string() })?;
     let settings = Settings::of(&row)?;

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use crewline_store::{Change, Claim, Transition, Wished};
+use crewline_store::{Change, Transition, Wished};
 use crewline_types::{
     EventBody, LinkKind, ModelAlias, RunId, RunStatus, Task, TaskId, TaskKind, TaskStatus, event::NewEvent,
 };
@@ -36,7 +36,7 @@ impl Handle {
         self.admit().await?;
         let run = what.run();
         self.check_model(model)?;
-        let lock = self.lock(run)?;
+        let lock = self.take(run).await?;
         let row = self.row(run).await?;
         match (row.status, what) {
             (RunStatus::Cancelled, _) | (RunStatus::Completed, Found::Run(_)) => {
@@ -56,8 +56,7 @@ impl Handle {
             settings.models.extend(keys.map(|key| (key, model.clone())));
         }
         self.store().reopen_run(run).await?;
-        let claim = if lock.is_some() { Claim::Force } else { Claim::IfFree };
-        let epoch = self.claim(run, claim).await?;
+        let epoch = self.claim(run, lock.claim()).await?;
         self.store().configure_run(run, epoch, &settings_text(&settings), Wished::Forgotten).await?;
         let at = self.deps().clock.now();
         let mut change = Change::new(run, epoch, at);

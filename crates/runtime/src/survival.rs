@@ -268,10 +268,15 @@ async fn abort_leaves_a_run_that_resumes() {
         panic!("{events:?}")
     };
     assert_eq!((*status, tasks.in_progress), (RunStatus::Interrupted, 0));
-    while world.handle.drain(run).await.is_ok() {
-        tokio::task::yield_now().await;
-    }
-    let after = world.handle.resume(run, crate::Overrides::default()).await.unwrap();
+    // Its manager has recorded the end and is about to let the run go.
+    let held = world.handle.take(run).await.unwrap();
+    let resume = world.handle.resume(run, crate::Overrides::default());
+    let let_go = async {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        drop(held);
+    };
+    let (after, ()) = tokio::join!(resume, let_go);
+    let after = after.unwrap();
     assert_eq!(after, events.last().unwrap().seq);
     let events = world.events(run).await;
     let Some(EventBody::RunFinished { status, .. }) = events.last().map(|it| &it.body) else { panic!("{events:?}") };

@@ -138,8 +138,8 @@ pub struct Args {
     pub hub: Hub,
     /// This process, in leases.
     pub node: Arc<str>,
-    /// Holds the run on this machine.
-    pub lock: Option<Arc<RunLock>>,
+    /// Keeps others of this process, or of this machine, from the run.
+    pub lock: Arc<RunLock>,
     /// Gives out task ids.
     pub ids: Arc<Mutex<IdSource>>,
     /// How the run is stopped as soon as it is loaded; for runs that are claimed to be stopped.

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crewline_store::{Change, Claim, Committed, RunEnd};
+use crewline_store::{Change, Committed, RunEnd};
 use crewline_types::{
     ErrorKind, EventBody, RunId, RunStatus,
     event::{ErrorNote, NewEvent},
@@ -123,8 +123,7 @@ impl State {
 /// resumes it.
 async fn interrupt(args: manager::Args, note: ErrorNote) -> Result<(), Error> {
     let (store, run) = (&args.store, args.run);
-    let claim = if args.lock.is_some() { Claim::Force } else { Claim::IfFree };
-    let epoch = store.claim_run(run, &args.node, args.deps.limits.lease, claim).await?;
+    let epoch = store.claim_run(run, &args.node, args.deps.limits.lease, args.lock.claim()).await?;
     let report = report::report(store, run).await?;
     let (status, at) = (RunStatus::Interrupted, args.deps.clock.now());
     let mut change = Change::new(run, epoch, at);

@@ -128,9 +128,9 @@ impl Handle {
         }
     }
 
-    /// Sees to it that nobody works on the run. On one machine the lock keeps others away until it is dropped; on a shared
-    /// database the change is refused when somebody was faster.
-    pub(crate) async fn hold(&self, run: RunId) -> Result<Option<Arc<RunLock>>, Error> {
+    /// Sees to it that nobody works on the run. The lock keeps others of this process, or of this machine, away until it is dropped;
+    /// on a shared database the change is refused when somebody was faster.
+    pub(crate) async fn hold(&self, run: RunId) -> Result<Arc<RunLock>, Error> {
         let row = self.row(run).await?;
         if self.store().backend() == Backend::Sqlite {
             return self.lock(run);
@@ -138,6 +138,6 @@ impl Handle {
         let is_free = row.owner.is_none()
             || row.status != RunStatus::Running
             || self.store().orphaned_runs().await?.contains(&run);
-        if is_free { Ok(None) } else { Err(Error::Held { run, owner: row.owner.unwrap_or_default() }) }
+        if is_free { self.lock(run) } else { Err(Error::Held { run, owner: row.owner.unwrap_or_default() }) }
     }
 }
