@@ -29,6 +29,7 @@ use crate::{
     purse::{Cap, Purse},
     rooms::Room,
     settings::Approve,
+    summary_call::SummaryCalls,
     worker,
 };
 
@@ -59,6 +60,8 @@ pub struct RunBrief {
     pub project_max: Option<MicroUsd>,
     /// What one task may cost.
     pub task_max: Option<MicroUsd>,
+    /// Its calls for summaries.
+    pub summaries: SummaryCalls,
 }
 
 /// Where attempts of a run are made.
@@ -89,7 +92,7 @@ impl RunBrief {
 
     /// What follows once `change` is recorded: nothing is held any more for the calls that it ends, or whose answer it keeps, or
     /// whose attempt it ends.
-    pub fn settling(self: &Arc<Self>, change: &Change) -> impl FnOnce() + Send + 'static {
+    pub fn settling(self: &Arc<Self>, change: &Change) -> impl FnOnce() + Send + use<> {
         let ended = change.calls_ended.iter().map(|it| (it.id, it.cost));
         let answered = change.calls_answered.iter().map(|it| (it.id, it.cost));
         let (run, calls) = (Arc::clone(self), ended.chain(answered).collect::<Vec<_>>());
@@ -112,9 +115,13 @@ impl RunBrief {
     }
 
     /// Records `change`, waits for the commit, and settles its calls.
-    pub async fn record(self: &Arc<Self>, journal: &Room<journal::Message>, change: Change) -> Result<(), Refusal> {
+    pub fn record(
+        self: &Arc<Self>,
+        journal: &Room<journal::Message>,
+        change: Change,
+    ) -> impl Future<Output = Result<(), Refusal>> + Send + use<> {
         let then = self.settling(&change);
-        journal::record_and(journal, change, then).await
+        journal::record_and(journal, change, then)
     }
 
     /// An empty change of `attempt`, fenced.

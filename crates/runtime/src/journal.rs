@@ -274,11 +274,13 @@ pub async fn record(journal: &Room<Message>, change: Change) -> Result<(), Refus
 }
 
 /// The same, and once it is recorded `then`, also when nobody waits any more.
-pub async fn record_and(
+///
+/// The journal has the change when this returns, also before its answer is waited for.
+pub fn record_and<F: FnOnce() + Send + 'static>(
     journal: &Room<Message>,
     change: Change,
-    then: impl FnOnce() + Send + 'static,
-) -> Result<(), Refusal> {
+    then: F,
+) -> impl Future<Output = Result<(), Refusal>> + Send + use<F> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     let ack = Ack::new(move |result: Result<(), Refusal>| {
         if result.is_ok() {
@@ -288,7 +290,7 @@ pub async fn record_and(
     });
     journal.tell(Message::Record(Box::new(change), ack));
     // The ack answers exactly once, also when the journal dies: this wait ends with the commit limit.
-    receiver.await.unwrap_or(Err(Refusal::Unknown))
+    async move { receiver.await.unwrap_or(Err(Refusal::Unknown)) }
 }
 
 #[cfg(test)]

@@ -72,6 +72,7 @@ mod sharing;
 mod sources;
 mod specialist;
 mod summariser;
+mod summary_call;
 #[cfg(test)]
 mod summing;
 #[cfg(test)]

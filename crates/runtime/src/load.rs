@@ -46,6 +46,8 @@ pub struct Loaded {
     pub reusable: HashMap<Arc<str>, Reusable>,
     /// Attempts that a crash ended.
     pub lost: Vec<LostAttempt>,
+    /// Calls for summaries that a crash cut off.
+    pub summaries: Vec<CallRow>,
     /// Attempts that are offered to workers, or were claimed by one; where workers are given nothing, those they reported.
     pub offers: Vec<OpenOffer>,
     /// What all calls cost so far; those without a recorded answer at their worst case.
@@ -91,6 +93,9 @@ pub async fn load(args: Args) -> Result<Box<Loaded>, Error> {
     let offered: HashSet<AttemptId> = offers.iter().map(|it| it.id).collect();
     let (results, index) = texts(&args, &tasks, &row).await?;
     let lost = lost_attempts(&root, &tasks, &calls, &offered);
+    let is_cut_off = |call: &&CallRow| call.id.attempt.task == root.id && call.outcome.is_none();
+    // Before there is a plan they are those of the attempt that makes it.
+    let summaries = calls.iter().filter(|_| !tasks.is_empty()).filter(is_cut_off).cloned().collect();
     let reusable = match row.lineage {
         Some(Lineage { parent, origin: Origin::Replay }) => {
             let open: Vec<&Task> = tasks.iter().filter(|task| !task.status.is_final()).collect();
@@ -110,6 +115,7 @@ pub async fn load(args: Args) -> Result<Box<Loaded>, Error> {
         index,
         reusable,
         lost,
+        summaries,
         offers,
         spent: MicroUsd::ZERO,
         has_answer: false,

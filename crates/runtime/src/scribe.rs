@@ -34,7 +34,7 @@ use crate::{
 const PAUSE: Duration = Duration::from_secs(5);
 /// So many of them are not waited for.
 const PENDING_MAX: usize = 64;
-/// Limit of making one summary.
+/// Limit of making one summary, and longer than the call of a model for it may take.
 const WORK_LIMIT: Duration = Duration::from_mins(2);
 
 /// The scribe actor; all data is in [`State`].
@@ -55,7 +55,7 @@ pub enum Message {
     /// Internal: the pause is over.
     Due(ProjectScope),
     /// Internal: a project is summed up.
-    SummedUp(ProjectScope, Outcome<Result<Summed, crate::Error>>),
+    SummedUp(ProjectScope, Outcome<Result<Option<Made>, crate::Error>>),
     /// Internal: a task is summed up.
     Rolled(RunId, TaskId, Outcome<Result<Option<Made>, crate::Error>>),
 }
@@ -163,8 +163,6 @@ struct Open {
     brief: Arc<RunBrief>,
     root: Root,
     tasks: HashMap<TaskId, Progress>,
-    /// What its summaries cost.
-    spent: Spent,
     /// Waits for the last summary.
     closing: Option<ActorRef<manager::Message>>,
 }
@@ -215,11 +213,13 @@ impl Actor for Scribe {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Message::Opened(brief, root) => state.on_opened(brief, root),
+            Message::Opened(brief, root) => state.on_opened(&myself, brief, root),
             Message::Happened(happenings) => state.on_happened(&myself, happenings),
             Message::Close(run, manager) => state.on_close(&myself, run, manager),
-            Message::Left(run) => state.on_left(run),
+            Message::Left(run) => state.on_left(&myself, run),
             Message::Due(scope) => state.on_due(&myself, &scope),
+            // Whoever cut it off may have begun anew.
+            Message::SummedUp(_, Outcome::Cancelled) | Message::Rolled(_, _, Outcome::Cancelled) => {}
             Message::SummedUp(scope, outcome) => state.on_summed_up(&myself, &scope, outcome),
             Message::Rolled(run, task, outcome) => state.on_rolled(&myself, run, task, outcome),
         }
@@ -228,8 +228,10 @@ impl Actor for Scribe {
 }
 
 impl State {
-    fn on_opened(&mut self, brief: Arc<RunBrief>, root: Root) {
-        let open = Open { root, tasks: HashMap::new(), spent: Spent::default(), closing: None, brief };
+    fn on_opened(&mut self, myself: &ActorRef<Message>, brief: Arc<RunBrief>, root: Root) {
+        // What an earlier manager of the run asked for is stale.
+        self.on_left(myself, brief.run);
+        let open = Open { root, tasks: HashMap::new(), closing: None, brief };
         self.runs.insert(open.brief.run, open);
     }
 
@@ -323,26 +325,26 @@ impl State {
         &mut self,
         myself: &ActorRef<Message>,
         scope: &ProjectScope,
-        outcome: Outcome<Result<Summed, crate::Error>>,
+        outcome: Outcome<Result<Option<Made>, crate::Error>>,
     ) {
         let Some(project) = self.projects.get_mut(scope) else { return };
         project.work = None;
-        let summed = done(outcome).unwrap_or_default();
-        if let Some((run, spent)) = summed.spent
-            && let Some(open) = self.runs.get_mut(&run)
-        {
-            open.spent += spent;
-        }
-        if let Some(made) = summed.made {
+        let made = done(outcome).flatten();
+        if let Some(made) = made {
             self.args.deps.rooms.memory.tell(memory::Message::Summed(scope.clone(), Box::new(made)));
         }
         if project.pending >= PENDING_MAX {
             self.sum_up(myself, scope);
         }
         self.tidy(scope);
-        let closing: Vec<RunId> =
+        self.close_of(myself, scope);
+    }
+
+    /// Lets the runs of a project end that wait for its summary.
+    fn close_of(&mut self, myself: &ActorRef<Message>, scope: &ProjectScope) {
+        let of: Vec<RunId> =
             self.runs.iter().filter(|(_, open)| open.brief.scope == *scope).map(|(run, _)| *run).collect();
-        for run in closing {
+        for run in of {
             self.close(myself, run);
         }
     }
@@ -350,7 +352,7 @@ impl State {
     fn on_close(&mut self, myself: &ActorRef<Message>, run: RunId, manager: ActorRef<manager::Message>) {
         match self.runs.get_mut(&run) {
             Some(open) => open.closing = Some(manager),
-            None => tell(&manager, manager::Message::Closed(Spent::default())),
+            None => tell(&manager, manager::Message::Closed),
         }
         self.close(myself, run);
     }
@@ -363,20 +365,20 @@ impl State {
         if self.projects.get(&scope).is_some_and(|it| !it.is_idle()) {
             self.sum_up(myself, &scope);
         } else if open.tasks.values().all(|it| it.work.is_none()) {
-            let spent = open.spent;
             self.runs.remove(&run);
-            tell(&manager, manager::Message::Closed(spent));
+            tell(&manager, manager::Message::Closed);
         }
     }
 
     /// A call for a summary of a run that has ended would be nobody's.
-    fn on_left(&mut self, run: RunId) {
+    fn on_left(&mut self, myself: &ActorRef<Message>, run: RunId) {
         if let Some(open) = self.runs.remove(&run)
             && let Some(project) = self.projects.get_mut(&open.brief.scope)
             && project.run == Some(run)
             && project.work.take().is_some()
         {
             project.pending += 1;
+            self.close_of(myself, &open.brief.scope);
         }
     }
 
@@ -449,37 +451,27 @@ fn done<T>(outcome: Outcome<Result<T, crate::Error>>) -> Option<T> {
     }
 }
 
-/// What summing a project up came to.
-#[derive(Debug, Default)]
-pub struct Summed {
-    made: Option<Made>,
-    /// What a model was paid for it, and by which run.
-    spent: Option<(RunId, Spent)>,
-}
-
 /// Makes and records the next version of a project's summary: the extract first, whatever a model makes of it then.
 async fn sum_up(
     args: &Args,
     scope: &ProjectScope,
     open: Option<(Arc<RunBrief>, Root)>,
-) -> Result<Summed, crate::Error> {
-    let Some(draft) = args.library.draft(scope).await? else { return Ok(Summed::default()) };
+) -> Result<Option<Made>, crate::Error> {
+    let Some(draft) = args.library.draft(scope).await? else { return Ok(None) };
     let brief = open.as_ref().map(|(brief, _)| brief);
-    let mut spent = None;
     if let Some((brief, root)) = &open
         && let Some(written) = summariser::write(&args.deps, brief, *root, &draft).await?
     {
-        spent = Some((brief.run, written.spent));
-        let made = record_with(args, scope, brief, written.change, written.made).await?;
+        let made = record_with(args, scope, brief, written.change, written.made, Some(written.spent)).await?;
         if made.is_some() {
-            return Ok(Summed { made, spent });
+            return Ok(made);
         }
     }
     let (tokens_max, at) = (args.deps.limits.project_tokens, args.deps.clock.now());
     let made = tokio::task::spawn_blocking(move || draft.extract(tokens_max, at))
         .await
         .map_err(|_| crate::Error::Actor(crate::actor::AskError::Gone))?;
-    Ok(Summed { made: record(args, scope, brief, made).await?, spent })
+    record(args, scope, brief, made).await
 }
 
 /// Records what was made with the run that made it, as long as that goes on; without it otherwise.
@@ -493,19 +485,20 @@ async fn record(
         && let Post::Manager { epoch } = brief.post
     {
         let change = Change::new(brief.run, epoch, args.deps.clock.now());
-        return record_with(args, scope, brief, change, Some(made)).await;
+        return record_with(args, scope, brief, change, Some(made), None).await;
     }
     args.library.keep(scope, &made).await?;
     Ok(Some(made))
 }
 
-/// Records what was made together with `change`.
+/// Records what was made together with `change`; with what a call for it cost, when `change` ends one.
 async fn record_with(
     args: &Args,
     scope: &ProjectScope,
     brief: &Arc<RunBrief>,
     mut change: Change,
     made: Option<Made>,
+    spent: Option<Spent>,
 ) -> Result<Option<Made>, crate::Error> {
     let (run, at) = (change.run, change.at);
     if let Some(Made { record: Some(record), is_same, .. }) = &made {
@@ -515,7 +508,16 @@ async fn record_with(
             change.events.extend(events_of(&change.memories, at));
         }
     }
-    match brief.record(&args.deps.rooms.journal, change).await {
+    let record = || brief.record(&args.deps.rooms.journal, change);
+    let recorded = match spent {
+        Some(spent) => match brief.summaries.end(spent, record) {
+            Some(recorded) => recorded.await,
+            // The run has ended, and the call with it.
+            None => Err(Refusal::Stale),
+        },
+        None => record().await,
+    };
+    match recorded {
         Ok(()) => Ok(made),
         // Another process has the run: the summary is of the project, and is kept without it.
         Err(Refusal::Stale | Refusal::OverBudget { .. }) => {

@@ -13,12 +13,12 @@ use crewline_engine::{
 use crewline_models::{ChatRequest, Finish, Registry, Tally};
 use crewline_store::{CallEnd, Change, NewCall, Transition};
 use crewline_types::{
-    AttemptId, CallId, MicroUsd, ModelSpec, Role, TaskId, TaskKind, TaskStatus, Text, TextHash, Usage,
+    AttemptId, CallId, ErrorKind, MicroUsd, ModelSpec, Role, TaskId, TaskKind, TaskStatus, Text, TextHash, Usage,
     event::{CallOutcome, ErrorNote},
 };
 
 use crate::{
-    assignment::{Ended, EndedCall, Post, RunBrief, Spent},
+    assignment::{Ended, EndedCall, OpenCall, Post, RunBrief, Spent},
     attempt::{Deps, charged, end_calls, hash_of, instructions},
     hierarchy::{Draft, Made},
     journal,
@@ -32,6 +32,8 @@ const PURPOSE: &str = "summary";
 const WORDS_PER_TOKEN: u32 = 70;
 /// Tokens of the prompt beside the sources.
 const PROMPT_TOKENS: u32 = 400;
+/// The longest wait for an answer.
+const CALL_LIMIT: Duration = Duration::from_secs(90);
 /// How much longer than asked for an answer may be.
 const EXCESS_MAX: u32 = 2;
 
@@ -84,6 +86,15 @@ pub async fn write(deps: &Deps, brief: &RunBrief, root: Root, draft: &Draft) -> 
         Some(CallId { attempt, number }) => CallId { attempt, number: number + 1 },
         None => CallId { attempt: AttemptId { task: root.task, number: root.attempts.max(1) }, number: 1 },
     };
+    let open = OpenCall {
+        id: call,
+        by: Some(role.clone()),
+        model: model.alias.clone(),
+        provider: Arc::clone(&model.provider),
+        worst,
+        input_tokens,
+        is_sent: false,
+    };
     // A summary is never what a run is stopped for.
     if brief.purse.reserve(call, worst).is_err() {
         return Ok(None);
@@ -97,18 +108,26 @@ pub async fn write(deps: &Deps, brief: &RunBrief, root: Root, draft: &Draft) -> 
         input_hash: hash_of(&messages),
         reserved: worst,
     });
-    if let Err(refusal) = journal::record(&deps.rooms.journal, intent).await {
+    let Some(recorded) = brief.summaries.begin(open, || journal::record_and(&deps.rooms.journal, intent, || {})) else {
+        brief.purse.refund(call);
+        return Ok(None);
+    };
+    if let Err(refusal) = recorded.await {
         brief.not_begun(call, &refusal);
+        brief.summaries.refused(&refusal);
         tracing::warn!(run_id = %brief.run, error = %refusal, "no model is asked for a summary");
+        return Ok(None);
+    }
+    if !brief.summaries.sent() {
         return Ok(None);
     }
     let temperature = registry.temperature(&role);
     let request = ChatRequest { messages, output_tokens_max, schema: None, temperature, tools: None };
     let begun = deps.clock.now();
-    let answer = models.chat(&model.alias, &request).await;
+    let answer = tokio::time::timeout(CALL_LIMIT, models.chat(&model.alias, &request)).await;
     let elapsed = deps.clock.now().since(begun);
     let (end, text) = match answer {
-        Ok(reply) => {
+        Ok(Ok(reply)) => {
             let text = Text::from(crate::attempt::without_thinking(&reply.text).trim());
             let is_fine = reply.finish != Finish::Filtered && !text.body.is_empty();
             let cost = model.price.map(|price| price.of(&reply.usage));
@@ -118,13 +137,20 @@ pub async fn write(deps: &Deps, brief: &RunBrief, root: Root, draft: &Draft) -> 
                 Some(text).filter(|_| is_fine),
             )
         }
-        Err(error) => {
+        Ok(Err(error)) => {
             let outcome = error.outcome();
             let (usage, cost) = charged(&error, model.price, input_tokens, worst);
             deps.health.failed(&model.alias, deps.clock.now(), &error);
             let message = error.to_string().into();
             let note = ErrorNote { code: error.code().into(), kind: error.kind(), message };
             (CallEnd { error: Some(note), ..end_of(call, usage, cost, elapsed, outcome) }, None)
+        }
+        Err(_) => {
+            let message = format!("the answer did not come within {CALL_LIMIT:?}").into();
+            let note = ErrorNote { code: "model.timeout".into(), kind: ErrorKind::Timeout, message };
+            // What the provider bills for an aborted call is unknown: the worst case is never too little.
+            let usage = Usage { input_tokens, estimated: true, ..Usage::default() };
+            (CallEnd { error: Some(note), ..end_of(call, usage, worst, elapsed, CallOutcome::Timeout) }, None)
         }
     };
     brief.purse.ended(call, end.cost);
@@ -133,16 +159,10 @@ pub async fn write(deps: &Deps, brief: &RunBrief, root: Root, draft: &Draft) -> 
     let at = deps.clock.now();
     let mut change = Change::new(brief.run, *epoch, at);
     // The run's own row of its cost, so that whoever goes on with it knows.
-    change.transitions.push(Transition {
-        attempts_from: root.attempts,
-        attempts_to: root.attempts,
-        usage: spent.usage,
-        cost: spent.cost,
-        ..Transition::new(root.task, TaskStatus::InProgress, TaskStatus::InProgress)
-    });
+    change.transitions.push(charge(root.task, root.attempts, &spent));
     let ended = EndedCall {
         end: CallEnd { reply: text.as_ref().map(|it| it.hash), ..end },
-        by: None,
+        by: Some(role.clone()),
         model: model.alias.clone(),
         provider: Arc::clone(&model.provider),
         reply: text.clone(),
@@ -158,6 +178,17 @@ pub async fn write(deps: &Deps, brief: &RunBrief, root: Root, draft: &Draft) -> 
         draft.made(text, sources.collect(), model.alias.as_str(), at)
     });
     Ok(Some(Written { made, change, spent }))
+}
+
+/// Charges a run's root task for calls.
+pub fn charge(task: TaskId, attempts: u32, spent: &Spent) -> Transition {
+    Transition {
+        attempts_from: attempts,
+        attempts_to: attempts,
+        usage: spent.usage,
+        cost: spent.cost,
+        ..Transition::new(task, TaskStatus::InProgress, TaskStatus::InProgress)
+    }
 }
 
 fn end_of(id: CallId, usage: Usage, cost: Option<MicroUsd>, elapsed: Duration, outcome: CallOutcome) -> CallEnd {

@@ -1,15 +1,22 @@
 //! What runs leave behind: summaries of tasks, of a project, of what a task says on its way.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use crewline_engine::plan::Document;
-use crewline_testkit::{Script, StubReply};
-use crewline_types::{Event, EventBody, MemoryMarks, MemoryRecord, MemoryType, ProjectScope, RunStatus};
+use crewline_testkit::{Script, StubReply, StubRequest, script::default_reply};
+use crewline_types::{
+    Event, EventBody, MemoryMarks, MemoryRecord, MemoryType, ProjectScope, RunId, RunStatus, TaskKind,
+    event::CallOutcome,
+};
 
 use crate::{
     Library, Limits,
     hierarchy::version_of,
-    survival::{World, request, world_with},
+    survival::{Victim, World, request, world_with},
 };
 
 const RESULT: &str = "We decided to use port 8443 because 443 is taken. The file is `src/port.rs`.";
@@ -223,7 +230,7 @@ async fn a_model_writes_the_summary_where_one_is_named() {
     let Some(EventBody::RunFinished { cost_usd, .. }) = events.last().map(|event| &event.body) else { panic!() };
     assert_eq!(*cost_usd, calls.iter().copied().sum());
     assert_eq!(report.cost_usd, *cost_usd);
-    let root = report.tasks.iter().find(|task| task.kind == crewline_types::TaskKind::Root).unwrap();
+    let root = report.tasks.iter().find(|task| task.kind == TaskKind::Root).unwrap();
     assert!(root.cost_usd > crewline_types::MicroUsd::ZERO, "whoever goes on with the run knows what it cost");
 }
 
@@ -240,4 +247,53 @@ async fn a_model_that_fails_leaves_the_extract() {
     let project = of_kind(&all, &MemoryType::ProjectSummary);
     assert_eq!((project.len(), &*project[0].agent), (1, "summariser"));
     assert!(project[0].text.contains("We decided to use port 8443"), "{}", project[0].text);
+}
+
+/// Every call of the run has an end, and all of them together cost what the run says; how the calls for summaries ended.
+async fn settled_summaries(world: &World, run: RunId) -> Vec<CallOutcome> {
+    let store = world.handle.store();
+    assert_eq!(store.integrity().await.unwrap(), []);
+    let calls = store.calls(run).await.unwrap();
+    let cost = calls.iter().map(|it| it.cost.unwrap()).sum();
+    let report = world.handle.report(run).await.unwrap();
+    let root = report.tasks.iter().find(|task| task.kind == TaskKind::Root).unwrap();
+    let events = world.events(run).await;
+    let Some(EventBody::RunFinished { cost_usd, .. }) = events.last().map(|event| &event.body) else { panic!() };
+    assert_eq!((*cost_usd, report.cost_usd), (cost, cost), "{calls:#?}");
+    let summaries: Vec<_> = calls.iter().filter(|it| it.purpose == "summary").collect();
+    assert_eq!(root.cost_usd, summaries.iter().map(|it| it.cost.unwrap()).sum(), "{calls:#?}");
+    for call in &summaries {
+        let (reserved, is_answered) = (call.reserved.unwrap(), call.outcome == Some(CallOutcome::Ok));
+        assert_eq!(call.cost == Some(reserved), !is_answered, "one that is cut off costs the worst case: {call:#?}");
+    }
+    summaries.iter().map(|it| it.outcome.unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_summary_that_the_end_of_a_run_cuts_off_is_paid_for() {
+    let script = Script::default().on_text("Sum this up", StubReply::hang());
+    let limits = Limits { model_summary: Duration::from_millis(300), ..Limits::default() };
+    let world = world_with(script, limits, |it| with_summariser(&it)).await;
+    let run = world.handle.launch(request(plan(&[("Choose the port", "coder", &[])]))).await.unwrap();
+    world.events(run).await;
+    assert_eq!(settled_summaries(&world, run).await, [CallOutcome::Cancelled]);
+}
+
+#[tokio::test]
+async fn a_summary_that_a_crash_cuts_off_is_paid_for() {
+    let has_hung = AtomicBool::new(false);
+    let script = Script::new(move |request: &StubRequest| {
+        if request.contains("Sum this up") && !has_hung.swap(true, Ordering::SeqCst) {
+            return StubReply::hang();
+        }
+        default_reply(request)
+    });
+    let world = world_with(script, Limits::default(), |it| with_summariser(&it)).await;
+    let run = world.handle.launch(request(plan(&[("Choose the port", "coder", &[])]))).await.unwrap();
+    while world.server.calls() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    world.kill(Victim::Manager, run).await;
+    world.events(run).await;
+    assert_eq!(settled_summaries(&world, run).await, [CallOutcome::Lost, CallOutcome::Ok]);
 }

@@ -88,7 +88,7 @@ pub(crate) fn request(plan: Document) -> RunRequest {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Victim {
+pub(crate) enum Victim {
     Specialist,
     Router,
     Journal,
@@ -98,7 +98,7 @@ enum Victim {
 }
 
 impl World {
-    async fn kill(&self, victim: Victim, run: RunId) {
+    pub(crate) async fn kill(&self, victim: Victim, run: RunId) {
         let rooms = &self.handle.rooms();
         match victim {
             Victim::Specialist => {

@@ -77,14 +77,16 @@ const RULES: &[(&str, &str, &str)] = &[
         "call.attempt",
         "a call belongs to no attempt",
         "SELECT c.task || '.' || c.attempt || '.' || c.number FROM calls AS c \
-         WHERE NOT EXISTS (SELECT 1 FROM attempts AS a WHERE a.task = c.task AND a.number = c.attempt)",
+         WHERE NOT EXISTS (SELECT 1 FROM attempts AS a WHERE a.task = c.task AND a.number = c.attempt) \
+         AND c.purpose <> 'summary'",
     ),
     (
         "call.open",
-        "a call has no end although its attempt has one",
-        "SELECT t.id || '.' || c.attempt || '.' || c.number FROM calls AS c \
-         JOIN attempts AS a ON a.task = c.task AND a.number = c.attempt JOIN tasks AS t ON t.number = c.task \
-         WHERE c.outcome IS NULL AND a.status <> 'running'",
+        "a call has no end although its attempt has one, or a summary's although its run has",
+        "SELECT t.id || '.' || c.attempt || '.' || c.number FROM calls AS c JOIN tasks AS t ON t.number = c.task \
+         JOIN runs AS r ON r.id = t.run_id LEFT JOIN attempts AS a ON a.task = c.task AND a.number = c.attempt \
+         WHERE c.outcome IS NULL \
+         AND CASE WHEN c.purpose = 'summary' THEN r.status <> 'running' ELSE a.status <> 'running' END",
     ),
     (
         "tool_call.call",

@@ -29,6 +29,7 @@ use crate::{
     purse::Purse,
     settings::Settings,
     sources::{self, Web},
+    summary_call::SummaryCalls,
 };
 
 /// A task with everything its next attempt would be given.
@@ -118,5 +119,6 @@ fn brief_of(row: &RunRow, settings: &Settings) -> RunBrief {
         purse: Purse::new(None, MicroUsd::ZERO, None),
         project_max: None,
         task_max: None,
+        summaries: SummaryCalls::default(),
     }
 }

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use crewline_engine::schedule::{self, Finish};
 use crewline_store::{RunEnd, Transition, Withdraw};
 use crewline_types::{
-    RunStatus, TaskCounts, TaskStatus,
+    AttemptId, RunStatus, TaskCounts, TaskStatus,
     event::{ErrorNote, EventBody, NewEvent},
 };
 use ractor::ActorRef;
 
-use crate::{actor::remind, assignment::Spent, metrics, router, scribe, summariser};
+use crate::{actor::remind, assignment::Spent, attempt::end_calls, metrics, router, scribe, summariser};
 
 use super::{
     Halt, Message, Recorded, State,
@@ -35,17 +35,18 @@ impl State {
         // Whoever stops a run does not wait for a model.
         let is_written = summariser::is_wanted(deps) && finish != Finish::Drained;
         let limit = if is_written { deps.limits.model_summary } else { deps.limits.summary };
-        self.closing = Some((finish, remind(myself, limit, || Message::Closed(Spent::default()))));
+        self.closing = Some((finish, remind(myself, limit, || Message::Closed)));
         deps.rooms.scribe.tell(scribe::Message::Close(run.brief.run, myself.clone()));
     }
 
     /// Records the end of the run; the manager stops when that is done.
-    pub(super) fn on_closed(&mut self, myself: &ActorRef<Message>, summaries: Spent) {
+    pub(super) fn on_closed(&mut self, myself: &ActorRef<Message>) {
         let Some((finish, _)) = self.closing.take() else { return };
         self.args.deps.rooms.scribe.tell(scribe::Message::Left(self.args.run));
         let at = self.args.deps.clock.now();
         let Some(run) = &mut self.run else { return };
-        run.root.spent += summaries;
+        let summaries = run.brief.summaries.close();
+        run.root.spent += summaries.all;
         let stop = run.stop.take();
         let (status, error) = match (finish, stop) {
             (Finish::AllDone, _) => (RunStatus::Completed, None),
@@ -55,22 +56,18 @@ impl State {
         };
         let mut change = run.change(at);
         let root_to = match status {
-            RunStatus::Completed => Some(TaskStatus::Completed),
-            RunStatus::Failed => Some(TaskStatus::Failed),
-            RunStatus::Cancelled => Some(TaskStatus::Cancelled),
-            RunStatus::Running | RunStatus::Interrupted | RunStatus::LimitReached => None,
+            RunStatus::Completed => TaskStatus::Completed,
+            RunStatus::Failed => TaskStatus::Failed,
+            RunStatus::Cancelled => TaskStatus::Cancelled,
+            RunStatus::Running | RunStatus::Interrupted | RunStatus::LimitReached => run.root.status,
         };
-        if let Some(to) = root_to
-            && run.root.status == TaskStatus::InProgress
-        {
-            let model = None;
-            change.transitions.push(Transition {
-                attempts_from: run.root_attempt,
-                attempts_to: run.root_attempt,
-                model,
-                ..Transition::new(run.root.brief.id, TaskStatus::InProgress, to)
-            });
+        let is_cut_off = !summaries.ended.calls.is_empty();
+        if run.root.status == TaskStatus::InProgress && (root_to != TaskStatus::InProgress || is_cut_off) {
+            let charge = summariser::charge(run.root.brief.id, run.root_attempt, &summaries.open);
+            change.transitions.push(Transition { to: root_to, ..charge });
         }
+        let attempt = AttemptId { task: run.root.brief.id, number: run.root_attempt };
+        end_calls(&mut change, attempt, &summariser::ROLE.into(), summaries.ended);
         if let (RunStatus::LimitReached, Some(note)) = (status, &error) {
             let limit = note.code.strip_prefix("budget.").unwrap_or(&note.code).into();
             change

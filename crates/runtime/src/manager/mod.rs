@@ -33,7 +33,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::{
     actor::{Outcome, WorkGuard, pipe_to_self, remind},
-    assignment::{Report, Spent},
+    assignment::Report,
     attempt::Deps,
     hub::Hub,
     journal::{self, Ack, Refusal},
@@ -86,7 +86,7 @@ pub enum Message {
     /// Internal: the run's time is up.
     Deadline,
     /// What the run made is summed up for so much, or the wait for it is over.
-    Closed(Spent),
+    Closed,
     /// A person may have decided something.
     Decided,
     /// Internal: what people were asked is read.
@@ -228,7 +228,7 @@ impl Actor for Manager {
             Message::LookAtParked(_) => {}
             Message::LookAtClock => state.look_at_clock(&myself),
             Message::Deadline => state.on_deadline(&myself),
-            Message::Closed(spent) => state.on_closed(&myself, spent),
+            Message::Closed => state.on_closed(&myself),
             Message::Decided => state.on_decided(&myself),
             Message::Approvals(looked) => state.on_approvals(&myself, looked),
             Message::Renew => state.on_renew(&myself),

@@ -29,6 +29,8 @@ use crate::{
     offer,
     purse::Purse,
     replay::Reusable,
+    summariser,
+    summary_call::SummaryCalls,
 };
 
 use super::{composite, park::ROOT};
@@ -158,6 +160,7 @@ impl Running {
             purse,
             project_max: limits.project_cost_max,
             task_max: limits.task_cost_max,
+            summaries: SummaryCalls::default(),
         };
         let mut run = Self {
             brief: Arc::new(brief),
@@ -262,6 +265,13 @@ impl Running {
             entry.spent.cost += spent.cost;
             entry.status = TaskStatus::Pending;
             self.brief.purse.begin(id.task, entry.spent.cost);
+        }
+        if !loaded.summaries.is_empty() {
+            let (spent, ended) = offer::progress_of_lost(true, &loaded.summaries).close();
+            let id = AttemptId { task: loaded.root.id, number: loaded.root.attempts };
+            end_calls(&mut change, id, &summariser::ROLE.into(), ended);
+            change.transitions.push(summariser::charge(id.task, id.number, &spent));
+            self.root.spent += spent;
         }
         (!change.transitions.is_empty()).then_some(change)
     }

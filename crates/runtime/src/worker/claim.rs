@@ -25,6 +25,7 @@ use crate::{
     replay::{self, Given},
     settings::Settings,
     sources,
+    summary_call::SummaryCalls,
 };
 
 /// A claimed attempt with all it needs.
@@ -229,5 +230,6 @@ async fn brief_of(args: &Args, row: &RunRow, known: Option<&Arc<RunBrief>>) -> R
         purse: Purse::new(None, MicroUsd::ZERO, task_max),
         project_max,
         task_max,
+        summaries: SummaryCalls::default(),
     }))
 }
