@@ -103,7 +103,8 @@ pub fn message_of(wish: Wish) -> manager::Message {
     }
 }
 
-fn halt_of(wish: Wish) -> Halt {
+/// What a wish is for a manager that is not loaded yet.
+pub fn halt_of(wish: Wish) -> Halt {
     match wish {
         Wish::Pause => Halt::Drain,
         Wish::Cancel => Halt::Cancel,

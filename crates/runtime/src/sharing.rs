@@ -2,9 +2,9 @@
 
 use std::{num::NonZeroUsize, time::Duration};
 
-use crewline_store::Wished;
+use crewline_store::{Wish, Wished};
 use crewline_testkit::Script;
-use crewline_types::{EventBody, RunStatus, TaskKind};
+use crewline_types::{EventBody, RunId, RunStatus, TaskKind};
 
 use crate::{
     Dispatch, Limits, Post, RunRequest,
@@ -65,6 +65,11 @@ async fn what_a_worker_can_not_begin_is_given_back() {
 /// Records what `request` asks for, loses its process, takes it over; answers how it ended.
 async fn taken_over(world: &World, request: RunRequest) -> RunStatus {
     let run = world.handle.submit(request).await.unwrap();
+    take_over(world, run).await
+}
+
+/// Takes over the only run that nobody manages; answers how it ended.
+async fn take_over(world: &World, run: RunId) -> RunStatus {
     assert_eq!(world.handle.take_over().await.unwrap(), [run]);
     let events = world.events(run).await;
     match events.last().map(|it| &it.body) {
@@ -88,4 +93,22 @@ async fn a_run_that_is_taken_over_goes_as_far_as_it_was_launched_to_go() {
     let asked = RunRequest { plan: None, stop_after_plan: true, ..request(chain_and_fan(2)) };
     assert_eq!(taken_over(&world, asked).await, RunStatus::Interrupted);
     assert_eq!(world.server.calls(), 1, "it is planned, and no task is made");
+}
+
+#[tokio::test]
+async fn what_is_wished_of_a_run_is_heard_before_whoever_takes_it_over_begins_a_task() {
+    for (wish, status) in [
+        (Wish::Pause, RunStatus::Interrupted),
+        (Wish::Cancel, RunStatus::Cancelled),
+        (Wish::Kill, RunStatus::Cancelled),
+    ] {
+        for plan in [Some(chain_and_fan(2)), None] {
+            let world = world_with(Script::default(), Limits::default(), |registry| registry).await;
+            let asked = RunRequest { plan, ..request(chain_and_fan(2)) };
+            let run = world.handle.submit(asked).await.unwrap();
+            assert!(world.handle.store().wish(run, wish).await.unwrap());
+            assert_eq!(take_over(&world, run).await, status, "{wish:?}");
+            assert_eq!(world.server.calls(), 0, "{wish:?}");
+        }
+    }
 }

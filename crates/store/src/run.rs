@@ -9,7 +9,7 @@ use crewline_types::{RunId, RunStatus, Task, TextHash, Timestamp};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
 use crate::{
-    Error, Lineage, Store,
+    Error, Lineage, Store, Wish,
     commit::begin_run,
     entity,
     hints::News,
@@ -71,6 +71,8 @@ pub struct RunRow {
     pub finished_at: Option<Timestamp>,
     /// Why it did not complete, as JSON of an `ErrorNote`.
     pub error: Option<String>,
+    /// What somebody wished of it while it was running.
+    pub wish: Option<Wish>,
     /// The run it was made from.
     pub lineage: Option<Lineage>,
 }

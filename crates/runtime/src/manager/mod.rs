@@ -35,6 +35,7 @@ use crate::{
     actor::{Outcome, WorkGuard, pipe_to_self, remind},
     assignment::Report,
     attempt::Deps,
+    control::halt_of,
     hub::Hub,
     journal::{self, Ack, Refusal},
     load::{self, Loaded},
@@ -283,6 +284,8 @@ impl State {
         }
         let kept_back = if running.stop.is_none() { running.keep_back(now) } else { Vec::new() };
         self.run = Some(running);
+        // Nobody may have told the manager before; and nothing begins before this one has heard it.
+        self.early_halt = self.early_halt.max(loaded.row.wish.map(halt_of));
         if has_plan {
             self.open();
             self.tell(myself, kept_back, now);

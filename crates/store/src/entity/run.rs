@@ -4,7 +4,7 @@ use crewline_types::{RunStatus, Timestamp};
 use sea_orm::entity::prelude::*;
 
 use super::{hash, opt_hash, parse, unsigned};
-use crate::{Error, Lineage, Origin, RunRow, commit::run_id};
+use crate::{Error, Lineage, Origin, RunRow, Wish, commit::run_id};
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "runs")]
@@ -53,6 +53,7 @@ impl TryFrom<Model> for RunRow {
             created_at: Timestamp(row.created_at),
             finished_at: row.finished_at.map(Timestamp),
             error: row.error,
+            wish: row.wish.map(|it| parse("runs.wish", &it, Wish::parse)).transpose()?,
             lineage: match (row.parent_run, row.origin) {
                 (Some(parent), Some(origin)) => {
                     Some(Lineage { parent: run_id(&parent)?, origin: parse("runs.origin", &origin, Origin::parse)? })

@@ -164,6 +164,11 @@ async fn a_wish_outlives_its_managers_restart(place: &Place) {
     assert_eq!(store.wishes(&[crew.run]).await.unwrap(), [(crew.run, Wish::Cancel)]);
     // Nor does it go with its manager: whoever takes the run over fulfils it.
     let epoch = store.claim_run(crew.run, "somebody else", MINUTE, Claim::Force).await.unwrap();
+    assert_eq!(
+        store.run(crew.run).await.unwrap().unwrap().wish,
+        Some(Wish::Cancel),
+        "who claims it reads it with its row"
+    );
     store.configure_run(crew.run, epoch, "{}", Wished::Kept).await.unwrap();
     assert_eq!(store.wishes(&[crew.run]).await.unwrap(), [(crew.run, Wish::Cancel)]);
     let refused = store.configure_run(crew.run, epoch - 1, "{}", Wished::Forgotten).await.unwrap_err();
