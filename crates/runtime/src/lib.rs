@@ -47,6 +47,8 @@ mod memory;
 pub mod metrics;
 mod offer;
 mod opening;
+#[cfg(test)]
+mod order;
 mod outage;
 mod plan_question;
 mod planning;
