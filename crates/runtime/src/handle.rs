@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -576,6 +576,7 @@ impl Handle {
             lock,
             ids: Arc::clone(&self.ids),
             halt,
+            had: Arc::new(AtomicU64::new(if halt.is_some() { u64::MAX } else { 0 })),
         };
         self.hub.begin(run);
         ask(&self.root, ROOT_LIMIT, |reply| root::Message::Launch(Box::new(args), reply)).await?;

@@ -4,7 +4,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use crewline_store::{CallRow, Lineage, OfferState, OpenOffer, Origin, RunRow, Withdraw};
@@ -76,7 +76,7 @@ pub struct LostAttempt {
 /// Claims and loads the run of `args`.
 pub async fn load(args: Args) -> Result<Box<Loaded>, Error> {
     let store = &args.store;
-    let epoch = store.claim_run(args.run, &args.node, args.deps.limits.lease, args.lock.claim()).await?;
+    let epoch = claim(&args).await?;
     let offers = open_offers(&args, epoch).await?;
     let row = store.run(args.run).await?.ok_or_else(|| Error::NotFound { what: "run", id: args.run.to_string() })?;
     let settings = Settings::of(&row)?;
@@ -136,6 +136,14 @@ pub async fn load(args: Args) -> Result<Box<Loaded>, Error> {
         }
     }
     Ok(Box::new(loaded))
+}
+
+/// Takes the run of `args`; answers its new epoch. A run that others have brought to rest meanwhile is left to them.
+pub async fn claim(args: &Args) -> Result<u64, crewline_store::Error> {
+    let (lease, had) = (args.deps.limits.lease, args.had.load(Ordering::Relaxed));
+    let epoch = args.store.claim_again(args.run, &args.node, lease, args.lock.claim(), had).await?;
+    args.had.store(epoch, Ordering::Relaxed);
+    Ok(epoch)
 }
 
 /// What workers have of the run. Who works on it alone uses what they reported and takes the rest back: they may be gone,

@@ -2,14 +2,18 @@
 
 use std::{num::NonZeroUsize, time::Duration};
 
-use crewline_store::{Wish, Wished};
-use crewline_testkit::Script;
-use crewline_types::{EventBody, RunId, RunStatus, TaskKind};
+use crewline_store::{Change, Claim, Committed, RunEnd, Wish, Wished};
+use crewline_testkit::{Gate, Script};
+use crewline_types::{EventBody, RunId, RunStatus, TaskKind, Timestamp};
 
 use crate::{
     Dispatch, Limits, Post, RunRequest,
+    actor::ask,
+    root,
     survival::{World, chain_and_fan, request, world_of, world_with},
 };
+
+const LIMIT: Duration = Duration::from_mins(1);
 
 #[tokio::test]
 async fn polls_alone_bring_a_run_to_its_end() {
@@ -111,4 +115,33 @@ async fn what_is_wished_of_a_run_is_heard_before_whoever_takes_it_over_begins_a_
             assert_eq!(world.server.calls(), 0, "{wish:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_manager_that_is_started_again_leaves_a_run_at_rest_that_others_paused() {
+    let gate = Gate::after(0);
+    let world = world_with(Script::default().behind(&gate), Limits::default(), |registry| registry).await;
+    let store = world.handle.store();
+    let run = world.handle.launch(request(chain_and_fan(2))).await.unwrap();
+    let asked = async {
+        while world.server.calls() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, asked).await.unwrap();
+    // As whoever pauses a run whose process is silent; then that process goes on.
+    let epoch = store.claim_run(run, "other:2", LIMIT, Claim::Force).await.unwrap();
+    let mut end = Change::new(run, epoch, Timestamp(1));
+    end.run_status = Some(RunEnd { status: RunStatus::Interrupted, finished_at: Timestamp(1), error: None });
+    assert!(matches!(store.commit(&[end]).await.unwrap()[..], [Committed::Done { .. }]));
+    let manager = async || ask(world.handle.root_actor(), LIMIT, |reply| root::Message::Manager(run, reply)).await;
+    manager().await.unwrap().unwrap().kill();
+    let gone = async {
+        while ask(world.handle.root_actor(), LIMIT, root::Message::Active).await.unwrap() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, gone).await.expect("it leaves the run");
+    let row = store.run(run).await.unwrap().unwrap();
+    assert_eq!((row.status, row.epoch), (RunStatus::Interrupted, epoch));
 }

@@ -124,7 +124,24 @@ impl Store {
     /// It is [`Error::Held`] while another owner's lease lasts, unless by [`Claim::Force`]; an owner may claim its own
     /// run again. A run that completed, failed or was cancelled is [`Error::Finished`].
     pub async fn claim_run(&self, run: RunId, owner: &str, lease: Duration, force: Claim) -> Result<u64, Error> {
-        let rows = [(run, owner, lease_us(lease), force == Claim::Force)];
+        self.claim(NewClaim { run, owner, lease, force, had: None }).await
+    }
+
+    /// Like [`Self::claim_run`], for whoever had the run under the epoch `had` and goes on with it: one that is at rest under a
+    /// later epoch was stopped by others and is left so, which is [`Error::Stale`].
+    pub async fn claim_again(
+        &self,
+        run: RunId,
+        owner: &str,
+        lease: Duration,
+        force: Claim,
+        had: u64,
+    ) -> Result<u64, Error> {
+        self.claim(NewClaim { run, owner, lease, force, had: Some(had) }).await
+    }
+
+    async fn claim(&self, claim: NewClaim<'_>) -> Result<u64, Error> {
+        let (run, rows) = (claim.run, [claim]);
         let claimed = self.ask_alone(&sql::CLAIM_RUN, &rows, add_claim, |row| Ok(row.int(0)?.unsigned_abs())).await?;
         if let Some(epoch) = claimed.first() {
             return Ok(*epoch);
@@ -132,7 +149,7 @@ impl Store {
         let row = self.run(run).await?.ok_or(Error::NotFound { run })?;
         match (row.status, row.owner, row.lease_until) {
             (RunStatus::Running, Some(owner), Some(until)) => Err(Error::Held { run, owner, until }),
-            // It was let go of in between.
+            // It was let go of in between, or is at rest.
             (RunStatus::Running | RunStatus::Interrupted | RunStatus::LimitReached, _, _) => {
                 Err(Error::Stale { run, epoch: row.epoch })
             }
@@ -208,11 +225,22 @@ pub(crate) fn lease_us(lease: Duration) -> i64 {
     i64::try_from(lease.as_micros()).unwrap_or(i64::MAX).min(LEASE_MAX_US)
 }
 
-pub(crate) fn add_claim(args: &mut Args, (run, owner, lease, force): &(RunId, &str, i64, bool)) {
-    args.text(run.as_str());
-    args.text(owner);
-    args.int(*lease);
-    args.bool(*force);
+/// A claim to be made.
+pub(crate) struct NewClaim<'a> {
+    pub(crate) run: RunId,
+    pub(crate) owner: &'a str,
+    pub(crate) lease: Duration,
+    pub(crate) force: Claim,
+    /// The epoch it was had under before, if it was.
+    pub(crate) had: Option<u64>,
+}
+
+pub(crate) fn add_claim(args: &mut Args, claim: &NewClaim<'_>) {
+    args.text(claim.run.as_str());
+    args.text(claim.owner);
+    args.int(lease_us(claim.lease));
+    args.bool(claim.force == Claim::Force);
+    args.count(claim.had.unwrap_or(u64::MAX));
 }
 
 pub(crate) fn add_run(args: &mut Args, run: &NewRun) {

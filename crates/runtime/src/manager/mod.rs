@@ -20,7 +20,7 @@ mod told;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicU64},
 };
 
 use crewline_engine::schedule::{self, Finish};
@@ -145,6 +145,9 @@ pub struct Args {
     pub ids: Arc<Mutex<IdSource>>,
     /// How the run is stopped as soon as it is loaded; for runs that are claimed to be stopped.
     pub halt: Option<Halt>,
+    /// The epoch that the run was last taken under. If it is at rest under a later one, others stopped it, and it stays so; who
+    /// takes it to stop it takes it under any.
+    pub had: Arc<AtomicU64>,
 }
 
 /// One run.

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::{
     Error, Limits,
     actor::{Outcome, pipe_to_self, remind},
-    manager, metrics, report, router, scribe,
+    load, manager, metrics, report, router, scribe,
 };
 
 use super::{Child, Message, State};
@@ -123,7 +123,7 @@ impl State {
 /// resumes it.
 async fn interrupt(args: manager::Args, note: ErrorNote) -> Result<(), Error> {
     let (store, run) = (&args.store, args.run);
-    let epoch = store.claim_run(run, &args.node, args.deps.limits.lease, args.lock.claim()).await?;
+    let epoch = load::claim(&args).await?;
     let report = report::report(store, run).await?;
     let (status, at) = (RunStatus::Interrupted, args.deps.clock.now());
     let mut change = Change::new(run, epoch, at);

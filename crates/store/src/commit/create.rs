@@ -13,7 +13,7 @@ use crate::{
     hints::News,
     launch_keys,
     rows::add_event,
-    run::{add_claim, add_run, lease_us},
+    run::{Claim, NewClaim, add_claim, add_run},
     sql::Args,
     statements as sql,
     tx::{By, Tx},
@@ -46,7 +46,7 @@ impl Store {
             let (rows, events) = batch.number_events(seqs);
             tx.write(&sql::INSERT_EVENTS, &rows, add_event).await?;
             if let Some((owner, lease)) = owner {
-                let claim = (run.id, owner, lease_us(lease), false);
+                let claim = NewClaim { run: run.id, owner, lease, force: Claim::IfFree, had: None };
                 tx.ask(&sql::CLAIM_RUN, &[claim], add_claim, |_| Ok(())).await?;
             }
             Ok::<_, Error>((numbers, events))

@@ -91,13 +91,15 @@ pub(crate) static INSERT_RUNS: Bulk = Bulk::new(
     " WHERE column1 IS NOT NULL",
 );
 
-/// Takes a run: id, owner, lease, whether by force. A wish is for whoever manages the run, until it ends.
+/// Takes a run: id, owner, lease, whether by force, the newest epoch that a run at rest may have. A wish is for whoever manages
+/// the run, until it ends.
 pub(crate) static CLAIM_RUN: Bulk = Bulk::new(
     "UPDATE runs AS r SET epoch = r.epoch + 1, owner = v.column2, lease_until = NOW_MICROS + v.column3, \
      status = 'running', finished_at = NULL, error = NULL, \
      wish = CASE WHEN r.status = 'running' THEN r.wish END FROM ",
-    &[Text, Text, Int, Bool],
-    " WHERE r.id = v.column1 AND r.status IN ('running', 'interrupted', 'limit_reached') \
+    &[Text, Text, Int, Bool, Int],
+    " WHERE r.id = v.column1 \
+     AND (r.status = 'running' OR r.status IN ('interrupted', 'limit_reached') AND r.epoch <= v.column5) \
      AND (v.column4 OR r.owner IS NULL OR r.owner = v.column2 OR r.lease_until <= NOW_MICROS) RETURNING epoch",
 );
 

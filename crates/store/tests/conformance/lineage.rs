@@ -21,6 +21,7 @@ on_both! {
     a_failed_run_is_opened_again
     a_cancelled_run_leaves_no_open_task
     a_wish_outlives_its_managers_restart
+    a_run_that_others_brought_to_rest_is_not_claimed_again
     ids_are_found_by_their_beginning
 }
 
@@ -182,6 +183,29 @@ async fn a_wish_outlives_its_managers_restart(place: &Place) {
     crew.done(end).await;
     store.claim_run(crew.run, "somebody else", MINUTE, Claim::IfFree).await.unwrap();
     assert_eq!(store.wishes(&[crew.run]).await.unwrap(), []);
+}
+
+async fn a_run_that_others_brought_to_rest_is_not_claimed_again(place: &Place) {
+    let crew = Crew::new(place, "p", 1).await;
+    let store = &crew.store;
+    let end = async |epoch| {
+        let mut end = Change::new(crew.run, epoch, at(9));
+        end.run_status = Some(RunEnd { status: RunStatus::Interrupted, finished_at: at(9), error: None });
+        crew.done(end).await;
+    };
+    let had = store.claim_run(crew.run, "me", MINUTE, Claim::Force).await.unwrap();
+    end(had).await;
+    let had = store.claim_again(crew.run, "me", MINUTE, Claim::IfFree, had).await.unwrap();
+    let other = store.claim_run(crew.run, "somebody else", MINUTE, Claim::Force).await.unwrap();
+    let refused = store.claim_again(crew.run, "me", MINUTE, Claim::IfFree, had).await.unwrap_err();
+    assert!(matches!(refused, Error::Held { .. }), "{refused}");
+    end(other).await;
+    for force in [Claim::IfFree, Claim::Force] {
+        let refused = store.claim_again(crew.run, "me", MINUTE, force, had).await.unwrap_err();
+        assert!(matches!(refused, Error::Stale { .. }), "{refused}");
+    }
+    assert_eq!(store.run(crew.run).await.unwrap().unwrap().status, RunStatus::Interrupted);
+    store.claim_run(crew.run, "me", MINUTE, Claim::IfFree).await.unwrap();
 }
 
 async fn ids_are_found_by_their_beginning(place: &Place) {
