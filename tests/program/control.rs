@@ -1,6 +1,10 @@
 //! Pausing, cancelling and killing a run from another process.
 
-use std::{process::Child, time::Duration};
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Child, Stdio},
+    time::Duration,
+};
 
 use crewline_testkit::{Gate, Script, StubReply, StubServer, TestApp, app::finish};
 use serde_json::Value;
@@ -203,4 +207,73 @@ fn one_signal_right_at_the_start_stops_a_run() {
         assert!(matches!(run.code, None | Some(130)), "{pause}: {:?} {}", run.code, run.stderr);
         assert!(run.elapsed < Duration::from_secs(20), "{pause}: it had to be killed: {}", run.stderr);
     }
+}
+
+/// Freezes a process while it does not write, so that others may.
+fn freeze(app: &TestApp, pid: u32) {
+    use sea_orm::{ConnectionTrait, Database};
+    let url = format!("sqlite:{}", app.path("data/crewline.db").display());
+    let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    wait_until("a moment without a write", || {
+        signal(pid, "STOP");
+        let is_free = executor.block_on(async {
+            let database = Database::connect(&url).await.unwrap();
+            let is_free = database.execute_unprepared("BEGIN IMMEDIATE; ROLLBACK").await.is_ok();
+            database.close().await.unwrap();
+            is_free
+        });
+        if !is_free {
+            signal(pid, "CONT");
+        }
+        is_free
+    });
+}
+
+#[test]
+fn who_waits_for_a_frozen_process_is_told_which() {
+    for (command, status) in [("pause", "interrupted"), ("kill", "cancelled")] {
+        let gate = Gate::after(1);
+        let server = slow(&gate);
+        let app = app();
+        app.registry(&server);
+        app.write("plan.json", &fan(100).to_string());
+        let spawn = |args: &[&str]| {
+            let mut command = app.command(args);
+            command.env("CREWLINE_QUEUE__LEASE", "1s").stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.spawn().unwrap()
+        };
+        let child = spawn(&run_args(&["--plan", "plan.json", "--concurrency", "2"]));
+        wait_for_calls(&server, 3);
+        let (pid, id) = (child.id(), only_run(&app));
+        freeze(&app, pid);
+        let refused = finish(spawn(&[command, &id]), TestApp::LIMIT);
+        signal(pid, "CONT");
+        let refused = refused.expect_code(9);
+        for part in ["run.frozen", &format!(":{pid},"), &format!("kill -CONT {pid}"), &format!("kill -9 {pid}")] {
+            assert!(refused.stderr.contains(part), "{command}: {part}: {}", refused.stderr);
+        }
+        // It does what it was asked meanwhile.
+        gate.open();
+        let run = finish(child, TestApp::LIMIT).expect_code(130);
+        assert_eq!(run.events().last().unwrap()["status"], status);
+    }
+}
+
+#[test]
+fn who_waits_is_told_what_is_waited_for() {
+    let gate = Gate::after(1);
+    let server = StubServer::start(Script::default().behind(&gate));
+    let app = app();
+    let (child, id) = running(&app, &server, 3);
+    let pid = child.id();
+    let mut waiting = app.spawn(["pause", &id]);
+    let mut errors = BufReader::new(waiting.stderr.take().unwrap());
+    let mut said = String::new();
+    while !said.contains("has not ended after") {
+        assert_ne!(errors.read_line(&mut said).unwrap(), 0, "it ended: {said}");
+    }
+    assert!(said.contains(&format!(":{pid}: 2")), "{said}");
+    gate.open();
+    finish(waiting, TestApp::LIMIT).expect_code(0);
+    finish(child, TestApp::LIMIT).expect_code(130);
 }

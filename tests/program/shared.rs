@@ -6,7 +6,7 @@ use crewline_testkit::{Gate, Script, StubReply};
 use serde_json::Value;
 
 use crate::{
-    fan,
+    fan, signal,
     traffic::sent_to,
     workers::{LONG, World, wait_until},
 };
@@ -61,6 +61,30 @@ fn a_shared_run_is_killed_at_its_workers() {
     assert!(end["cost_usd"].as_f64().unwrap() > 0.0, "the call that was broken off is charged: {end:#}");
     // The worker is free for others.
     assert!(world.app.run(["db", "check", "--database", &world.database.url]).code == Some(0));
+}
+
+#[test]
+fn a_run_whose_server_is_frozen_is_stopped_by_who_asks() {
+    for (command, status) in [("pause", "interrupted"), ("cancel", "cancelled"), ("kill", "cancelled")] {
+        let gate = Gate::after(1);
+        let script = Script::default().behind(&gate);
+        let Some(mut world) = World::new(&format!("frozen{command}"), script) else { return };
+        let frozen = world.serve("0");
+        world.start(&["worker", "--slots", "2"], LONG);
+        let run = world.submit(&fan(6));
+        wait_until("some calls", || world.server.calls() == 3);
+        signal(frozen, "STOP");
+        world.end_leases(frozen);
+        assert_eq!(world.json(&[command, &run], 0)[0]["status"], status);
+        gate.open();
+        // It goes on, and finds that the run is no longer its own.
+        signal(frozen, "CONT");
+        signal(frozen, "TERM");
+        world.ended(frozen).expect_code(0);
+        let end = world.show(&run);
+        assert_eq!((&end["status"], &end["counts"]["in_progress"]), (&status.into(), &0.into()), "{end:#}");
+        assert_eq!(world.server.calls(), 3, "nothing more is begun");
+    }
 }
 
 #[test]

@@ -75,7 +75,7 @@ impl World {
     }
 
     /// Waits until a process ends.
-    fn ended(&self, pid: u32) -> Finished {
+    pub(crate) fn ended(&self, pid: u32) -> Finished {
         let place = self.children.borrow().iter().position(|child| child.id() == pid).unwrap();
         let child = self.children.borrow_mut().remove(place);
         finish(child, LIMIT)

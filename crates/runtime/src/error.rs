@@ -1,8 +1,9 @@
 //! Why the runtime could not do what it was asked to.
 
-use std::{fmt::Write as _, path::PathBuf};
+use std::{fmt::Write as _, path::PathBuf, time::Duration};
 
 use crewline_engine::plan::Problem;
+use crewline_store::Wish;
 use crewline_types::{
     ApprovalId, ApprovalKind, ApprovalState, ErrorKind, RunId, RunStatus, TaskId, TaskStatus, event::ErrorNote,
 };
@@ -67,6 +68,24 @@ pub enum Error {
         run: RunId,
         /// Who holds it.
         owner: String,
+    },
+    /// A process holds the run and does nothing: its lease has ended, and what is wished of the run waits for it.
+    #[error("run `{run}` is held by {owner}, which does not work: its lease has ended")]
+    Frozen {
+        /// The run.
+        run: RunId,
+        /// Who holds it; its process id is behind the colon, where it is known.
+        owner: String,
+        /// What is recorded, and done when that process goes on.
+        wish: Wish,
+    },
+    /// Nothing has happened in a run that is to be stopped for longer than anything may take.
+    #[error("run `{run}` is not stopped, and nothing has happened in it for {limit:?}")]
+    NotStopped {
+        /// The run.
+        run: RunId,
+        /// How long.
+        limit: Duration,
     },
     /// The run has ended and can not go on.
     #[error("run `{run}` is {}", status.as_str())]
@@ -312,6 +331,17 @@ fn lines(tasks: &[Mismatch]) -> String {
     text
 }
 
+/// How a process that does nothing goes on, or is ended.
+fn thawing(owner: &str, wish: Wish) -> String {
+    let wish = wish.as_str();
+    match owner.rsplit_once(':').and_then(|(_, pid)| pid.parse::<u32>().ok()) {
+        Some(pid) => format!(
+            "the {wish} is recorded: `kill -CONT {pid}` lets that process go on and do it, after `kill -9 {pid}` ask again"
+        ),
+        None => format!("the {wish} is recorded: that process does it when it goes on; when it has ended, ask again"),
+    }
+}
+
 fn first(problems: &[Problem]) -> String {
     match problems {
         [] => "unknown problem".into(),
@@ -340,6 +370,7 @@ impl Error {
             Self::NotFound { .. } | Self::NothingChanged { .. } => ErrorKind::NotFound,
             Self::Tools(error) => error.kind(),
             Self::Held { .. }
+            | Self::Frozen { .. }
             | Self::Finished { .. }
             | Self::NotFailed { .. }
             | Self::NothingFailed { .. }
@@ -354,6 +385,7 @@ impl Error {
             | Self::Decided { .. }
             | Self::Mismatch { .. } => ErrorKind::Conflict,
             Self::Busy { .. } => ErrorKind::Busy,
+            Self::NotStopped { .. } => ErrorKind::Timeout,
             Self::Actor(_)
             | Self::Spawn(_)
             | Self::Random { .. }
@@ -388,6 +420,8 @@ impl Error {
             Self::NotFound { .. } => "run.not_found",
             Self::Ambiguous { .. } => "run.ambiguous",
             Self::Held { .. } => "run.held",
+            Self::Frozen { .. } => "run.frozen",
+            Self::NotStopped { .. } => "run.not_stopped",
             Self::Finished { .. } => "run.finished",
             Self::NotFailed { .. } => "task.not_failed",
             Self::NothingFailed { .. } => "run.nothing_failed",
@@ -425,7 +459,7 @@ impl Error {
     /// Whether the same request may work later.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Busy { .. } | Self::Actor(_) => true,
+            Self::Busy { .. } | Self::Actor(_) | Self::NotStopped { .. } => true,
             Self::Plan { .. }
             | Self::KeyName { .. }
             | Self::KeyNameTaken { .. }
@@ -434,6 +468,7 @@ impl Error {
             | Self::NotFound { .. }
             | Self::Ambiguous { .. }
             | Self::Held { .. }
+            | Self::Frozen { .. }
             | Self::Finished { .. }
             | Self::NotFailed { .. }
             | Self::NothingFailed { .. }
@@ -511,6 +546,10 @@ impl Error {
             Self::NotFound { .. } => Some("`crewline ps --all` lists the runs".into()),
             Self::Ambiguous { .. } => Some("give more characters of the id".into()),
             Self::Held { .. } => Some("wait for that process, or stop it: its lock goes with it".into()),
+            Self::Frozen { owner, wish, .. } => Some(thawing(owner, *wish)),
+            Self::NotStopped { run, .. } => {
+                Some(format!("`crewline watch {run}` shows what it waits for; what was asked stays recorded"))
+            }
             Self::Finished { run, status: RunStatus::Failed } => {
                 Some(format!("`crewline retry {run}` tries its failed tasks again, `crewline retry TASK` one of them"))
             }

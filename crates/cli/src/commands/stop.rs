@@ -2,12 +2,24 @@
 //!
 //! **Invariant:** what is asked is recorded before the command waits: leaving it early takes nothing back.
 
+use std::{
+    pin::pin,
+    time::{Duration, Instant},
+};
+
 use clap::Args;
 use crewline_runtime::{Error as RuntimeError, Wish};
 use crewline_types::{RunId, RunStatus};
 use serde::Serialize;
 
-use crate::{app::App, console::Console, error::Error, exit::Exit, settings::Settings, signals::Signals};
+use crate::{
+    app::App, console::Console, error::Error, exit::Exit, settings::Settings, signals::Signals, view::duration,
+};
+
+/// Wait for the end of a run before it is told that it goes on; it doubles each time.
+const TELL_FIRST: Duration = Duration::from_secs(2);
+/// The longest wait between two such lines.
+const TELL_PAUSE_MAX: Duration = Duration::from_mins(1);
 
 /// What `crewline pause` takes.
 #[derive(Debug, Args)]
@@ -130,9 +142,26 @@ async fn stop(run: RunId, args: &StopArgs, wish: Wish, app: &App, console: &Cons
     if wish != Wish::Kill && app.store.run(run).await?.is_some_and(|row| row.status == RunStatus::Running) {
         console.note(&format!("run {run} finishes what it is doing; Ctrl-C leaves it to that"));
     }
-    match (app.handle.stop(run, wish).await?, wish) {
+    match (waited(run, wish, app, console).await?, wish) {
         // It ended by itself before anybody could stop it.
         (status @ (RunStatus::Completed | RunStatus::Failed), _) => Err(RuntimeError::Finished { run, status }.into()),
         (status, _) => Ok(status),
+    }
+}
+
+/// Stops the run, and tells now and then what is waited for.
+async fn waited(run: RunId, wish: Wish, app: &App, console: &Console) -> Result<RunStatus, Error> {
+    let begun = Instant::now();
+    let mut ended = pin!(app.handle.stop(run, wish));
+    let mut pause = TELL_FIRST;
+    loop {
+        match tokio::time::timeout(pause, &mut ended).await {
+            Ok(ended) => return Ok(ended?),
+            Err(_) => pause = (2 * pause).min(TELL_PAUSE_MAX),
+        }
+        let (report, row) = (app.handle.report(run).await?, app.store.run(run).await?);
+        let owner = row.and_then(|row| row.owner).map_or_else(String::new, |owner| format!(" at {owner}"));
+        let (waited, tasks) = (duration(begun.elapsed()), report.counts.in_progress);
+        console.note(&format!("run {run} has not ended after {waited}, tasks under way{owner}: {tasks}"));
     }
 }
