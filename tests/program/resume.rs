@@ -5,11 +5,15 @@ use std::{
     process::Child,
 };
 
-use crewline_testkit::{Gate, Script, StubReply, StubServer, TestApp, app::finish};
+use crewline_testkit::{
+    Gate, Script, StubReply, StubServer, TestApp,
+    app::finish,
+    client::{free_port, post_with},
+};
 use crewline_types::MicroUsd;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::{app, fan, run_args, signal, workers::wait_until};
+use crate::{app, fan, run_args, serve::wait_until_ready, signal, workers::wait_until};
 
 /// Waits until the server has been asked `calls` times.
 pub(crate) fn wait_for_calls(server: &StubServer, calls: u64) {
@@ -134,6 +138,34 @@ fn a_server_continues_what_was_killed() {
     let last = logged.events().pop().unwrap();
     assert_eq!((&last["status"], &last["tasks"]["completed"]), (&"completed".into(), &14.into()));
     assert_eq!(server.calls(), 14 + 2, "the calls in flight are repeated, and no other");
+}
+
+#[test]
+fn what_a_server_is_asked_of_its_own_run_outlives_it() {
+    let gate = Gate::after(1);
+    let server = StubServer::start(Script::default().behind(&gate));
+    let app = app();
+    app.registry(&server);
+    let port = free_port().unwrap();
+    let address = format!("127.0.0.1:{port}");
+    let child = app.spawn(["serve", "--addr", &address]);
+    wait_until_ready(port);
+    let body = json!({"goal": "g", "plan": fan(100), "concurrency": 2}).to_string();
+    let launched = post_with(port, "/api/v1/runs", &[], &body).unwrap();
+    let id = serde_json::from_str::<Value>(&launched.body).unwrap()["run"].as_str().unwrap().to_owned();
+    wait_for_calls(&server, 3);
+    let cancelled = post_with(port, &format!("/api/v1/runs/{id}/cancel"), &[], "").unwrap();
+    assert_eq!(cancelled.status, 202, "{}", cancelled.body);
+    // It lets what runs end, and is killed meanwhile.
+    signal(child.id(), "KILL");
+    assert_eq!(finish(child, TestApp::LIMIT).code, None);
+    gate.open();
+    let child = app.spawn(["serve", "--addr", "127.0.0.1:0"]);
+    let logged = app.run(["logs", &id, "-f", "-o", "jsonl"]).expect_code(0);
+    signal(child.id(), "TERM");
+    finish(child, TestApp::LIMIT).expect_code(0);
+    assert_eq!(logged.events().last().unwrap()["status"], "cancelled");
+    assert_eq!(server.calls(), 3, "nothing more is begun");
 }
 
 #[test]

@@ -159,7 +159,7 @@ impl Handle {
         }
         let goes_on = self.take_up(row.run).await?;
         let pending = self.store().approvals(ApprovalFilter { run: Some(row.run), is_pending: true }).await?.len();
-        metrics::approvals_pending(self.store().approvals(ApprovalFilter { run: None, is_pending: true }).await?.len());
+        metrics::approvals_pending(self.store().approvals_pending().await?);
         let asked = self.with_details(vec![row]).await?.pop().ok_or_else(not_found)?;
         Ok(Decided { asked, pending, goes_on })
     }

@@ -33,9 +33,6 @@ impl Handle {
     }
 
     async fn ask_for(&self, run: RunId, wish: Wish) -> Result<Asked, Error> {
-        if self.told(run, wish).await? {
-            return Ok(Asked::Here);
-        }
         let row = self.row(run).await?;
         match (row.status, wish) {
             (status @ (RunStatus::Completed | RunStatus::Failed | RunStatus::Cancelled), _) => {
@@ -46,6 +43,10 @@ impl Handle {
             (RunStatus::Running, _) => {
                 self.store().wish(run, wish).await?;
             }
+        }
+        // Sooner than by a look at the row.
+        if self.told(run, wish).await? {
+            return Ok(Asked::Here);
         }
         match self.holder(row).await? {
             Hold::Ours(lock) => {
@@ -98,7 +99,12 @@ impl Handle {
         if !is_free {
             return Ok(Hold::Theirs(row.owner.unwrap_or_default()));
         }
-        match self.lock(row.id) {
+        let lock = match row.status {
+            RunStatus::Running => self.lock(row.id),
+            // Its manager here may be about to let it go.
+            _ => self.take(row.id).await,
+        };
+        match lock {
             Ok(lock) => Ok(Hold::Ours(lock)),
             Err(Error::Held { owner, .. }) => Ok(Hold::Theirs(owner)),
             Err(error) => Err(error),

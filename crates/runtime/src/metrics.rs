@@ -159,7 +159,7 @@ pub fn task_asked_for(decision: TaskAction) {
 }
 
 /// How many questions wait for people.
-pub fn approvals_pending(count: usize) {
+pub fn approvals_pending(count: u64) {
     gauge!("crewline_approvals_pending").set(count as f64);
 }
 

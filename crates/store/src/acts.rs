@@ -5,7 +5,7 @@
 use crewline_types::{
     ApprovalId, ApprovalKind, ApprovalState, Effect, RunId, TaskId, TextHash, Timestamp, ToolCallId, ToolOutcome,
 };
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait as _};
+use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait as _};
 
 use crate::{
     Error, Store,
@@ -17,7 +17,7 @@ use crate::{
     statements as sql,
 };
 
-/// Approvals that are read at once.
+/// Approvals of a whole database that are read at once.
 const APPROVALS_MAX: u64 = 1_000;
 
 /// A call of a tool as the database holds it.
@@ -137,22 +137,30 @@ impl Store {
         Ok(found)
     }
 
-    /// What people are or were asked, the oldest first; a thousand at most.
+    /// What people are or were asked, the oldest first: all of a run, or a thousand of the whole database.
     pub async fn approvals(&self, filter: ApprovalFilter) -> Result<Vec<ApprovalRow>, Error> {
         let mut query = entity::approval::Entity::find();
-        if let Some(run) = filter.run {
-            query = query.filter(entity::approval::Column::RunId.eq(run.as_str()));
-        }
+        query = match filter.run {
+            // Its manager takes a question that it does not find for one that is decided.
+            Some(run) => query.filter(entity::approval::Column::RunId.eq(run.as_str())),
+            None => query.limit(APPROVALS_MAX),
+        };
         if filter.is_pending {
             query = query.filter(entity::approval::Column::State.eq(ApprovalState::Pending.as_str()));
         }
         let rows = query
             .order_by_asc(entity::approval::Column::CreatedAt)
             .order_by_asc(entity::approval::Column::Id)
-            .limit(APPROVALS_MAX)
             .all(self.reader().await?)
             .await?;
         rows.into_iter().map(ApprovalRow::try_from).collect()
+    }
+
+    /// How many questions of the whole database nobody has decided.
+    pub async fn approvals_pending(&self) -> Result<u64, Error> {
+        let query = entity::approval::Entity::find();
+        let query = query.filter(entity::approval::Column::State.eq(ApprovalState::Pending.as_str()));
+        Ok(query.count(self.reader().await?).await?)
     }
 
     /// The approvals whose ids begin with `start`; two at most.

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// What people were asked in the run, how many questions wait in all runs, and the plan, when it waits for a yes.
-pub type Looked = Outcome<Result<(Vec<ApprovalRow>, usize, Option<PlanQuestion>), crewline_store::Error>>;
+pub type Looked = Outcome<Result<(Vec<ApprovalRow>, u64, Option<PlanQuestion>), crewline_store::Error>>;
 
 impl State {
     /// Begins to run the plan, or asks a person whether it is to be run.
@@ -43,7 +43,7 @@ impl State {
         let (store, id, is_plan_held) = (self.args.store.clone(), run.brief.run, run.is_plan_held);
         let work = async move {
             let asked = store.approvals(ApprovalFilter { run: Some(id), is_pending: false }).await?;
-            let pending = store.approvals(ApprovalFilter { run: None, is_pending: true }).await?.len();
+            let pending = store.approvals_pending().await?;
             let plan = if is_plan_held { Some(PlanQuestion::recorded(&store, id).await?) } else { None };
             Ok((asked, pending, plan))
         };

@@ -72,6 +72,8 @@ pub enum Message {
     Look,
     /// Internal: reports of workers were read, or attempts withdrawn from them.
     Looked(Outcome<Result<Vec<Read>, crate::Error>>),
+    /// Internal: attempts were withdrawn.
+    Recalled(Outcome<Result<Vec<Read>, crate::Error>>),
     /// Internal: the run is loaded.
     Loaded(Outcome<Result<Box<Loaded>, crate::Error>>),
     /// Internal: a change is recorded, or not.
@@ -223,6 +225,7 @@ impl Actor for Manager {
             Message::Kill => state.on_halt(&myself, Halt::Kill),
             Message::Look => state.on_look(&myself),
             Message::Looked(outcome) => state.on_looked(&myself, outcome)?,
+            Message::Recalled(outcome) => state.on_recalled(&myself, outcome)?,
             Message::Loaded(outcome) => state.on_loaded(&myself, outcome)?,
             Message::Recorded(what, result) => state.on_recorded(&myself, &what, result)?,
             Message::RetryDue(node) => state.on_retry_due(&myself, node),

@@ -16,7 +16,7 @@ use crate::{
     router, scribe,
 };
 
-use super::{Message, Recorded, State};
+use super::{Distrust, Message, Recorded, State};
 
 impl State {
     pub(super) fn is_queued(&self) -> bool {
@@ -184,11 +184,41 @@ impl State {
             return;
         }
         let (store, id, epoch) = (self.args.store.clone(), run.brief.run, run.epoch);
+        let poll = self.args.deps.limits.poll;
         let work = async move {
             let withdrawn = store.withdraw_offers(id, epoch, which).await?;
-            offer::read_lost(&store, &withdrawn).await
+            loop {
+                match offer::read_lost(&store, &withdrawn).await {
+                    // Nobody else knows any more which they were.
+                    Err(error) if error.is_retryable() => {
+                        tracing::warn!(error.code = error.code(), %error, "what was withdrawn could not be read, trying again");
+                        tokio::time::sleep(poll).await;
+                    }
+                    read => return read,
+                }
+            }
         };
         self.guards.retain(|guard| !guard.is_finished());
-        self.guards.push(pipe_to_self(myself, self.args.deps.limits.commit, work, Message::Looked));
+        self.guards.push(pipe_to_self(myself, self.args.deps.limits.commit, work, Message::Recalled));
+    }
+
+    /// Attempts were withdrawn, or that is not known: then the run is loaded anew, which finds them.
+    pub(super) fn on_recalled(
+        &mut self,
+        myself: &ActorRef<Message>,
+        outcome: Outcome<Result<Vec<Read>, crate::Error>>,
+    ) -> Result<(), ActorProcessingErr> {
+        match outcome {
+            Outcome::Done(Ok(reports)) => {
+                for read in reports {
+                    self.on_read(myself, read)?;
+                }
+                self.watch_offers(myself);
+                Ok(())
+            }
+            Outcome::Cancelled => Ok(()),
+            Outcome::Done(Err(error)) => Err(Distrust(format!("what was withdrawn is not known: {error}")).into()),
+            Outcome::Crashed | Outcome::TimedOut => Err(Distrust("what was withdrawn is not known".into()).into()),
+        }
     }
 }

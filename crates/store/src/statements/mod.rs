@@ -258,19 +258,20 @@ pub(crate) static OPEN_CALLS: Bulk = Bulk::new(
 
 /// What is reserved for the open calls of runs: run.
 pub(crate) static OPEN_IN_RUNS: Bulk = Bulk::new(
-    "SELECT t.run_id, CAST(SUM(LEAST(1000000000000, COALESCE(c.reserved_micro_usd, 0))) AS BIGINT) FROM ",
+    "SELECT r.id, CAST(COALESCE((SELECT SUM(LEAST(1000000000000, COALESCE(c.reserved_micro_usd, 0))) \
+     FROM tasks AS t JOIN calls AS c ON c.task = t.number WHERE t.run_id = r.id AND c.outcome IS NULL), 0) AS BIGINT) \
+     FROM ",
     &[Text],
-    " JOIN tasks AS t ON t.run_id = v.column1 JOIN calls AS c ON c.task = t.number WHERE c.outcome IS NULL \
-     GROUP BY t.run_id",
+    " JOIN runs AS r ON r.id = v.column1",
 );
 
 /// The same of projects, for the runs that somebody works on: nobody ends the calls of others.
 pub(crate) static OPEN_IN_PROJECTS: Bulk = Bulk::new(
-    "SELECT r.project, CAST(SUM(LEAST(1000000000000, COALESCE(c.reserved_micro_usd, 0))) AS BIGINT) FROM ",
+    "SELECT r.project, CAST(COALESCE(SUM((SELECT SUM(LEAST(1000000000000, COALESCE(c.reserved_micro_usd, 0))) \
+     FROM tasks AS t JOIN calls AS c ON c.task = t.number WHERE t.run_id = r.id AND c.outcome IS NULL)), 0) AS BIGINT) \
+     FROM ",
     &[Text],
-    " JOIN runs AS r ON r.project = v.column1 AND r.status = 'running' AND r.lease_until > NOW_MICROS \
-     JOIN tasks AS t ON t.run_id = r.id JOIN calls AS c ON c.task = t.number WHERE c.outcome IS NULL \
-     GROUP BY r.project",
+    " JOIN runs AS r ON r.project = v.column1 AND r.status = 'running' AND r.lease_until > NOW_MICROS GROUP BY r.project",
 );
 
 /// Keeps what runs have cost: run, sum.
@@ -525,9 +526,9 @@ mod tests {
         bad
     }
 
-    /// What is offered, or asked of a person, at the moment: as much as is being worked on, not as much as there ever was.
+    /// What is managed, offered, or asked of a person, at the moment: as much as is being worked on, not as much as there ever was.
     fn is_open_only(step: &str) -> bool {
-        ["offers_pkey", "offers_of_node", "approvals_pending"]
+        ["runs_running", "offers_pkey", "offers_of_node", "approvals_pending"]
             .iter()
             .any(|index| step.contains(&format!("using {index} ")))
     }

@@ -15,6 +15,7 @@ use crate::common::{Crew, Place, at, task_of};
 on_both! {
     a_call_is_kept_from_its_intent_to_its_outcome
     what_is_decided_stays
+    all_questions_of_a_run_are_read
     acts_go_with_their_run
     a_task_is_given_to_another_role
     what_a_task_asked_for_is_there_when_it_is_done_or_not_at_all
@@ -178,4 +179,20 @@ async fn acts_go_with_their_run(place: &Place) {
     end(&crew, RunStatus::Failed).await;
     crew.store.delete_runs(&[crew.run]).await.unwrap();
     assert_eq!((place.count("tool_calls").await, place.count("approvals").await), (0, 0));
+}
+
+async fn all_questions_of_a_run_are_read(place: &Place) {
+    let mut crew = Crew::new(place, "p", 1).await;
+    let task = crew.tasks(1).await[0];
+    let mut change = crew.change();
+    change.texts.push(Text::from("{}"));
+    change.approvals = (0..1_001).map(|number| approval(&crew, task, &format!("question {number}"))).collect();
+    crew.done(change).await;
+    for is_pending in [true, false] {
+        let filter = ApprovalFilter { run: Some(crew.run), is_pending };
+        assert_eq!(crew.store.approvals(filter).await.unwrap().len(), 1_001);
+        let filter = ApprovalFilter { run: None, is_pending };
+        assert_eq!(crew.store.approvals(filter).await.unwrap().len(), 1_000, "of a whole database only so many");
+    }
+    assert_eq!(crew.store.approvals_pending().await.unwrap(), 1_001);
 }
