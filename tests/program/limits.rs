@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crewline_testkit::{Script, StubReply, StubRequest, StubServer, TestApp, app::finish, script::default_reply};
+use crewline_testkit::{Gate, Script, StubReply, StubRequest, StubServer, TestApp, app::finish, script::default_reply};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, Statement};
 use serde_json::json;
 
@@ -16,6 +16,7 @@ use crate::{
     app, fan,
     resume::{only_run, wait_for_calls},
     run_args, signal,
+    workers::wait_until,
 };
 
 #[test]
@@ -50,6 +51,63 @@ fn a_cap_that_few_calls_fit_in_at_once_is_enough_for_many() {
         let run = app.run(run_args(&args)).expect_code(0);
         assert_eq!(server.calls() - before, 22);
         assert!(run.events().last().unwrap()["cost_usd"].as_f64().unwrap() < 0.03);
+    }
+}
+
+/// The limits on cost: one is counted here, the other by the database.
+const CAPS: [&str; 2] = ["--max-cost", "--max-project-cost"];
+
+fn apart(descriptions: &[&str]) -> String {
+    let task = |(number, description)| json!({"id": format!("t{number}"), "title": "T", "description": description, "role": "writer", "depends_on": []});
+    let tasks: Vec<_> = descriptions.iter().enumerate().map(task).collect();
+    json!({"goal": "g", "tasks": tasks}).to_string()
+}
+
+#[test]
+fn nobody_waits_for_money_that_only_he_holds() {
+    let script = Script::default().on_model("cheap", StubReply::text("").after(Duration::from_millis(200)));
+    let server = StubServer::start(script);
+    for cap in CAPS {
+        let app = app();
+        app.registry(&server);
+        // One call of `strong` fits when those of `cheap` are over, and so does the next one after it.
+        app.write("plan.json", &apart(&["Climb."; 3]));
+        app.run(run_args(&["--plan", "plan.json", cap, "0.1"])).expect_code(0);
+        // None fits, whatever comes back.
+        let run = app.run(run_args(&["--plan", "plan.json", cap, "0.02", "--project", "other"])).expect_code(7);
+        assert!(run.events_of("model_call").iter().all(|it| it["model"] == "cheap"));
+    }
+}
+
+#[test]
+fn a_run_that_is_stopped_begins_no_call_that_waits_for_money() {
+    for cap in CAPS {
+        for wish in ["pause", "cancel", "signal"] {
+            let gate = Gate::after(0);
+            let server = StubServer::start(Script::default().behind(&gate));
+            let app = app();
+            app.registry(&server);
+            app.write("plan.json", &apart(&["Wait."; 5]));
+            // One call fits.
+            let child = app.spawn(run_args(&["--plan", "plan.json", cap, "0.012"]));
+            wait_for_calls(&server, 1);
+            let id = only_run(&app);
+            let attempts = || {
+                let shown = app.run(["show", &id, "-o", "json"]).expect_code(0);
+                let shown: serde_json::Value = serde_json::from_str(&shown.stdout).unwrap();
+                let tasks = shown["tasks"].as_array().unwrap().clone();
+                tasks.iter().filter(|it| it["kind"] != "root" && !it["attempts"].as_array().unwrap().is_empty()).count()
+            };
+            match wish {
+                "signal" => signal(child.id(), "TERM"),
+                _ => drop(app.run([wish, "--no-wait", &id]).expect_code(0)),
+            }
+            // Those that waited have ended.
+            wait_until("the end of the others", || attempts() == 5);
+            gate.open();
+            finish(child, TestApp::LIMIT);
+            assert_eq!(server.calls(), 1, "{cap} {wish}");
+        }
     }
 }
 

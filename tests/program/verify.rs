@@ -203,6 +203,20 @@ fn an_answer_without_a_judge_is_rejected_unless_the_policy_accepts_it() {
 }
 
 #[test]
+fn an_answer_that_is_judged_counts_with_what_it_cost() {
+    let server = StubServer::start(Script::new(writer_and_judge));
+    let app = app();
+    with_judge(&app, &server, "cheap", "attempts_max: 1");
+    judged_plan(&app);
+    // The worst case of a call fits beside what the answer cost, not beside its worst case.
+    for cap in ["--max-cost", "--max-project-cost"] {
+        let run =
+            app.run(run_args(&["--plan", "plan.json", cap, "0.1", "--project", cap.trim_matches('-')])).expect_code(0);
+        assert!(run.events_of("model_call").iter().any(|it| it["role"] == "judge"));
+    }
+}
+
+#[test]
 fn a_kill_while_a_judge_is_asked_buys_neither_the_answer_nor_an_earlier_verdict_again() {
     let gate = Gate::after(0);
     let shut = gate.clone();

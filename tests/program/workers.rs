@@ -469,6 +469,34 @@ fn a_cap_holds_across_workers() {
 }
 
 #[test]
+fn a_run_that_is_cancelled_begins_no_call_that_waits_for_money_at_a_worker() {
+    let gate = Gate::after(0);
+    let Some(mut world) = World::new("waits", Script::default().behind(&gate)) else { return };
+    world.serve("0");
+    world.start(&["worker", "--slots", "5"], LONG);
+    let task =
+        |n| json!({"id": format!("t{n}"), "title": "T", "description": "Wait.", "role": "writer", "depends_on": []});
+    let plan = json!({"goal": "g", "tasks": (0..5).map(task).collect::<Vec<_>>()});
+    world.app.write("plan.json", &plan.to_string());
+    let url = &world.database.url;
+    // One call fits.
+    let args = ["run", "--plan", "plan.json", "--detach", "-q", "--max-cost", "0.012", "--database", url];
+    let run = world.app.run(args).expect_code(0).stdout.trim().to_owned();
+    wait_until("the call that fits", || world.server.calls() == 1);
+    world.app.run(["cancel", "--no-wait", &run, "--database", url]).expect_code(0);
+    // When the server has heard what is asked of another one, it has heard this, too.
+    let other = world.submit(&fan(1));
+    world.app.run(["kill", &other, "--database", url]).expect_code(0);
+    let is_tried =
+        |task: &Value| task["kind"] != "root" && task["attempts"].as_array().is_some_and(|it| !it.is_empty());
+    let tried = || world.show(&run)["tasks"].as_array().unwrap().iter().filter(|task| is_tried(task)).count();
+    wait_until("the end of those that wait", || tried() == 5);
+    gate.open();
+    assert_eq!(world.end_of(&run)["status"], "cancelled");
+    assert_eq!(world.server.requests().iter().filter(|it| it.contains("Wait.")).count(), 1);
+}
+
+#[test]
 fn a_server_does_not_take_over_what_it_manages() {
     let gate = Gate::after(1);
     let Some(mut world) = World::new("own", Script::default().behind(&gate)) else { return };

@@ -56,6 +56,8 @@ pub struct RunBrief {
     pub keys: HashMap<TaskId, Arc<str>>,
     /// The money of the run and its tasks.
     pub purse: Purse,
+    /// What all calls of the run may cost, where other machines spend it, too: the database counts.
+    pub cost_max: Option<MicroUsd>,
     /// What all runs of the project may cost together; the database counts.
     pub project_max: Option<MicroUsd>,
     /// What one task may cost.
@@ -76,8 +78,6 @@ pub enum Post {
     Worker {
         /// The worker.
         node: Arc<str>,
-        /// What all calls of the run may cost: other machines spend it too, so the database counts.
-        cost_max: Option<MicroUsd>,
     },
 }
 
@@ -128,13 +128,11 @@ impl RunBrief {
     pub fn change(&self, attempt: AttemptId, at: Timestamp) -> Change {
         let project = |max| ProjectMax { project: self.scope.project().into(), max };
         let project_max = self.project_max.map(project);
-        match &self.post {
-            Post::Manager { epoch } => Change { project_max, ..Change::new(self.run, *epoch, at) },
-            Post::Worker { node, cost_max } => {
-                let fence = Fence::Claim { attempt, node: Arc::clone(node) };
-                Change { cost_max: *cost_max, project_max, ..Change::new(self.run, fence, at) }
-            }
-        }
+        let fence = match &self.post {
+            Post::Manager { epoch } => Fence::from(*epoch),
+            Post::Worker { node } => Fence::Claim { attempt, node: Arc::clone(node) },
+        };
+        Change { cost_max: self.cost_max, project_max, ..Change::new(self.run, fence, at) }
     }
 }
 

@@ -10,7 +10,11 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     ops::RangeInclusive,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use crewline_engine::wallet::{AccountId, Accounts, Hold, Refused};
@@ -70,6 +74,11 @@ pub struct NoMoney {
 pub struct Purse {
     books: Mutex<Books>,
     returned: Notify,
+    /// Wakes one of those whom the database refused: there may be room for one more.
+    room: Notify,
+    /// Nobody waits for money any more.
+    is_closed: AtomicBool,
+    closed: Notify,
 }
 
 #[derive(Debug)]
@@ -88,7 +97,14 @@ impl Purse {
         let mut accounts = Accounts::default();
         let run = accounts.open(None, run_max, spent);
         let books = Books { accounts, run, task_max, tasks: HashMap::new(), open: BTreeMap::new() };
-        Self { books: Mutex::new(books), returned: Notify::new() }
+        let is_closed = AtomicBool::new(false);
+        Self {
+            books: Mutex::new(books),
+            returned: Notify::new(),
+            room: Notify::new(),
+            is_closed,
+            closed: Notify::new(),
+        }
     }
 
     fn with<R>(&self, work: impl FnOnce(&mut Books) -> R) -> R {
@@ -158,6 +174,7 @@ impl Purse {
             }
         });
         self.returned.notify_waiters();
+        self.room.notify_one();
     }
 
     /// Gives back what was reserved for a call that is not recorded, and so was never sent.
@@ -170,9 +187,33 @@ impl Purse {
         self.returned.notify_waiters();
     }
 
-    /// Ends when money has come back since it was called.
+    /// Ends when money has come back since it was called, or when nobody is to wait.
     pub fn returned(&self) -> Notified<'_> {
         self.returned.notified()
+    }
+
+    /// Waits until the database may have money again that it did not have: so long at most, as others spend it, too.
+    pub async fn room(&self, limit: Duration) {
+        let closed = self.closed.notified();
+        if self.may_wait() {
+            tokio::select! {
+                () = self.room.notified() => {}
+                () = closed => {}
+                () = tokio::time::sleep(limit) => {}
+            }
+        }
+    }
+
+    /// The run stops: who waits for money gives up, and nobody waits any more.
+    pub fn close(&self) {
+        self.is_closed.store(true, Ordering::SeqCst);
+        self.closed.notify_waiters();
+        self.returned.notify_waiters();
+    }
+
+    /// Whether money may be waited for.
+    pub fn may_wait(&self) -> bool {
+        !self.is_closed.load(Ordering::SeqCst)
     }
 }
 
@@ -194,7 +235,7 @@ impl Books {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::AtomicU64;
 
     use crewline_types::IdSource;
 

@@ -339,6 +339,9 @@ impl State {
 
     fn on_drain(&mut self, myself: &ActorRef<Message>, reply: RpcReplyPort<()>) {
         self.is_draining = true;
+        for claim in self.claims.values() {
+            claim.run.purse.close();
+        }
         self.drained = Some(reply);
         self.end_if_drained(myself);
     }

@@ -125,7 +125,7 @@ const RULES: &[(&str, &str, &str)] = &[
         "run.charged",
         "what a run has cost is not the sum of its calls",
         "SELECT r.id FROM runs AS r WHERE r.charged_micro_usd IS NOT NULL AND r.charged_micro_usd <> ( \
-         SELECT COALESCE(SUM(CASE WHEN c.outcome IS NULL THEN COALESCE(c.reserved_micro_usd, 0) \
+         SELECT COALESCE(SUM(CASE WHEN c.outcome IS NULL AND c.reply IS NULL THEN COALESCE(c.reserved_micro_usd, 0) \
          ELSE COALESCE(c.cost_micro_usd, 0) END), 0) \
          FROM tasks AS t JOIN calls AS c ON c.task = t.number WHERE t.run_id = r.id)",
     ),

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crewline_store::Change;
-use crewline_types::{CallId, MicroUsd};
+use crewline_types::{CallId, MicroUsd, RunStatus};
 use tokio::sync::SemaphorePermit;
 
 use super::{call::end_calls, climb::Climb};
@@ -16,9 +16,10 @@ use crate::{
     purse::NoMoney,
 };
 
-/// The wait before the database is asked again; it doubles. It counts what other processes spend, too, of which nothing is heard.
+/// The longest wait before the database is asked again; it doubles. It counts what other processes spend, too, of which nothing is
+/// heard.
 const PAUSE: Duration = Duration::from_millis(250);
-/// The longest one.
+/// As far as it grows.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Which ends of calls an attempt may record now.
@@ -53,9 +54,13 @@ pub(super) async fn begin<'a>(
         if !refusal.may_pass() {
             return Err(Failure::of(refusal));
         }
+        if record_ended(climb, ends).await? {
+            continue;
+        }
         tracing::debug!(call = %call.id, "waits for money that other calls give back");
         let is_prepared = place.take().is_some();
-        tokio::time::sleep(pause).await;
+        run.purse.room(pause).await;
+        give_up_when_stopped(climb).await?;
         pause = (pause * 2).min(PAUSE_MAX);
         if is_prepared {
             place = deps.preparing.acquire().await.ok();
@@ -86,6 +91,9 @@ async fn reserve<'a>(
         if record_ended(climb, ends).await? {
             continue;
         }
+        if !purse.may_wait() {
+            return Err(Failure::Lost);
+        }
         tracing::debug!(%call, %refused, "waits for money that other calls give back");
         let is_prepared = place.take().is_some();
         // Every call in flight has its limit, and so has the attempt.
@@ -94,6 +102,23 @@ async fn reserve<'a>(
             place = deps.preparing.acquire().await.ok();
         }
     }
+}
+
+/// A run that is being stopped begins no call: what waits to make one ends, and is made by whoever goes on with the run.
+async fn give_up_when_stopped(climb: &Climb<'_>) -> Result<(), Failure> {
+    let Climb { assignment, deps, .. } = *climb;
+    let run = &assignment.run;
+    if !run.purse.may_wait() {
+        return Err(Failure::Lost);
+    }
+    // Its manager in another process tells the database only. What can not be read is found by the next look.
+    if run.managed().is_none()
+        && let Ok(row) = deps.store.run(run.run).await
+        && row.is_none_or(|row| row.wish.is_some() || row.status != RunStatus::Running)
+    {
+        return Err(Failure::Lost);
+    }
+    Ok(())
 }
 
 /// Records which calls of the attempt have ended; `false` when that was done.

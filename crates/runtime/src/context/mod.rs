@@ -117,6 +117,7 @@ fn brief_of(row: &RunRow, settings: &Settings) -> RunBrief {
         workspace: None,
         keys: HashMap::new(),
         purse: Purse::new(None, MicroUsd::ZERO, None),
+        cost_max: None,
         project_max: None,
         task_max: None,
         summaries: SummaryCalls::default(),

@@ -270,7 +270,8 @@ impl State {
             }
         };
         let now = self.args.deps.clock.now();
-        let mut running = Running::new(&loaded, self.args.deps.registry().policies().clone(), now);
+        let mut running =
+            Running::new(&loaded, self.args.deps.registry().policies().clone(), self.args.deps.dispatch, now);
         if let Some(change) = running.recover(&loaded, now) {
             self.record(myself, change, Recorded::Note);
         }

@@ -149,6 +149,7 @@ impl State {
             return;
         }
         run.is_handing_over = true;
+        run.brief.purse.close();
         if is_queued && run.dag.is_some() {
             // Workers go on, and report to the next one.
             self.release(myself);

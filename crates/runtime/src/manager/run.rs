@@ -23,7 +23,7 @@ use crewline_types::{
 use crate::{
     assignment::{Failure, Post, RunBrief, Spent, TaskBrief},
     attempt::end_calls,
-    config::Limits,
+    config::{Dispatch, Limits},
     health::Health,
     load::Loaded,
     offer,
@@ -140,7 +140,7 @@ pub(super) enum AfterPlanning {
 }
 
 impl Running {
-    pub(super) fn new(loaded: &Loaded, policies: Policies, now: Timestamp) -> Self {
+    pub(super) fn new(loaded: &Loaded, policies: Policies, dispatch: Dispatch, now: Timestamp) -> Self {
         let row = &loaded.row;
         let limits = &loaded.settings.limits;
         let purse = Purse::new(limits.cost_max, loaded.spent, limits.task_cost_max);
@@ -158,6 +158,7 @@ impl Running {
             workspace: loaded.settings.workspace.as_deref().map(Into::into),
             keys: HashMap::new(),
             purse,
+            cost_max: limits.cost_max.filter(|_| dispatch == Dispatch::Queue),
             project_max: limits.project_cost_max,
             task_max: limits.task_cost_max,
             summaries: SummaryCalls::default(),

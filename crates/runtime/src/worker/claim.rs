@@ -209,7 +209,7 @@ async fn brief_of(args: &Args, row: &RunRow, known: Option<&Arc<RunBrief>>) -> R
         && known.mode == settings.mode()
         && known.project_max == project_max
         && known.task_max == task_max
-        && matches!(&known.post, Post::Worker { cost_max: known, .. } if *known == cost_max)
+        && known.cost_max == cost_max
     {
         return Ok(Arc::clone(known));
     }
@@ -218,7 +218,7 @@ async fn brief_of(args: &Args, row: &RunRow, known: Option<&Arc<RunBrief>>) -> R
     }
     Ok(Arc::new(RunBrief {
         run: row.id,
-        post: Post::Worker { node: Arc::clone(&args.node), cost_max },
+        post: Post::Worker { node: Arc::clone(&args.node) },
         goal: Arc::clone(&row.goal),
         scope: ProjectScope::of(&row.project),
         mode: settings.mode(),
@@ -228,6 +228,7 @@ async fn brief_of(args: &Args, row: &RunRow, known: Option<&Arc<RunBrief>>) -> R
         keys: args.deps.store.keys(row.id).await?,
         // The database counts what all machines spend; this one has no limit of its own.
         purse: Purse::new(None, MicroUsd::ZERO, task_max),
+        cost_max,
         project_max,
         task_max,
         summaries: SummaryCalls::default(),

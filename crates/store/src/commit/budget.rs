@@ -4,8 +4,8 @@
 //!
 //! What all runs of a project may cost is added up anew each time, from the sums of its runs.
 //!
-//! **Invariant:** whatever is begun under a limit, the run's calls (ended: their cost, open: their reservation) do not
-//! exceed it.
+//! **Invariant:** whatever is begun under a limit, the run's calls (answered or ended: their cost, else their
+//! reservation) do not exceed it.
 //! **Invariant:** an end is never refused: what was spent is recorded.
 
 use std::{
@@ -24,8 +24,8 @@ use crate::{
     tx::Tx,
 };
 
-/// What is reserved for calls that are open.
-type Reserved = HashMap<CallId, i64>;
+/// What calls without an end count with: what is reserved for them, or what they cost as soon as their answer is recorded.
+type Open = HashMap<CallId, i64>;
 
 /// A change that is refused.
 struct Over {
@@ -81,13 +81,13 @@ impl Batch<'_> {
             Ok(())
         })
         .await?;
-        let mut reserved = self.reserved(tx, numbers, &sums).await?;
+        let mut open = self.open(tx, numbers, &sums).await?;
         let mut projects = self.projects(tx).await?;
         let mut begun = Held::default();
         let mut refused = Vec::new();
         for (place, change) in self.live() {
             let Some(sum) = sums.get_mut(&change.run) else { continue };
-            let difference = difference(change, &reserved);
+            let difference = difference(change, &open);
             let after = sum.saturating_add(difference);
             let begins = change.calls.iter().any(|call| call.reserved.is_some_and(|it| it > MicroUsd::ZERO));
             if begins && let Some(excess) = excess(after, change.cost_max) {
@@ -106,11 +106,14 @@ impl Batch<'_> {
             }
             *sum = after;
             for call in &change.calls {
-                reserved.insert(call.id, reserved_of(call.reserved));
-                begun.add(change, reserved_of(call.reserved));
+                open.insert(call.id, counted(call.reserved));
+                begun.add(change, counted(call.reserved));
+            }
+            for answer in &change.calls_answered {
+                open.entry(answer.id).and_modify(|it| *it = counted(answer.cost));
             }
             for end in &change.calls_ended {
-                reserved.remove(&end.id);
+                open.remove(&end.id);
             }
         }
         if !refused.is_empty() {
@@ -156,7 +159,7 @@ impl Batch<'_> {
         let mut sums = BTreeMap::new();
         let mut unknown = Vec::new();
         for (_, change) in self.live() {
-            if change.calls.is_empty() && change.calls_ended.is_empty() {
+            if change.calls.is_empty() && change.calls_answered.is_empty() && change.calls_ended.is_empty() {
                 continue;
             }
             match charged.get(&change.run) {
@@ -202,38 +205,39 @@ impl Batch<'_> {
         Ok(held)
     }
 
-    /// What is reserved for the calls that this batch ends and an earlier one began.
-    async fn reserved(&self, tx: &mut Tx, numbers: &Numbers, sums: &BTreeMap<RunId, i64>) -> Result<Reserved, Error> {
-        let mut ended = HashMap::<(i64, i64, i64), CallId>::new();
+    /// What the calls count with that this batch answers or ends and an earlier one began.
+    async fn open(&self, tx: &mut Tx, numbers: &Numbers, sums: &BTreeMap<RunId, i64>) -> Result<Open, Error> {
+        let mut touched = HashMap::<(i64, i64, i64), CallId>::new();
         for (_, change) in self.live().filter(|(_, change)| sums.contains_key(&change.run)) {
-            for CallId { attempt, number } in change.calls_ended.iter().map(|end| end.id) {
+            let answered = change.calls_answered.iter().map(|it| it.id);
+            for CallId { attempt, number } in answered.chain(change.calls_ended.iter().map(|it| it.id)) {
                 if let Some(task) = numbers.get(&attempt.task) {
-                    ended.insert((*task, attempt.number.into(), number.into()), CallId { attempt, number });
+                    touched.insert((*task, attempt.number.into(), number.into()), CallId { attempt, number });
                 }
             }
         }
-        let rows: Vec<(i64, i64, i64)> = ended.keys().copied().collect();
+        let rows: Vec<(i64, i64, i64)> = touched.keys().copied().collect();
         let add = |args: &mut Args, (task, attempt, number): &(i64, i64, i64)| {
             args.int(*task);
             args.int(*attempt);
             args.int(*number);
         };
-        let mut reserved = Reserved::new();
+        let mut open = Open::new();
         tx.ask(&sql::OPEN_CALLS, &rows, add, |row| {
-            if let Some(call) = ended.get(&(row.int(0)?, row.int(1)?, row.int(2)?)) {
-                reserved.insert(*call, reserved_of(row.int_or_null(3)?.map(|it| MicroUsd(it.unsigned_abs()))));
+            if let Some(call) = touched.get(&(row.int(0)?, row.int(1)?, row.int(2)?)) {
+                open.insert(*call, counted(row.int_or_null(3)?.map(|it| MicroUsd(it.unsigned_abs()))));
             }
             Ok(())
         })
         .await?;
-        Ok(reserved)
+        Ok(open)
     }
 }
 
 /// A call counts with a million dollars at most, so that a sum fits; the statement does the same.
 const CALL_MAX: i64 = 1_000_000_000_000;
 
-fn reserved_of(cost: Option<MicroUsd>) -> i64 {
+fn counted(cost: Option<MicroUsd>) -> i64 {
     cost.map_or(0, |cost| clamp(cost.0).min(CALL_MAX))
 }
 
@@ -242,17 +246,27 @@ fn excess(sum: i64, max: Option<MicroUsd>) -> Option<i64> {
     max.map(|max| sum.saturating_sub(clamp(max.0))).filter(|it| *it > 0)
 }
 
-/// How much a change adds to what its run has cost.
-fn difference(change: &Change, reserved: &Reserved) -> i64 {
-    let begun: HashMap<CallId, i64> = change.calls.iter().map(|call| (call.id, reserved_of(call.reserved))).collect();
-    let mut sum = begun.values().copied().fold(0, i64::saturating_add);
+/// How much a change adds to what its run has cost, when calls without an end count with `open`.
+fn difference(change: &Change, open: &Open) -> i64 {
+    let mut sum = 0_i64;
+    let mut now = HashMap::<CallId, i64>::new();
+    for call in &change.calls {
+        let reserved = counted(call.reserved);
+        sum = sum.saturating_add(reserved);
+        now.insert(call.id, reserved);
+    }
+    let answered = change.calls_answered.iter().map(|it| (it.id, it.cost));
+    let ended = change.calls_ended.iter().map(|it| (it.id, it.cost));
     let mut seen = Vec::new();
-    for end in &change.calls_ended {
+    for (place, (call, cost)) in answered.chain(ended).enumerate() {
         // One that has ended already stays as it is.
-        let open = begun.get(&end.id).or_else(|| reserved.get(&end.id));
-        if let (Some(open), false) = (open, seen.contains(&end.id)) {
-            seen.push(end.id);
-            sum = sum.saturating_add(reserved_of(end.cost)).saturating_sub(*open);
+        let before = now.get(&call).or_else(|| open.get(&call)).copied();
+        if let (Some(before), false) = (before, seen.contains(&call)) {
+            sum = sum.saturating_add(counted(cost)).saturating_sub(before);
+            now.insert(call, counted(cost));
+            if place >= change.calls_answered.len() {
+                seen.push(call);
+            }
         }
     }
     sum

@@ -227,8 +227,8 @@ pub(crate) static END_ATTEMPTS: Bulk = Bulk::new(
 /// What calls of runs have cost: run. A call counts with a million dollars at most, so that the sum fits.
 pub(crate) static SUM_CALLS: Bulk = Bulk::new(
     "SELECT t.run_id, CAST(SUM(LEAST(1000000000000, \
-     CASE WHEN c.outcome IS NULL THEN COALESCE(c.reserved_micro_usd, 0) ELSE COALESCE(c.cost_micro_usd, 0) END \
-     )) AS BIGINT) FROM ",
+     CASE WHEN c.outcome IS NULL AND c.reply IS NULL THEN COALESCE(c.reserved_micro_usd, 0) \
+     ELSE COALESCE(c.cost_micro_usd, 0) END)) AS BIGINT) FROM ",
     &[Text],
     " JOIN tasks AS t ON t.run_id = v.column1 JOIN calls AS c ON c.task = t.number GROUP BY t.run_id",
 );
@@ -236,8 +236,8 @@ pub(crate) static SUM_CALLS: Bulk = Bulk::new(
 /// What all runs of projects have cost: project. The sum that a run keeps, else that of its calls.
 pub(crate) static SUM_PROJECTS: Bulk = Bulk::new(
     "SELECT r.project, CAST(SUM(COALESCE(r.charged_micro_usd, (SELECT SUM(LEAST(1000000000000, \
-     CASE WHEN c.outcome IS NULL THEN COALESCE(c.reserved_micro_usd, 0) ELSE COALESCE(c.cost_micro_usd, 0) END)) \
-     FROM tasks AS t JOIN calls AS c ON c.task = t.number WHERE t.run_id = r.id), 0)) AS BIGINT) FROM ",
+     CASE WHEN c.outcome IS NULL AND c.reply IS NULL THEN COALESCE(c.reserved_micro_usd, 0) \
+     ELSE COALESCE(c.cost_micro_usd, 0) END)) FROM tasks AS t JOIN calls AS c ON c.task = t.number WHERE t.run_id = r.id), 0)) AS BIGINT) FROM ",
     &[Text],
     " JOIN runs AS r ON r.project = v.column1 GROUP BY r.project",
 );
@@ -249,9 +249,10 @@ pub(crate) static LOCK_PROJECT: Bulk = Bulk::new(
     " WHERE v.column1 IS NOT NULL",
 );
 
-/// What is reserved for calls that are open: task, attempt, call.
+/// What calls without an end count with: task, attempt, call. One whose answer is recorded counts with what it cost.
 pub(crate) static OPEN_CALLS: Bulk = Bulk::new(
-    "SELECT c.task, c.attempt, c.number, COALESCE(c.reserved_micro_usd, 0) FROM ",
+    "SELECT c.task, c.attempt, c.number, COALESCE(CASE WHEN c.reply IS NULL THEN c.reserved_micro_usd ELSE c.cost_micro_usd END, \
+     0) FROM ",
     &[Int, Int, Int],
     " JOIN calls AS c ON c.task = v.column1 AND c.attempt = v.column2 AND c.number = v.column3 WHERE c.outcome IS NULL",
 );
@@ -259,19 +260,21 @@ pub(crate) static OPEN_CALLS: Bulk = Bulk::new(
 /// What is reserved for the open calls of runs: run.
 pub(crate) static OPEN_IN_RUNS: Bulk = Bulk::new(
     "SELECT r.id, CAST(COALESCE((SELECT SUM(LEAST(1000000000000, COALESCE(c.reserved_micro_usd, 0))) \
-     FROM tasks AS t JOIN calls AS c ON c.task = t.number WHERE t.run_id = r.id AND c.outcome IS NULL), 0) AS BIGINT) \
-     FROM ",
+     FROM tasks AS t JOIN calls AS c ON c.task = t.number \
+     WHERE t.run_id = r.id AND c.outcome IS NULL AND c.reply IS NULL), 0) AS BIGINT) FROM ",
     &[Text],
     " JOIN runs AS r ON r.id = v.column1",
 );
 
-/// The same of projects, for the runs that somebody works on: nobody ends the calls of others.
+/// The same of projects, for the calls that somebody makes, the run's manager or a worker: nobody ends others soon.
 pub(crate) static OPEN_IN_PROJECTS: Bulk = Bulk::new(
     "SELECT r.project, CAST(COALESCE(SUM((SELECT SUM(LEAST(1000000000000, COALESCE(c.reserved_micro_usd, 0))) \
-     FROM tasks AS t JOIN calls AS c ON c.task = t.number WHERE t.run_id = r.id AND c.outcome IS NULL)), 0) AS BIGINT) \
-     FROM ",
+     FROM tasks AS t JOIN calls AS c ON c.task = t.number \
+     WHERE t.run_id = r.id AND c.outcome IS NULL AND c.reply IS NULL AND (r.lease_until > NOW_MICROS OR EXISTS ( \
+     SELECT 1 FROM offers AS o WHERE o.task = c.task AND o.attempt = c.attempt AND o.lease_until > NOW_MICROS)))), 0) \
+     AS BIGINT) FROM ",
     &[Text],
-    " JOIN runs AS r ON r.project = v.column1 AND r.status = 'running' AND r.lease_until > NOW_MICROS GROUP BY r.project",
+    " JOIN runs AS r ON r.project = v.column1 AND r.status = 'running' GROUP BY r.project",
 );
 
 /// Keeps what runs have cost: run, sum.

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use crewline_store::{CallEnd, Change, Committed, Payer, ProjectMax};
-use crewline_types::{AttemptId, CallId, MicroUsd, TaskId, Usage, event::CallOutcome};
+use crewline_store::{CallAnswer, CallEnd, Change, Committed, Payer, ProjectMax};
+use crewline_types::{AttemptId, CallId, MicroUsd, TaskId, Text, Usage, event::CallOutcome};
 
 use crate::common::{Crew, Place, call, first, is_done};
 
 on_both! {
     a_cap_is_never_exceeded
     an_end_is_never_refused
+    an_answer_counts_with_what_it_cost
     a_refusal_does_not_count
     a_sum_begins_with_what_is_there
     what_has_no_price_costs_nothing
@@ -99,6 +100,41 @@ async fn an_end_is_never_refused(place: &Place) {
     assert_eq!(crew.commit(begin(&crew, tasks[1], 1, 50)).await, over(Payer::Run, false));
     // A call that can not cost anything is not refused.
     assert!(is_done(&crew.commit(begin(&crew, tasks[1], 0, 50)).await));
+}
+
+async fn an_answer_counts_with_what_it_cost(place: &Place) {
+    let mut crew = Crew::new(place, "p", 1).await;
+    let tasks = crew.tasks(3).await;
+    assert!(is_done(&crew.commit(begin(&crew, tasks[0], 60, 100)).await));
+    let answer = |number, cost| CallAnswer {
+        id: CallId { attempt: first(tasks[0]), number },
+        usage: Usage::default(),
+        cost: Some(MicroUsd(cost)),
+        reply: Text::from("r").hash,
+    };
+    let mut answered = crew.change();
+    answered.texts.push(Text::from("r"));
+    answered.calls_answered.push(answer(1, 20));
+    crew.done(answered.clone()).await;
+    assert_eq!(charged(place).await, 20);
+    crew.done(answered).await;
+    assert_eq!(charged(place).await, 20, "it counts once");
+    assert_eq!(crew.commit(begin(&crew, tasks[1], 81, 100)).await, over(Payer::Run, false), "no more comes back");
+    assert!(is_done(&crew.commit(begin(&crew, tasks[1], 80, 100)).await));
+    let mut ended = crew.change();
+    ended.calls_ended.push(end(first(tasks[0]), 1, Some(20)));
+    crew.done(ended).await;
+    assert_eq!((spent(&crew).await, charged(place).await), (100, 100));
+    // All at once, in one batch and in one change.
+    let mut cheap = crew.change();
+    cheap.calls_ended.push(end(first(tasks[1]), 1, Some(10)));
+    let all = Change { calls: vec![call(first(tasks[0]), 2, Some(MicroUsd(50)))], ..crew.change() };
+    let mut rest = crew.change();
+    rest.calls_answered.push(answer(2, 5));
+    rest.calls_ended.push(end(first(tasks[0]), 2, Some(7)));
+    assert!(crew.store.commit(&[cheap, all, rest]).await.unwrap().iter().all(is_done));
+    assert_eq!((spent(&crew).await, charged(place).await), (37, 37));
+    assert_eq!(crew.store.integrity().await.unwrap(), []);
 }
 
 async fn a_refusal_does_not_count(place: &Place) {
