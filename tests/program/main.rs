@@ -8,6 +8,7 @@ mod act;
 mod again;
 mod approvals;
 mod bad_input;
+mod connections;
 mod context;
 mod control;
 mod failures;

@@ -52,7 +52,7 @@ const TESTKIT: &str = "crewline-testkit";
 const TOP: [&str; 3] = ["crewline-runtime", "crewline-api", "crewline-cli"];
 
 /// A library, and the only crates that may use it.
-const OWNERS: [(&str, &[&str]); 29] = [
+const OWNERS: [(&str, &[&str]); 31] = [
     ("ractor", &["crewline-runtime"]),
     ("minijinja", &["crewline-runtime"]),
     ("sea-orm", &["crewline-store"]),
@@ -74,6 +74,8 @@ const OWNERS: [(&str, &[&str]); 29] = [
     ("axum", &["crewline-api", "crewline-testkit"]),
     ("rmcp", &["crewline-api", "crewline-models", "crewline-testkit"]),
     ("tower-http", &["crewline-api"]),
+    ("hyper", &["crewline-api"]),
+    ("hyper-util", &["crewline-api"]),
     ("clap", &["crewline-cli"]),
     ("clap_complete", &["crewline-cli"]),
     ("clap_mangen", &["crewline-cli"]),

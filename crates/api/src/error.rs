@@ -5,13 +5,6 @@ use crewline_types::ErrorKind;
 /// The server can not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The listener failed.
-    #[error("server stopped")]
-    Serve {
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
     /// An MCP client does not speak the protocol.
     #[error("the MCP client was not understood: {message}")]
     Protocol {
@@ -24,7 +17,6 @@ impl Error {
     /// What kind of failure this is.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Serve { .. } => ErrorKind::Unavailable,
             Self::Protocol { .. } => ErrorKind::Invalid,
         }
     }
@@ -32,7 +24,6 @@ impl Error {
     /// The stable code; `docs/errors.md` has a section for each.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Serve { .. } => "api.serve",
             Self::Protocol { .. } => "mcp.protocol",
         }
     }
@@ -40,7 +31,6 @@ impl Error {
     /// Whether the same may work later.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Serve { .. } => true,
             Self::Protocol { .. } => false,
         }
     }

@@ -1,4 +1,4 @@
-//! Limits on time and size before every route, and what tells a request of this machine from that of a foreign page.
+//! The limit on size before every route, and what tells a request of this machine from that of a foreign page.
 //!
 //! **Invariant:** without keys, a request is served only when its `Host`, and its `Origin` if any, name this machine.
 //! This is what keeps a web page (or a name rebound to 127.0.0.1) from driving a crew through the visitor's browser.
@@ -9,17 +9,8 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use crewline_types::ErrorKind;
 
-use crate::{BODY_BYTES_MAX, Problem, REQUEST_TIME_MAX};
-
-/// Ends a request whose response has not begun in time.
-pub(crate) async fn time_limit(request: Request, next: Next) -> Response {
-    match tokio::time::timeout(REQUEST_TIME_MAX, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => Problem::new(ErrorKind::Timeout, "api.timeout", "the request took too long").into_response(),
-    }
-}
+use crate::{BODY_BYTES_MAX, Problem};
 
 /// Refuses a body that says it is too large before any of it is read. One that does not say is cut off while it is read.
 pub(crate) async fn size_limit(request: Request, next: Next) -> Response {
@@ -32,7 +23,7 @@ pub(crate) async fn size_limit(request: Request, next: Next) -> Response {
 
 /// Whether a request comes from this machine and for it; why not, otherwise.
 pub(crate) fn is_local_request(headers: &HeaderMap, uri: &Uri) -> Result<(), &'static str> {
-    // HTTP/2 carries the name in the URI, HTTP/1.1 in the header.
+    // A request as to a proxy carries the name in the URI, any other in the header.
     let host = uri.authority().map(axum::http::uri::Authority::as_str).or_else(|| text(headers, &header::HOST));
     if !host.is_some_and(is_local) {
         return Err("the server answers to the names of this machine only (127.0.0.1, [::1], localhost)");

@@ -3,18 +3,21 @@
 //! **Invariant:** this crate sees the runtime through `Handle` only: no store, no models, no actor.
 //! **Invariant:** domain types never reach the wire by accident: every body is a type of [`dto`], made by an explicit `From`.
 //! **Invariant:** what is served is behind the [`door`], but for what `--metrics-addr` serves.
-//! **Invariant:** every request has a limit on time and size, every error body is an RFC 9457 problem with our code.
+//! **Invariant:** every request has a limit on time and size, and every connection a place ([`Limits`]).
+//! **Invariant:** every error body is an RFC 9457 problem with our code.
 
 mod door;
 pub mod dto;
 mod error;
 mod guard;
+mod limits;
 pub mod mcp;
 pub mod metrics;
 mod problem;
 mod routes;
+mod server;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     Router,
@@ -23,18 +26,15 @@ use axum::{
     routing::{get, post},
 };
 use crewline_runtime::Handle;
-use tokio::{net::TcpListener, sync::oneshot};
 
 pub use door::Reach;
 pub use error::Error;
+pub use limits::Limits;
 pub use problem::Problem;
+pub use server::{HEAD_BYTES_MAX, serve};
 
 /// Bytes of a request body at most; a plan of a thousand tasks is well below.
 pub const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
-/// How long a request may take until its response begins. Event streams run on after that.
-pub const REQUEST_TIME_MAX: Duration = Duration::from_secs(30);
-/// How long open connections may live on once the server is told to stop.
-pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Renders the metrics of this process in the Prometheus text format.
 pub type MetricsText = Arc<dyn Fn() -> String + Send + Sync>;
@@ -78,39 +78,13 @@ fn ops_routes() -> Router<App> {
         .route("/metrics", get(routes::health::metrics))
 }
 
-/// What holds for every route: problems instead of bare statuses, a limit on size, a limit on time.
+/// What holds for every route: problems instead of bare statuses, and a limit on size.
 fn finish(router: Router) -> Router {
     router
         .fallback(problem::no_route)
         .method_not_allowed_fallback(problem::no_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn(guard::size_limit))
-        .layer(middleware::from_fn(guard::time_limit))
-}
-
-/// Serves until `shutdown` resolves, then waits at most [`DRAIN_TIME_MAX`] for open connections.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> Result<(), Error> {
-    let (stopping, stopped) = oneshot::channel();
-    let signal = async move {
-        shutdown.await;
-        // The receiver is gone only when the server ended first.
-        let _ = stopping.send(());
-    };
-    let server = axum::serve(listener, router).with_graceful_shutdown(signal);
-    let deadline = async move {
-        match stopped.await {
-            Ok(()) => tokio::time::sleep(DRAIN_TIME_MAX).await,
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        ended = server => ended.map_err(|source| Error::Serve { source }),
-        () = deadline => Ok(()),
-    }
 }
 
 #[cfg(test)]
@@ -118,7 +92,8 @@ mod tests {
     use axum::{Json, extract::rejection::JsonRejection};
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpStream,
+        net::{TcpListener, TcpStream},
+        sync::oneshot,
     };
 
     use super::*;
@@ -133,7 +108,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let server = serve(listener, router, async {
+        let server = serve(listener, router, Limits::within(None), async {
             stopped.await.ok();
         });
         let client = async {
@@ -144,8 +119,7 @@ mod tests {
             stop.send(()).unwrap();
             reply
         };
-        let (served, reply) = tokio::join!(server, client);
-        served.unwrap();
+        let ((), reply) = tokio::join!(server, client);
         let (head, body) = reply.split_once("\r\n\r\n").unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         let kind = head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap_or_default();

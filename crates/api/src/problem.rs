@@ -89,6 +89,24 @@ impl Problem {
         Self::with_status(StatusCode::PAYLOAD_TOO_LARGE, "invalid request", "api.body_too_large", detail)
     }
 
+    /// No response began in time.
+    pub(crate) fn timeout() -> Self {
+        Self::new(ErrorKind::Timeout, "api.timeout", "the request took too long")
+    }
+
+    /// The body did not come in time.
+    pub(crate) fn slow_body() -> Self {
+        let detail = "the body of the request did not come in time";
+        Self::with_status(StatusCode::REQUEST_TIMEOUT, "timeout", "api.slow_body", detail)
+    }
+
+    /// As many streams are open as may be.
+    pub(crate) fn many_streams() -> Self {
+        let hint = "close some, or ask `GET /api/v1/runs/RUN` now and then";
+        Self::new(ErrorKind::Unavailable, "api.many_streams", "too many event streams are open")
+            .hint(Some(hint.to_owned()))
+    }
+
     /// A key is needed, and none came with the request.
     pub(crate) fn key_missing() -> Self {
         let problem =
@@ -179,6 +197,9 @@ impl IntoResponse for Problem {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(self)).into_response();
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if status == StatusCode::REQUEST_TIMEOUT {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         if status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }

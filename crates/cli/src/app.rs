@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use crewline_api::MetricsText;
+use crewline_api::{Limits, MetricsText};
 use crewline_memory::{Embedder, Qdrant, QdrantOptions, Reranker, Rules, Weights};
 use crewline_models::{
     Mode, Models, Options, Registry, Reloader,
@@ -22,7 +22,11 @@ use crewline_models::{
 use crewline_runtime::{Config, Dispatch, Handle, MemoryConfig, ToolsConfig, check_rules};
 use crewline_store::{Backend, Store};
 use crewline_types::{IdSource, RunId, SystemClock};
-use tokio::{net::TcpListener, task::JoinSet};
+use rustix::process::{Resource, getrlimit};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    task::JoinSet,
+};
 
 use crate::{
     console::Console,
@@ -39,6 +43,9 @@ pub(crate) const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(10);
 const MODEL_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long the database may take to put its log away.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Clients that may wait for being accepted; who comes beyond tries again after a second.
+const BACKLOG: u32 = 1_024;
 
 /// The registry of a command that reads only: it names no model that could be called.
 const INERT_REGISTRY: &str = "version: 1
@@ -332,8 +339,20 @@ pub(crate) fn load_registry(settings: &Settings, console: &Console) -> Result<Ar
 }
 
 /// Listens on `addr`.
-pub(crate) async fn bind(addr: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(addr).await.map_err(|source| Error::Bind { addr, source })
+pub(crate) fn bind(addr: SocketAddr) -> Result<TcpListener, Error> {
+    let listen = || {
+        let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // Else the address of a server that has just ended is taken for a while.
+        socket.set_reuseaddr(true)?;
+        socket.bind(addr)?;
+        socket.listen(BACKLOG)
+    };
+    listen().map_err(|source| Error::Bind { addr, source })
+}
+
+/// What a server of this process takes on.
+pub(crate) fn limits() -> Limits {
+    Limits::within(getrlimit(Resource::Nofile).current)
 }
 
 /// Health and metrics: recorded when wanted, served beside the work until dropped.
@@ -345,18 +364,18 @@ pub(crate) struct Ops {
 
 impl Ops {
     /// Takes the address, if there is one, and records metrics then. Do this before the runtime starts.
-    pub(crate) async fn open(addr: Option<SocketAddr>, console: &Console) -> Result<Self, Error> {
+    pub(crate) fn open(addr: Option<SocketAddr>, console: &Console) -> Result<Self, Error> {
         match addr {
-            Some(_) => Self::recording(addr, console).await,
+            Some(_) => Self::recording(addr, console),
             None => Ok(Self { listener: None, recorder: None, tasks: JoinSet::new() }),
         }
     }
 
     /// Records metrics in any case.
-    pub(crate) async fn recording(addr: Option<SocketAddr>, console: &Console) -> Result<Self, Error> {
+    pub(crate) fn recording(addr: Option<SocketAddr>, console: &Console) -> Result<Self, Error> {
         let listener = match addr {
             Some(addr) => {
-                let listener = bind(addr).await?;
+                let listener = bind(addr)?;
                 let at = listener.local_addr().unwrap_or(addr);
                 console.note(&format!("metrics at http://{at}/metrics"));
                 Some(listener)
@@ -385,11 +404,7 @@ impl Ops {
         }
         let Some(listener) = self.listener.take() else { return };
         let router = crewline_api::ops_router(handle.clone(), self.metrics());
-        self.tasks.spawn(async move {
-            if let Err(error) = crewline_api::serve(listener, router, std::future::pending()).await {
-                tracing::warn!(error.code = error.code(), "metrics are no longer served");
-            }
-        });
+        self.tasks.spawn(crewline_api::serve(listener, router, limits().few(), std::future::pending()));
     }
 }
 

@@ -167,7 +167,7 @@ async fn again(recorded: &str, wanted: Wanted, settings: &Settings, console: &Co
     let out = OutDir::prepare(wanted.common.out.clone())?;
     let offline = wanted.common.offline || RunDefaults::load(&process_env)?.offline;
     let mode = offline.then_some(Mode::Offline);
-    let mut ops = Ops::open(wanted.common.metrics_addr, console).await?;
+    let mut ops = Ops::open(wanted.common.metrics_addr, console)?;
     let app = App::start(settings, registry, models_mode(mode.unwrap_or(Mode::Online))).await?;
     ops.start(&app.handle);
     let ended = async {

@@ -45,7 +45,7 @@ pub(crate) async fn run(args: ResumeArgs, settings: &Settings, console: &Console
     let out = OutDir::prepare(args.common.out.clone())?;
     let offline = args.common.offline || RunDefaults::load(&process_env)?.offline;
     let mode = offline.then_some(Mode::Offline);
-    let mut ops = Ops::open(args.common.metrics_addr, console).await?;
+    let mut ops = Ops::open(args.common.metrics_addr, console)?;
     let app = App::start(settings, registry, models_mode(mode.unwrap_or(Mode::Online))).await?;
     ops.start(&app.handle);
     let ended = resume(&args, &out, mode, &app, settings, console).await;

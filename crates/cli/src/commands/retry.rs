@@ -49,7 +49,7 @@ pub(crate) async fn run(args: RetryArgs, settings: &Settings, console: &Console)
     let out = OutDir::prepare(args.common.out.clone())?;
     let offline = args.common.offline || RunDefaults::load(&process_env)?.offline;
     let mode = offline.then_some(crewline_runtime::Mode::Offline);
-    let mut ops = Ops::open(args.common.metrics_addr, console).await?;
+    let mut ops = Ops::open(args.common.metrics_addr, console)?;
     let models = mode.map_or(Mode::Online, models_mode);
     let app = App::start(settings, registry, models).await?;
     ops.start(&app.handle);

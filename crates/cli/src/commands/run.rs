@@ -184,7 +184,7 @@ async fn launch(
     settings: &Settings,
     console: &Console,
 ) -> Result<Exit, Error> {
-    let mut ops = Ops::open(args.common.metrics_addr, console).await?;
+    let mut ops = Ops::open(args.common.metrics_addr, console)?;
     let app = App::start(settings, registry.clone(), models_mode(request.mode)).await?;
     ops.start(&app.handle);
     let ended = follow(request, &args, out, &registry, &app, settings, console).await;

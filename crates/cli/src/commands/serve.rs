@@ -54,8 +54,8 @@ pub(crate) struct ServeArgs {
 pub(crate) async fn run(args: ServeArgs, settings: &Settings, console: &Console) -> Result<Exit, Error> {
     let settings = settings.with_lease(args.lease);
     let registry = app::load_registry(&settings, console)?;
-    let listener = app::bind(args.addr).await?;
-    let mut ops = Ops::recording(args.metrics_addr, console).await?;
+    let listener = app::bind(args.addr)?;
+    let mut ops = Ops::recording(args.metrics_addr, console)?;
     let offline = args.offline || RunDefaults::load(&process_env)?.offline;
     let mode = if offline { Mode::Offline } else { Mode::Online };
     let app = App::start_as(&settings, registry, mode, Part::Server).await?;
@@ -78,15 +78,14 @@ pub(crate) async fn run(args: ServeArgs, settings: &Settings, console: &Console)
     };
     console.note(&format!("listening on http://{}", listener.local_addr().unwrap_or(args.addr)));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let server = crewline_api::serve(listener, router, async move {
+    let server = crewline_api::serve(listener, router, app::limits(), async move {
         // A dropped sender asks for the same.
         let _ = stopped.await;
     });
     let mut server = std::pin::pin!(server);
     tokio::select! {
-        ended = &mut server => {
+        () = &mut server => {
             app.stop().await;
-            ended?;
             return Ok(Exit::Ok);
         }
         () = signals.next() => {}
@@ -95,12 +94,12 @@ pub(crate) async fn run(args: ServeArgs, settings: &Settings, console: &Console)
     // Watchers see their runs end before the server goes.
     let drained = tokio::select! {
         () = app.handle.hand_over(DRAIN_TIME_MAX) => true,
-        _ = &mut server => true,
+        () = &mut server => true,
         () = signals.next() => false,
     };
     let _ = stop.send(());
     if drained {
-        server.await?;
+        server.await;
     }
     app.stop().await;
     Ok(Exit::Ok)

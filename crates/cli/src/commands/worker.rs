@@ -49,7 +49,7 @@ pub(crate) struct WorkerArgs {
 pub(crate) async fn run(args: WorkerArgs, settings: &Settings, console: &Console) -> Result<Exit, Error> {
     let settings = settings.with_lease(args.lease);
     let registry = app::load_registry(&settings, console)?;
-    let mut ops = Ops::open(args.metrics_addr, console).await?;
+    let mut ops = Ops::open(args.metrics_addr, console)?;
     let offline = args.offline || RunDefaults::load(&process_env)?.offline;
     let mode = if offline { Mode::Offline } else { Mode::Online };
     let app = App::start_as(&settings, registry, mode, Part::Worker).await?;
