@@ -65,16 +65,21 @@ fn apart(descriptions: &[&str]) -> String {
 
 #[test]
 fn nobody_waits_for_money_that_only_he_holds() {
-    let script = Script::default().on_model("cheap", StubReply::text("").after(Duration::from_millis(200)));
+    // The next model is asked at once, with the end of this call not recorded yet.
+    let script = Script::default()
+        .on_model("cheap", StubReply::text("No.").after(Duration::from_millis(200)))
+        .on_model("strong", StubReply::text("Yes."));
     let server = StubServer::start(script);
     for cap in CAPS {
         let app = app();
         app.registry(&server);
+        let check = json!([{"check": {"type": "contains", "text": "Yes"}}]);
+        let task = |n| json!({"id": format!("t{n}"), "title": "T", "description": "Climb.", "role": "writer", "depends_on": [], "success_criteria": check});
+        app.write("plan.json", &json!({"goal": "g", "tasks": (0..3).map(task).collect::<Vec<_>>()}).to_string());
         // One call of `strong` fits when those of `cheap` are over, and so does the next one after it.
-        app.write("plan.json", &apart(&["Climb."; 3]));
-        app.run(run_args(&["--plan", "plan.json", cap, "0.1"])).expect_code(0);
-        // None fits, whatever comes back.
-        let run = app.run(run_args(&["--plan", "plan.json", cap, "0.02", "--project", "other"])).expect_code(7);
+        app.run(run_args(&["--plan", "plan.json", cap, "0.08"])).expect_code(0);
+        // None fits, also when those of `cheap` are over.
+        let run = app.run(run_args(&["--plan", "plan.json", cap, "0.06", "--project", "other"])).expect_code(7);
         assert!(run.events_of("model_call").iter().all(|it| it["model"] == "cheap"));
     }
 }
