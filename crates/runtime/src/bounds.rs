@@ -98,7 +98,7 @@ async fn claimed_run(folder: &tempfile::TempDir) -> (Store, RunId, u64) {
         key: None,
         at: Timestamp(0),
     };
-    store.create_run(&new, &crate::handle::root_task(run, root, "g", Timestamp(0))).await.unwrap();
+    store.create_run(&new, &crate::launch::root_task(run, root, "g", Timestamp(0))).await.unwrap();
     let epoch = store.claim_run(run, "me", Duration::from_mins(1), Claim::IfFree).await.unwrap();
     (store, run, epoch)
 }

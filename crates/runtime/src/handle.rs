@@ -1,11 +1,8 @@
 //! The one door of the runtime: what the CLI and the API may ask for.
-//!
-//! **Invariant:** a launched run is a row before it is a message; whoever has its id can find it after a crash.
 
 use std::{
-    collections::BTreeMap,
     num::NonZeroUsize,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -16,15 +13,11 @@ use std::{
 use crewline_engine::{
     plan::{self, Document},
     route::Mode,
-    schedule::Strategy,
 };
 use crewline_memory::{Embedded, Hybrid};
 use crewline_models::Reloader;
-use crewline_store::{Change, Claim, Committed, LaunchKey, NewRun, RunEnd, Store, Transition, Wished};
-use crewline_types::{
-    EventBody, IdSource, ModelAlias, Role, RunId, RunLimits, RunStatus, Task, TaskCounts, TaskId, TaskKind, TaskStatus,
-    Usage, event::NewEvent,
-};
+use crewline_store::{Change, Claim, Committed, Store, Wished};
+use crewline_types::{EventBody, IdSource, ModelAlias, Role, RunId, RunLimits, RunStatus, event::NewEvent};
 use ractor::{Actor, ActorRef};
 use tokio::sync::Semaphore;
 
@@ -40,14 +33,13 @@ use crate::{
     journal,
     library::Library,
     lock::{Locks, RunLock},
-    manager, memory,
-    planning::{self, Author, Below},
+    manager, memory, planning,
     prompt::Prompts,
     report,
     residence::Residence,
     rooms::Rooms,
     root::{self, Root},
-    settings::{Approve, Settings},
+    settings::Settings,
     verify, warden,
     watch::Watch,
     workshop::Workshop,
@@ -57,33 +49,6 @@ use crate::{
 const ROOT_LIMIT: Duration = Duration::from_secs(10);
 /// How soon it is looked again whether a manager has let its run go.
 const LET_GO: Duration = Duration::from_millis(10);
-
-/// What a run is launched with.
-#[derive(Debug, Clone)]
-pub struct RunRequest {
-    /// The namespace of its memory.
-    pub project: String,
-    /// What is wanted.
-    pub goal: String,
-    /// A plan, instead of planning.
-    pub plan: Option<Document>,
-    /// The hard limits.
-    pub limits: RunLimits,
-    /// Attempts at once.
-    pub concurrency: NonZeroUsize,
-    /// Which of the tasks that are ready goes first.
-    pub strategy: Strategy,
-    /// Which hosts may be asked.
-    pub mode: Mode,
-    /// Refuse a plan that needs repair.
-    pub strict_plan: bool,
-    /// Stop when the plan is recorded; `resume` runs it.
-    pub stop_after_plan: bool,
-    /// What a person wants to be asked about.
-    pub approve: Approve,
-    /// The folder that its specialists work in, when they may.
-    pub workspace: Option<PathBuf>,
-}
 
 /// What a resumed run changes of what it was launched with.
 #[derive(Debug, Clone, Copy, Default)]
@@ -103,15 +68,6 @@ pub(crate) enum Wanted {
     Done,
     /// As far as it was launched to go: it lost its process.
     AsLaunched,
-}
-
-/// What came of a launch that may have been asked for before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Launched {
-    /// The run is new.
-    Now(RunId),
-    /// The run is there since the first time.
-    Before(RunId),
 }
 
 /// The runtime. Cheap to clone.
@@ -175,128 +131,6 @@ impl Handle {
         Ok(Self { root, deps, store, hub, ids, node, locks, reloader, keeps_runs })
     }
 
-    /// Records a run and starts its manager.
-    pub async fn launch(&self, request: RunRequest) -> Result<RunId, Error> {
-        self.admit().await?;
-        let owner = Some((&*self.node, self.deps.limits.lease));
-        let recorded = self.record(&request, owner).await?;
-        self.start_manager(recorded.id, recorded.lock, None).await?;
-        Ok(recorded.id)
-    }
-
-    /// Like [`Self::launch`], but launches once: what is asked for again with the same key is the run that is there.
-    pub async fn launch_once(&self, request: RunRequest, key: LaunchKey) -> Result<Launched, Error> {
-        if let Some(run) = self.launched(&key).await? {
-            return Ok(Launched::Before(run));
-        }
-        self.admit().await?;
-        let owner = Some((&*self.node, self.deps.limits.lease));
-        match self.record_as(&request, owner, Begin::Running, Some(key.clone())).await {
-            Ok(recorded) => {
-                self.start_manager(recorded.id, recorded.lock, None).await?;
-                Ok(Launched::Now(recorded.id))
-            }
-            // Somebody with the same key was faster.
-            Err(Error::Store(taken @ crewline_store::Error::LaunchKeyTaken)) => {
-                self.launched(&key).await?.map(Launched::Before).ok_or(taken.into())
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The run that was launched with `key`; an error when something else was asked for then.
-    async fn launched(&self, key: &LaunchKey) -> Result<Option<RunId>, Error> {
-        match self.store.launched(&key.name).await? {
-            Some((run, request)) if request != key.request => Err(Error::LaunchKeyReused { run }),
-            found => Ok(found.map(|(run, _)| run)),
-        }
-    }
-
-    /// Records a run and leaves it to whoever manages runs on this database.
-    pub async fn submit(&self, request: RunRequest) -> Result<RunId, Error> {
-        Ok(self.record(&request, None).await?.id)
-    }
-
-    /// Records a run with its plan, if there is one, and leaves it at rest: nobody plans or runs it until it is resumed.
-    pub async fn propose(&self, request: RunRequest) -> Result<RunId, Error> {
-        let request = RunRequest { stop_after_plan: true, ..request };
-        Ok(self.record_as(&request, None, Begin::AtRest, None).await?.id)
-    }
-
-    async fn record(&self, request: &RunRequest, owner: Option<(&str, Duration)>) -> Result<RecordedRun, Error> {
-        self.record_as(request, owner, Begin::Running, None).await
-    }
-
-    /// Records a run with its plan, if there is one, or not at all: a crash must not leave one that a model would plan.
-    async fn record_as(
-        &self,
-        request: &RunRequest,
-        owner: Option<(&str, Duration)>,
-        begin: Begin,
-        key: Option<LaunchKey>,
-    ) -> Result<RecordedRun, Error> {
-        let workspace = match (&request.workspace, begin) {
-            (Some(_), _) => verify::Workspace::There,
-            (None, Begin::Running) => verify::Workspace::Missing,
-            // People and other agents may do its work.
-            (None, Begin::AtRest) => verify::Workspace::Unknown,
-        };
-        let plan = match &request.plan {
-            Some(document) => Some(self.checked(document, workspace)?),
-            None => None,
-        };
-        self.refuse_unpriced(&request.limits)?;
-        let at = self.deps.clock.now();
-        let (id, root_id) = {
-            let mut ids = self.ids();
-            (RunId::new(&mut ids), TaskId::new(&mut ids))
-        };
-        let lock = self.lock(id)?;
-        let settings = Settings {
-            limits: request.limits,
-            concurrency: request.concurrency,
-            strategy: request.strategy,
-            offline: matches!(request.mode, Mode::Offline),
-            strict_plan: request.strict_plan,
-            stop_after_plan: request.stop_after_plan,
-            approve: request.approve,
-            workspace: request.workspace.clone(),
-            models: BTreeMap::new(),
-        };
-        let run = NewRun {
-            id,
-            project: request.project.as_str().into(),
-            goal: request.goal.as_str().into(),
-            settings: settings_text(&settings),
-            registry: self.deps.registry().hash(),
-            key,
-            at,
-        };
-        let root = root_task(id, root_id, &request.goal, at);
-        let mut change = Change::new(id, 0, at);
-        change.events.push(NewEvent::of_run(
-            at,
-            EventBody::RunStarted { project: run.project.clone(), goal: run.goal.clone(), resumed: false },
-        ));
-        if let Some(plan) = plan {
-            let below = Below { run: id, root: root_id, goal: &request.goal, at };
-            let rows = planning::rows(below, &plan, Author::Person, &mut self.ids(), self.deps.limits.index_tokens);
-            change.transitions.push(Transition::new(root_id, TaskStatus::Pending, TaskStatus::InProgress));
-            change.index = Some(rows.index.hash);
-            change.texts.push(rows.index);
-            change.events.push(NewEvent::of_run(at, EventBody::PlanReady { tasks: rows.entries, repairs: Vec::new() }));
-            change.tasks = rows.tasks;
-            change.details = rows.details;
-            change.links = rows.links;
-        }
-        if begin == Begin::AtRest {
-            end_at_once(&mut change);
-        }
-        let events = self.store.create_run_with(&run, &root, None, owner, &change).await?;
-        self.hub.publish(events);
-        Ok(RecordedRun { id, lock })
-    }
-
     /// Continues a run that was interrupted, reached a limit or lost its process. Returns the `seq` to watch after.
     pub async fn resume(&self, id: RunId, overrides: Overrides) -> Result<u64, Error> {
         self.go_on(id, overrides, Wanted::Done).await
@@ -324,7 +158,7 @@ impl Handle {
         settings.change(&overrides);
         self.refuse_unpriced(&settings.limits)?;
         let epoch = self.claim(id, lock.claim()).await?;
-        self.store.configure_run(id, epoch, &settings_text(&settings), wished).await?;
+        self.store.configure_run(id, epoch, &settings.text(), wished).await?;
         let at = self.deps.clock.now();
         let mut change = Change::new(id, epoch, at);
         change.events.push(NewEvent::of_run(
@@ -586,56 +420,5 @@ impl Handle {
     pub(crate) async fn to_manager(&self, run: RunId, message: manager::Message) -> Result<(), Error> {
         let is_there = ask(&self.root, ROOT_LIMIT, |reply| root::Message::ToManager(run, message, reply)).await?;
         if is_there { Ok(()) } else { Err(Error::NotFound { what: "active run", id: run.to_string() }) }
-    }
-}
-
-/// How a run begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Begin {
-    /// Somebody manages it, or will.
-    Running,
-    /// It waits to be resumed.
-    AtRest,
-}
-
-/// The run is interrupted from its first transaction on.
-fn end_at_once(change: &mut Change) {
-    let mut tasks = TaskCounts::default();
-    for task in &change.tasks {
-        tasks.add(task.status);
-    }
-    let status = RunStatus::Interrupted;
-    change.run_status = Some(RunEnd { status, finished_at: change.at, error: None });
-    change.events.push(NewEvent::of_run(
-        change.at,
-        EventBody::RunFinished {
-            status,
-            tasks,
-            cost_usd: crewline_types::MicroUsd::ZERO,
-            unpriced_calls: 0,
-            usage: Usage::default(),
-            elapsed_ms: 0,
-            error: None,
-        },
-    ));
-}
-
-/// A run that has a row, and whose manager is not started yet.
-struct RecordedRun {
-    id: RunId,
-    lock: Arc<RunLock>,
-}
-
-pub(crate) fn settings_text(settings: &Settings) -> String {
-    // Plain numbers and flags always serialise.
-    serde_json::to_string(settings).unwrap_or_default()
-}
-
-pub(crate) fn root_task(run: RunId, id: TaskId, goal: &str, at: crewline_types::Timestamp) -> Task {
-    Task {
-        kind: TaskKind::Root,
-        title: "Plan the work".into(),
-        description: goal.into(),
-        ..Task::new(id, run, "root", Role::manager(), at)
     }
 }

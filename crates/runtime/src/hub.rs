@@ -42,6 +42,8 @@ impl Hub {
     /// Receives what is committed from now on. The second is there when the run's manager gave up before.
     pub fn subscribe(&self, run: RunId) -> (broadcast::Receiver<News>, Option<Arc<ErrorNote>>) {
         let mut channels = self.channels();
+        // After the last event of a run nothing tells that its watchers have gone.
+        channels.watched.retain(|_, channel| channel.receiver_count() > 0);
         let receiver = channels.watched.entry(run).or_insert_with(|| broadcast::channel(BEHIND_MAX).0).subscribe();
         let gave_up = channels.given_up.iter().find(|(it, _)| *it == run).map(|(_, note)| Arc::clone(note));
         (receiver, gave_up)
@@ -120,6 +122,18 @@ mod tests {
 
         hub.begin(run);
         assert!(hub.subscribe(run).1.is_none(), "somebody works on it again");
+    }
+
+    #[test]
+    fn what_nobody_watches_any_more_is_forgotten() {
+        let hub = Hub::default();
+        let [gone, watched, new] = ["aaaaaaaa", "bbbbbbbb", "cccccccc"].map(|id| id.parse().unwrap());
+        drop(hub.subscribe(gone));
+        let (mut receiver, _) = hub.subscribe(watched);
+        drop(hub.subscribe(new));
+        assert!(!hub.channels().watched.contains_key(&gone));
+        hub.hint(watched);
+        assert!(matches!(receiver.try_recv(), Ok(News::Hint)));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crewline_types::{
     EventBody, LinkKind, ModelAlias, RunId, RunStatus, Task, TaskId, TaskKind, TaskStatus, event::NewEvent,
 };
 
-use crate::{Error, Found, Handle, Overrides, handle::settings_text, settings::Settings};
+use crate::{Error, Found, Handle, Overrides, settings::Settings};
 
 /// What is tried again.
 #[derive(Debug, Clone)]
@@ -57,7 +57,7 @@ impl Handle {
         }
         self.store().reopen_run(run).await?;
         let epoch = self.claim(run, lock.claim()).await?;
-        self.store().configure_run(run, epoch, &settings_text(&settings), Wished::Forgotten).await?;
+        self.store().configure_run(run, epoch, &settings.text(), Wished::Forgotten).await?;
         let at = self.deps().clock.now();
         let mut change = Change::new(run, epoch, at);
         let reset = |task: &Task, to: TaskStatus| Transition {

@@ -80,6 +80,12 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// As the run's row keeps it.
+    pub fn text(&self) -> String {
+        // Plain numbers and flags always serialise.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
     /// Those of a run's row.
     pub fn of(row: &RunRow) -> Result<Self, Error> {
         serde_json::from_str(&row.settings).map_err(|error| Error::Settings { run: row.id, message: error.to_string() })

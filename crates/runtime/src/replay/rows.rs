@@ -12,7 +12,7 @@ use crewline_types::{
     Timestamp, Usage, event::NewEvent,
 };
 
-use crate::{chapters, handle::settings_text, planning, settings::Settings};
+use crate::{chapters, planning, settings::Settings};
 
 use super::Recorded;
 
@@ -96,7 +96,7 @@ pub(super) fn make(recorded: &Recorded, tasks: &[Task], verdicts: &[Verdict], ne
         id: run,
         project: row.project.clone(),
         goal: row.goal.clone(),
-        settings: settings_text(settings),
+        settings: settings.text(),
         registry,
         key: None,
         at,
