@@ -22,6 +22,8 @@ mod control;
 mod create_task;
 mod crew;
 mod curated;
+#[cfg(test)]
+mod detour;
 mod diff;
 mod documents;
 mod error;
@@ -38,6 +40,8 @@ mod hub;
 mod index;
 mod journal;
 mod keys;
+#[cfg(test)]
+mod late_decision;
 mod later;
 mod launch;
 mod library;

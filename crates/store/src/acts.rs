@@ -8,7 +8,7 @@ use crewline_types::{
 use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait as _};
 
 use crate::{
-    Error, Store,
+    Backend, Error, Store,
     commit::run_id,
     entity,
     hints::News,
@@ -175,6 +175,8 @@ impl Store {
     }
 
     /// Records a decision, and says of which run; `None` when it is decided already, or was never asked.
+    ///
+    /// Who reads the run's row afterwards sees the end that did not see the decision ([`decided_max`](crate::Change::decided_max)).
     pub async fn decide(&self, decision: &NewDecision) -> Result<Option<RunId>, Error> {
         let add = |args: &mut Args, it: &&NewDecision| {
             args.text(it.id.as_str());
@@ -184,6 +186,10 @@ impl Store {
             args.int(it.at.0);
         };
         let runs = self.ask_alone(&sql::DECIDE, &[decision], add, |row| run_id(row.text(0)?)).await?;
+        if self.backend() == Backend::Postgres {
+            // Whoever is ending the run at this moment may have counted before.
+            self.ask_alone(&sql::LOCK_RUNS, &runs, |args, run| args.text(run.as_str()), |_| Ok(())).await?;
+        }
         Ok(runs.into_iter().next())
     }
 

@@ -51,6 +51,8 @@ pub struct Change {
     pub transitions: Vec<Transition>,
     /// The end of the run; applies only while it is running, else the change is stale.
     pub run_status: Option<RunEnd>,
+    /// The run ends only while no more of its questions than this are decided, else the change is stale.
+    pub decided_max: Option<u64>,
     /// New tasks; they exist before anything else of the change (and of later changes) is applied.
     pub tasks: Vec<Task>,
     /// New links as (from, to, kind): `from` requires `to`. A repeated one is ignored.
@@ -138,6 +140,7 @@ impl Change {
             at,
             transitions: Vec::new(),
             run_status: None,
+            decided_max: None,
             tasks: Vec::new(),
             links: Vec::new(),
             attempts: Vec::new(),

@@ -83,9 +83,10 @@ impl State {
         if run.is_ending {
             return;
         }
+        let decided = asked.iter().filter(|row| row.state != ApprovalState::Pending).count() as u64;
         if run.is_plan_held {
             match plan {
-                Some(plan) => self.decide_on_plan(myself, plan, &asked),
+                Some(plan) => self.decide_on_plan(myself, plan, &asked, decided),
                 // It was held meanwhile.
                 None => self.look_at_approvals(myself),
             }
@@ -103,7 +104,7 @@ impl State {
         }
         let at = self.args.deps.clock.now();
         let mut change = run.change(at);
-        let mut decided = Vec::new();
+        let mut going_on = Vec::new();
         for node in &parked {
             let id = run.tasks[*node as usize].brief.id;
             let waits = asked.iter().any(|row| row.task == Some(id) && row.state == ApprovalState::Pending);
@@ -115,12 +116,12 @@ impl State {
                     ..Transition::new(id, TaskStatus::AwaitingApproval, TaskStatus::Pending)
                 });
                 run.tasks[*node as usize].status = TaskStatus::Pending;
-                decided.push(*node);
+                going_on.push(*node);
             }
         }
-        if decided.is_empty() {
+        if going_on.is_empty() {
             if run.is_waiting {
-                self.end_awaiting(myself);
+                self.end_awaiting(myself, decided);
             } else {
                 self.watch_approvals(myself);
             }
@@ -128,8 +129,8 @@ impl State {
         }
         run.is_waiting = false;
         self.record(myself, change, Recorded::Note);
-        let all = decided.len() == parked.len();
-        for node in decided {
+        let all = going_on.len() == parked.len();
+        for node in going_on {
             self.apply(myself, schedule::Event::Resumed { node });
         }
         if !all {
@@ -137,7 +138,7 @@ impl State {
         }
     }
 
-    fn decide_on_plan(&mut self, myself: &ActorRef<Message>, plan: PlanQuestion, asked: &[ApprovalRow]) {
+    fn decide_on_plan(&mut self, myself: &ActorRef<Message>, plan: PlanQuestion, asked: &[ApprovalRow], decided: u64) {
         let at = self.args.deps.clock.now();
         let Some(run) = &mut self.run else { return };
         match plan.asked(run.brief.run, asked).map(|row| (row.state, row)) {
@@ -152,12 +153,12 @@ impl State {
                 run.stop = Some(Stop { status: RunStatus::Failed, error: Some(note) });
                 self.end(myself, Finish::Drained);
             }
-            Some((ApprovalState::Pending, _)) => self.end_awaiting(myself),
+            Some((ApprovalState::Pending, _)) => self.end_awaiting(myself, decided),
             None => {
                 let mut change = run.change(at);
                 plan.ask(&mut change);
                 self.record(myself, change, Recorded::Note);
-                self.end_awaiting(myself);
+                self.end_awaiting(myself, decided);
             }
         }
     }
@@ -170,12 +171,13 @@ impl State {
         self.look_at_approvals(myself);
     }
 
-    fn end_awaiting(&mut self, myself: &ActorRef<Message>) {
+    /// Ends the run, unless more than `decided` of its questions are decided by then.
+    fn end_awaiting(&mut self, myself: &ActorRef<Message>, decided: u64) {
         let Some(run) = &mut self.run else { return };
         let message = "the run waits for a person to decide".into();
         let note = ErrorNote { code: AWAITING_APPROVAL.into(), kind: ErrorKind::Conflict, message };
         if run.stop.is_none() {
-            run.is_awaiting = true;
+            run.decided = Some(decided);
             run.stop = Some(Stop { status: RunStatus::Interrupted, error: Some(note) });
         }
         self.end(myself, Finish::Drained);

@@ -12,7 +12,7 @@ use crewline_types::{
 };
 use ractor::ActorRef;
 
-use crate::{actor::remind, assignment::Spent, attempt::end_calls, metrics, router, scribe, summariser};
+use crate::{actor::remind, assignment::Spent, attempt::end_calls, router, scribe, summariser};
 
 use super::{
     Halt, Message, Recorded, State,
@@ -101,8 +101,8 @@ impl State {
             finished_at: at,
             error: error.as_ref().and_then(|note| serde_json::to_string(note).ok()),
         });
-        metrics::run_ended(status);
-        self.record(myself, change, Recorded::End);
+        change.decided_max = run.decided;
+        self.record(myself, change, Recorded::End(status));
     }
 
     pub(super) fn on_drain(&mut self, myself: &ActorRef<Message>) {

@@ -40,7 +40,7 @@ use crate::{
     journal::{self, Ack, Refusal},
     load::{self, Loaded},
     lock::RunLock,
-    memory,
+    memory, metrics,
     offer::Read,
     router, scribe,
     summariser::Root,
@@ -125,7 +125,7 @@ pub enum Recorded {
     /// Anything that nothing waits for.
     Note,
     /// The end of the run.
-    End,
+    End(RunStatus),
 }
 
 /// What a manager is started with; kept for its restarts.
@@ -341,11 +341,10 @@ impl State {
                 self.apply(myself, schedule::Event::Succeeded { node: *node, attempt: *attempt });
             }
             Recorded::Note => {}
-            // Decided after the last look: the run is loaded anew and goes on.
-            Recorded::End if self.run.as_ref().is_some_and(|run| run.was_decided_late) => {
-                return Err(Distrust("a person decided while the run ended".into()).into());
+            Recorded::End(status) => {
+                metrics::run_ended(*status);
+                myself.stop(None);
             }
-            Recorded::End => myself.stop(None),
         }
         Ok(())
     }
@@ -386,10 +385,8 @@ impl State {
     }
 
     fn on_decided(&mut self, myself: &ActorRef<Message>) {
-        let Some(run) = &mut self.run else { return };
-        if run.is_ending {
-            run.was_decided_late = run.is_awaiting;
-        } else {
+        // The end of a run that waits for people is refused when they decided meanwhile: it is loaded anew, and goes on.
+        if self.run.as_ref().is_some_and(|run| !run.is_ending) {
             self.look_at_approvals(myself);
         }
     }

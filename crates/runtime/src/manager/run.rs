@@ -98,10 +98,8 @@ pub(super) struct Running {
     pub(super) is_plan_held: bool,
     /// Nothing is left but tasks that wait for people.
     pub(super) is_waiting: bool,
-    /// The run ends because it waits for people.
-    pub(super) is_awaiting: bool,
-    /// They decided while it ended.
-    pub(super) was_decided_late: bool,
+    /// How many questions were decided, if the run ends because it waits for people: it ends only while that holds.
+    pub(super) decided: Option<u64>,
     /// Results of the run that this one replays, by key.
     pub(super) reusable: HashMap<Arc<str>, Reusable>,
     pub(super) stop: Option<Stop>,
@@ -176,8 +174,7 @@ impl Running {
             index_name: None,
             is_plan_held: false,
             is_waiting: false,
-            is_awaiting: false,
-            was_decided_late: false,
+            decided: None,
             reusable: loaded.reusable.clone(),
             stop: None,
             first_failure: None,

@@ -407,12 +407,12 @@ impl<'a> Batch<'a> {
     }
 
     async fn end_runs(&mut self, tx: &mut Tx) -> Result<(), Stop> {
-        let mut first = BTreeMap::<RunId, (usize, &RunEnd)>::new();
+        let mut first = BTreeMap::<RunId, (usize, &RunEnd, Option<u64>)>::new();
         let mut is_repeated = false;
         for (index, change) in self.changes.iter().enumerate() {
             if let (Fate::Live, Some(end)) = (self.fates[index], &change.run_status) {
                 match first.entry(change.run) {
-                    Entry::Vacant(entry) => drop(entry.insert((index, end))),
+                    Entry::Vacant(entry) => drop(entry.insert((index, end, change.decided_max))),
                     Entry::Occupied(_) => {
                         self.fates[index] = Fate::Stale;
                         is_repeated = true;
@@ -424,11 +424,12 @@ impl<'a> Batch<'a> {
             return Err(Stop::Again);
         }
         let ends: Vec<_> = first.into_iter().collect();
-        let add = |args: &mut Args, (run, (_, end)): &(RunId, (usize, &RunEnd))| {
+        let add = |args: &mut Args, (run, (_, end, decided_max)): &(RunId, (usize, &RunEnd, Option<u64>))| {
             args.text(run.as_str());
             args.text(end.status.as_str());
             args.int(end.finished_at.0);
             args.text_or_null(end.error.as_deref());
+            args.int_or_null(decided_max.map(|most| i64::try_from(most).unwrap_or(i64::MAX)));
         };
         let mut ended = HashSet::new();
         tx.ask(&sql::END_RUNS, &ends, add, |row| {
@@ -437,13 +438,13 @@ impl<'a> Batch<'a> {
         })
         .await?;
         if ended.len() != ends.len() {
-            for (_, (index, _)) in ends.iter().filter(|(run, _)| !ended.contains(run)) {
+            for (_, (index, ..)) in ends.iter().filter(|(run, _)| !ended.contains(run)) {
                 self.fates[*index] = Fate::Stale;
             }
             return Err(Stop::Again);
         }
-        let cancelled: Vec<_> = ends.iter().filter(|(_, (_, end))| end.status == RunStatus::Cancelled).collect();
-        tx.write(&sql::CANCEL_TASKS, &cancelled, |args, (run, (_, end))| {
+        let cancelled: Vec<_> = ends.iter().filter(|(_, (_, end, _))| end.status == RunStatus::Cancelled).collect();
+        tx.write(&sql::CANCEL_TASKS, &cancelled, |args, (run, (_, end, _))| {
             args.text(run.as_str());
             args.int(end.finished_at.0);
         })

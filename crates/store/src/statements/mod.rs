@@ -64,12 +64,13 @@ pub(crate) static TRANSACTION_STATUS: Bulk =
 pub(crate) static NOTIFY: Bulk =
     Bulk::new("SELECT pg_notify('crewline', column1) FROM ", &[Text], " WHERE column1 IS NOT NULL");
 
-/// Ends runs.
+/// Ends runs; column5: only while no more of their questions than this are decided.
 pub(crate) static END_RUNS: Bulk = Bulk::new(
     "UPDATE runs AS r SET status = v.column2, finished_at = v.column3, error = v.column4, owner = NULL, \
      lease_until = NULL, wish = NULL FROM ",
-    &[Text, Text, Int, Text],
-    " WHERE r.id = v.column1 AND r.status = 'running' RETURNING id",
+    &[Text, Text, Int, Text, Int],
+    " WHERE r.id = v.column1 AND r.status = 'running' AND (v.column5 IS NULL OR v.column5 >= \
+     (SELECT COUNT(*) FROM approvals AS a WHERE a.run_id = r.id AND a.state <> 'pending')) RETURNING id",
 );
 
 /// Sets the INDEX.md of runs.

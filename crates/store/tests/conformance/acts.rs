@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crewline_store::{
-    ApprovalFilter, Committed, NewApproval, NewDecision, NewToolCall, RunEnd, ToolCallEnd, Transition,
+    ApprovalFilter, Backend, Committed, NewApproval, NewDecision, NewToolCall, RunEnd, ToolCallEnd, Transition,
 };
 use crewline_types::{
     ApprovalId, ApprovalKind, ApprovalState, AttemptId, CallId, Effect, LinkKind, RunStatus, Task, TaskId, TaskStatus,
@@ -15,6 +15,7 @@ use crate::common::{Crew, Place, at, task_of};
 on_both! {
     a_call_is_kept_from_its_intent_to_its_outcome
     what_is_decided_stays
+    a_run_ends_as_waiting_only_while_nothing_more_is_decided
     all_questions_of_a_run_are_read
     acts_go_with_their_run
     a_task_is_given_to_another_role
@@ -127,6 +128,43 @@ async fn what_is_decided_stays(place: &Place) {
     end(&crew, RunStatus::Interrupted).await;
     assert!(crew.store.let_go_on(crew.run).await.unwrap());
     assert_eq!(crew.store.run(crew.run).await.unwrap().unwrap().status, RunStatus::Running);
+}
+
+async fn a_run_ends_as_waiting_only_while_nothing_more_is_decided(place: &Place) {
+    let mut crew = Crew::new(place, "p", 1).await;
+    let task = crew.tasks(1).await[0];
+    let mut change = crew.change();
+    change.texts.push(Text::from("{}"));
+    change.approvals = vec![approval(&crew, task, "one"), approval(&crew, task, "two")];
+    crew.done(change).await;
+    let waiting = |decided_max| {
+        let mut end = crew.change();
+        end.run_status = Some(RunEnd { status: RunStatus::Interrupted, finished_at: at(9), error: None });
+        end.decided_max = Some(decided_max);
+        end
+    };
+    let id = ApprovalId::of(crew.run, "one");
+    let yes = NewDecision { id, state: ApprovalState::Approved, by: "ann".into(), message: None, at: at(7) };
+    if crew.store.backend() == Backend::Postgres {
+        // Who is writing for the run may have counted before: whoever decides waits for that, and so reads how the run stands then.
+        let turn = crew.store.turn([crew.run].into()).await.unwrap();
+        let deciding = tokio::spawn({
+            let (store, yes) = (crew.store.clone(), yes.clone());
+            async move { store.decide(&yes).await }
+        });
+        while crew.store.approvals_like(id.as_str()).await.unwrap()[0].state == ApprovalState::Pending {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(!deciding.is_finished(), "it is recorded, and not answered yet");
+        assert!(matches!(crew.store.commit_in(turn, &[crew.change()]).await.unwrap()[..], [Committed::Done { .. }]));
+        assert_eq!(deciding.await.unwrap().unwrap(), Some(crew.run));
+    } else {
+        assert_eq!(crew.store.decide(&yes).await.unwrap(), Some(crew.run));
+    }
+    assert_eq!(crew.store.commit(&[waiting(0)]).await.unwrap(), [Committed::Stale]);
+    assert_eq!(crew.store.run(crew.run).await.unwrap().unwrap().status, RunStatus::Running);
+    assert!(matches!(crew.store.commit(&[waiting(1)]).await.unwrap()[..], [Committed::Done { .. }]));
+    assert_eq!(crew.store.run(crew.run).await.unwrap().unwrap().status, RunStatus::Interrupted);
 }
 
 async fn a_task_is_given_to_another_role(place: &Place) {
