@@ -276,6 +276,29 @@ fn a_killed_worker_loses_only_its_claims() {
 }
 
 #[test]
+fn a_report_that_the_database_refuses_is_a_loss() {
+    let Some(mut world) = World::new("refused", Script::default()) else { return };
+    world.serve("0");
+    // As soon as its leases are renewed it gives back what it does not work on any more.
+    world.start(&["worker", "--slots", "1"], SHORT);
+    wait_until("both of them", || world.nodes().len() == 2);
+    world.database.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN RAISE check_violation; END $$; \
+         CREATE TRIGGER refuse BEFORE UPDATE OF report ON offers FOR EACH ROW \
+         WHEN (NEW.report IS NOT NULL AND NEW.attempt = 1) EXECUTE FUNCTION refuse()",
+    );
+    let task = json!({"id": "a", "title": "A", "description": "a", "role": "coder", "depends_on": []});
+    let run = world.submit(&json!({"goal": "g", "tasks": [task]}));
+    let end = world.end_of(&run);
+    assert_eq!((&end["status"], world.server.calls()), (&"completed".into(), 2), "{end:#}");
+    let tasks = end["tasks"].as_array().unwrap();
+    let attempts = tasks.iter().find(|task| task["kind"] != "root").unwrap()["attempts"].as_array().unwrap();
+    let outcomes: Vec<&Value> = attempts.iter().map(|it| &it["calls"][0]["outcome"]).collect();
+    assert_eq!(outcomes, ["lost", "ok"]);
+}
+
+#[test]
 fn a_frozen_worker_comes_too_late() {
     let gate = Gate::after(1);
     let Some(mut world) = World::new("frozen", Script::default().behind(&gate)) else { return };

@@ -34,8 +34,13 @@ async fn more_runs_than_admitted_are_refused_and_leave_nothing() {
     while world.handle.drain(first).await.is_ok() {
         tokio::task::yield_now().await;
     }
-    let second = world.handle.launch(request(chain_and_fan(2))).await.unwrap();
-    world.events(second).await;
+    // Of those that come at once, too, as many are taken as there are places.
+    let handle = &world.handle;
+    let launches = futures::future::join_all((0..8).map(|_| handle.launch(request(chain_and_fan(2))))).await;
+    let runs: Vec<RunId> = launches.into_iter().filter_map(Result::ok).collect();
+    assert_eq!(runs.len(), 1);
+    world.events(runs[0]).await;
+    assert_eq!(world.handle.runs(None, 9).await.unwrap().len(), 2);
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use crewline_types::{RunId, RunStatus};
 
 use crate::{
     Error, Handle, Limits,
+    handle::Why,
     lock::RunLock,
     manager::{self, Halt},
 };
@@ -50,7 +51,7 @@ impl Handle {
         }
         match self.holder(row).await? {
             Hold::Ours(lock) => {
-                self.start_manager(run, lock, Some(halt_of(wish))).await?;
+                self.start_manager(run, lock, Why::ToStop(halt_of(wish))).await?;
                 Ok(Asked::Here)
             }
             Hold::Theirs(owner) => Ok(Asked::Elsewhere(owner)),

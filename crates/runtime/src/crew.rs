@@ -7,7 +7,7 @@ use std::{
 };
 
 use crewline_store::{NodeKind, NodeRow};
-use crewline_types::{Role, RunId, RunStatus, Timestamp};
+use crewline_types::{Role, RunId, Timestamp};
 use ractor::ActorRef;
 use tokio::time::Instant;
 
@@ -20,8 +20,6 @@ use crate::{
     worker,
 };
 
-/// Runs that are looked at for one that lost its process, newest first.
-const RUNS_LOOKED_AT: u32 = 10_000;
 /// Wait for an answer of the root.
 const ROOT_LIMIT: Duration = Duration::from_secs(10);
 /// Wait for the copies that candidates were asked.
@@ -125,8 +123,7 @@ impl Handle {
             return Ok(self.store().orphaned_runs().await?);
         }
         // On one machine the lock tells who lives; a lease may outlast its holder.
-        let rows = self.store().runs(None, RUNS_LOOKED_AT).await?;
-        Ok(rows.into_iter().filter(|row| row.status == RunStatus::Running).map(|row| row.id).collect())
+        Ok(self.store().running_runs().await?)
     }
 
     /// The processes that share this database. One whose lease has ended is lost, and soon forgotten.

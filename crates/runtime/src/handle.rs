@@ -19,7 +19,7 @@ use crewline_models::Reloader;
 use crewline_store::{Change, Claim, Committed, Store, Wished};
 use crewline_types::{EventBody, IdSource, ModelAlias, Role, RunId, RunLimits, RunStatus, event::NewEvent};
 use ractor::{Actor, ActorRef};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     Config, Error, Limits, Report, RunSummary, TaskReport,
@@ -70,6 +70,17 @@ pub(crate) enum Wanted {
     AsLaunched,
 }
 
+/// Why a run is managed.
+pub(crate) enum Why {
+    /// To be made.
+    Admitted(Place),
+    /// To be stopped, which nothing has to wait for.
+    ToStop(manager::Halt),
+}
+
+/// A place among the runs that a process manages; given back when the manager is gone.
+pub(crate) type Place = Arc<OwnedSemaphorePermit>;
+
 /// The runtime. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
@@ -80,6 +91,8 @@ pub struct Handle {
     ids: Arc<Mutex<IdSource>>,
     node: Arc<str>,
     locks: Locks,
+    /// Places for runs.
+    places: Arc<Semaphore>,
     pub(crate) reloader: Option<Reloader>,
     /// Whether this process goes on with runs by itself.
     keeps_runs: Arc<AtomicBool>,
@@ -128,7 +141,8 @@ impl Handle {
         let keeps_runs = Arc::default();
         let node: Arc<str> = node.into();
         let locks = Locks::new(Arc::clone(&node), locks);
-        Ok(Self { root, deps, store, hub, ids, node, locks, reloader, keeps_runs })
+        let places = Arc::new(Semaphore::new(limits.runs_max.min(Semaphore::MAX_PERMITS)));
+        Ok(Self { root, deps, store, hub, ids, node, locks, places, reloader, keeps_runs })
     }
 
     /// Continues a run that was interrupted, reached a limit or lost its process. Returns the `seq` to watch after.
@@ -138,7 +152,7 @@ impl Handle {
 
     /// Continues a run. A run that is there for its plan only stops at it, unless a person wants it done.
     pub(crate) async fn go_on(&self, id: RunId, overrides: Overrides, wanted: Wanted) -> Result<u64, Error> {
-        self.admit().await?;
+        let place = self.admit()?;
         let lock = self.take(id).await?;
         let row = self.store.run(id).await?.ok_or_else(|| Error::NotFound { what: "run", id: id.to_string() })?;
         match row.status {
@@ -166,7 +180,7 @@ impl Handle {
             EventBody::RunStarted { project: row.project.clone(), goal: row.goal.clone(), resumed: true },
         ));
         self.commit(id, change).await?;
-        self.start_manager(id, lock, None).await?;
+        self.start_manager(id, lock, Why::Admitted(place)).await?;
         Ok(row.last_seq)
     }
 
@@ -340,12 +354,10 @@ impl Handle {
         }
     }
 
-    pub(crate) async fn admit(&self) -> Result<(), Error> {
-        let active = ask(&self.root, ROOT_LIMIT, root::Message::Active).await?;
-        if active >= self.deps.limits.runs_max {
-            return Err(Error::Busy { active });
-        }
-        Ok(())
+    /// A place for a run among those that this process manages.
+    pub(crate) fn admit(&self) -> Result<Place, Error> {
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        place.map(Arc::new).map_err(|_| Error::Busy { active: self.deps.limits.runs_max })
     }
 
     pub(crate) fn checked(&self, document: &Document, workspace: verify::Workspace) -> Result<plan::Plan, Error> {
@@ -398,9 +410,13 @@ impl Handle {
         &self,
         run: RunId,
         lock: Arc<RunLock>,
-        halt: Option<manager::Halt>,
+        why: Why,
     ) -> Result<(), Error> {
         self.load_experience().await;
+        let (place, halt) = match why {
+            Why::Admitted(place) => (Some(place), None),
+            Why::ToStop(halt) => (None, Some(halt)),
+        };
         let args = manager::Args {
             run,
             deps: Arc::clone(&self.deps),
@@ -408,6 +424,7 @@ impl Handle {
             hub: self.hub.clone(),
             node: Arc::clone(&self.node),
             lock,
+            place,
             ids: Arc::clone(&self.ids),
             halt,
             had: Arc::new(AtomicU64::new(if halt.is_some() { u64::MAX } else { 0 })),

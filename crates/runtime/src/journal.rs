@@ -4,7 +4,7 @@
 //! **Invariant:** the changes of a run are committed in the order they arrived; at most one commit runs.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt, mem,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -101,8 +101,8 @@ pub struct Journal;
 pub enum Message {
     /// Makes a change durable.
     Record(Box<Change>, Ack),
-    /// Internal: a commit ended.
-    Committed(Outcome<Ended>),
+    /// Internal: a commit ended, or the commits that it was divided into.
+    Committed(Outcome<Vec<Ended>>),
 }
 
 /// Who is to be answered, and how the commit ended.
@@ -194,44 +194,12 @@ impl State {
         self.commit_next(myself);
     }
 
-    fn on_committed(&mut self, myself: &ActorRef<Message>, outcome: Outcome<Ended>) {
+    fn on_committed(&mut self, myself: &ActorRef<Message>, outcome: Outcome<Vec<Ended>>) {
         self.running = None;
         match outcome {
-            Outcome::Done(Ended { acks, result: Ok(results) }) => {
-                debug_assert_eq!(results.len(), acks.len());
-                let mut events = Vec::new();
-                let mut answers = Vec::with_capacity(acks.len());
-                for (ack, result) in acks.into_iter().zip(results) {
-                    match result {
-                        Committed::Done { events: committed } => {
-                            events.extend(committed);
-                            answers.push((ack, Ok(())));
-                        }
-                        Committed::Stale => answers.push((ack, Err(Refusal::Stale))),
-                        Committed::OverBudget { whose, may_pass } => {
-                            answers.push((ack, Err(Refusal::OverBudget { whose, may_pass })));
-                        }
-                    }
-                }
-                let happenings = scribe::happenings(&events);
-                if !happenings.is_empty() {
-                    // Before the managers hear of it: what they tell the scribe next follows on this.
-                    self.args.scribe.tell(scribe::Message::Happened(happenings));
-                }
-                for (ack, answer) in answers {
-                    ack.answer(answer);
-                }
-                self.args.hub.publish(events);
-            }
-            Outcome::Done(Ended { acks, result: Err(error) }) => {
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::error!(error.code = error.code(), %error, cause, changes = acks.len(), "commit failed");
-                for ack in acks {
-                    ack.answer(Err(Refusal::Failed {
-                        code: error.code(),
-                        kind: error.kind(),
-                        message: error.to_string(),
-                    }));
+            Outcome::Done(commits) => {
+                for ended in commits {
+                    self.on_ended(ended);
                 }
             }
             // Whether the transaction took place is unknown; the acks said so when they dropped. Who still waited for a turn
@@ -242,6 +210,48 @@ impl State {
             }
         }
         self.commit_next(myself);
+    }
+
+    fn on_ended(&self, Ended { acks, result }: Ended) {
+        let results = match result {
+            Ok(results) => results,
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::error!(error.code = error.code(), %error, cause, changes = acks.len(), "commit failed");
+                for ack in acks {
+                    ack.answer(Err(Refusal::Failed {
+                        code: error.code(),
+                        kind: error.kind(),
+                        message: error.to_string(),
+                    }));
+                }
+                return;
+            }
+        };
+        debug_assert_eq!(results.len(), acks.len());
+        let mut events = Vec::new();
+        let mut answers = Vec::with_capacity(acks.len());
+        for (ack, result) in acks.into_iter().zip(results) {
+            match result {
+                Committed::Done { events: committed } => {
+                    events.extend(committed);
+                    answers.push((ack, Ok(())));
+                }
+                Committed::Stale => answers.push((ack, Err(Refusal::Stale))),
+                Committed::OverBudget { whose, may_pass } => {
+                    answers.push((ack, Err(Refusal::OverBudget { whose, may_pass })));
+                }
+            }
+        }
+        let happenings = scribe::happenings(&events);
+        if !happenings.is_empty() {
+            // Before the managers hear of it: what they tell the scribe next follows on this.
+            self.args.scribe.tell(scribe::Message::Happened(happenings));
+        }
+        for (ack, answer) in answers {
+            ack.answer(answer);
+        }
+        self.args.hub.publish(events);
     }
 
     fn commit_next(&mut self, myself: &ActorRef<Message>) {
@@ -257,15 +267,37 @@ impl State {
     }
 }
 
-async fn commit(store: Store, queue: Queue, runs: BTreeSet<RunId>) -> Ended {
+async fn commit(store: Store, queue: Queue, runs: BTreeSet<RunId>) -> Vec<Ended> {
     match store.turn(runs.clone()).await {
         Ok(turn) => {
             let (changes, acks) = queue.take(&turn);
-            Ended { result: store.commit_in(turn, &changes).await, acks }
+            let is_alone = changes.iter().all(|change| change.run == changes[0].run);
+            match store.commit_in(turn, &changes).await {
+                // A change that the database refuses is a defect, and may be one of its run's only.
+                Err(error) if error.kind() == ErrorKind::Internal && !is_alone => {
+                    tracing::warn!(error.code = error.code(), %error, "each run is committed by itself");
+                    by_run(&store, changes, acks).await
+                }
+                result => vec![Ended { acks, result }],
+            }
         }
         // Others may not be hindered by what these runs are.
-        Err(error) => Ended { acks: queue.take_of(&runs), result: Err(error) },
+        Err(error) => vec![Ended { acks: queue.take_of(&runs), result: Err(error) }],
     }
+}
+
+async fn by_run(store: &Store, changes: Vec<Change>, acks: Vec<Ack>) -> Vec<Ended> {
+    let mut runs = BTreeMap::<RunId, (Vec<Change>, Vec<Ack>)>::new();
+    for (change, ack) in changes.into_iter().zip(acks) {
+        let (changes, acks) = runs.entry(change.run).or_default();
+        changes.push(change);
+        acks.push(ack);
+    }
+    let mut commits = Vec::with_capacity(runs.len());
+    for (changes, acks) in runs.into_values() {
+        commits.push(Ended { result: store.commit(&changes).await, acks });
+    }
+    commits
 }
 
 /// Records `change` and waits for the commit.
@@ -295,9 +327,55 @@ pub fn record_and<F: FnOnce() + Send + 'static>(
 
 #[cfg(test)]
 mod tests {
-    use crewline_types::{IdSource, Timestamp};
+    use crewline_store::{Claim, NewRun};
+    use crewline_types::{
+        IdSource, TaskId, TextHash, Timestamp,
+        event::{EventBody, NewEvent},
+    };
 
     use super::*;
+
+    /// A run in `store`, with its root task and its epoch.
+    async fn run_in(store: &Store, ids: &mut IdSource) -> (RunId, TaskId, u64) {
+        let (id, root, at) = (RunId::new(ids), TaskId::new(ids), Timestamp(0));
+        let run = NewRun {
+            id,
+            project: "p".into(),
+            goal: "g".into(),
+            settings: "{}".into(),
+            registry: TextHash::of(""),
+            key: None,
+            at,
+        };
+        store.create_run(&run, &crate::launch::root_task(id, root, "g", at)).await.unwrap();
+        (id, root, store.claim_run(id, "me", Duration::from_mins(1), Claim::IfFree).await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_change_that_the_database_refuses_is_not_told_to_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&format!("sqlite:{}", folder.path().join("crewline.db").display())).await.unwrap();
+        let mut ids = IdSource::seeded(1);
+        let (queue, mut runs) = (Queue::default(), Vec::new());
+        for name in ["first", "broken", "last"] {
+            let (run, root, epoch) = run_in(&store, &mut ids).await;
+            let mut change = Change::new(run, epoch, Timestamp(1));
+            let body = EventBody::AwaitingApproval { what: name.into(), approval: None, kind: None };
+            change.events.push(NewEvent::of_run(Timestamp(1), body));
+            if name == "broken" {
+                // It is there already.
+                change.tasks.push(crate::launch::root_task(run, root, "g", Timestamp(1)));
+            }
+            queue.push(change, Ack::new(drop));
+            runs.push(run);
+        }
+        let commits = commit(store.clone(), queue.clone(), queue.runs()).await;
+        assert_eq!(commits.iter().filter(|it| it.result.is_ok() && it.acks.len() == 1).count(), 2);
+        assert_eq!(commits.iter().filter(|it| it.result.is_err() && it.acks.len() == 1).count(), 1);
+        for (run, seqs) in runs.iter().zip([1, 0, 1]) {
+            assert_eq!(store.run(*run).await.unwrap().unwrap().last_seq, seqs);
+        }
+    }
 
     #[tokio::test]
     async fn a_transaction_takes_so_many_changes_and_the_next_one_the_rest() {

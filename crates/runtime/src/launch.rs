@@ -13,6 +13,7 @@ use crewline_types::{
 
 use crate::{
     Error, Handle,
+    handle::Why,
     lock::RunLock,
     planning::{self, Author, Below},
     settings::{Approve, Settings},
@@ -58,11 +59,11 @@ pub enum Launched {
 impl Handle {
     /// Records a run and starts its manager.
     pub async fn launch(&self, request: RunRequest) -> Result<RunId, Error> {
-        self.admit().await?;
+        let place = self.admit()?;
         let (node, lease) = (self.node(), self.limits().lease);
         let owner = Some((&*node, lease));
         let recorded = self.record(&request, owner).await?;
-        self.start_manager(recorded.id, recorded.lock, None).await?;
+        self.start_manager(recorded.id, recorded.lock, Why::Admitted(place)).await?;
         Ok(recorded.id)
     }
 
@@ -71,12 +72,12 @@ impl Handle {
         if let Some(run) = self.launched(&key).await? {
             return Ok(Launched::Before(run));
         }
-        self.admit().await?;
+        let place = self.admit()?;
         let (node, lease) = (self.node(), self.limits().lease);
         let owner = Some((&*node, lease));
         match self.record_as(&request, owner, Begin::Running, Some(key.clone())).await {
             Ok(recorded) => {
-                self.start_manager(recorded.id, recorded.lock, None).await?;
+                self.start_manager(recorded.id, recorded.lock, Why::Admitted(place)).await?;
                 Ok(Launched::Now(recorded.id))
             }
             // Somebody with the same key was faster.

@@ -25,7 +25,7 @@ use crewline_models::Registry;
 use crewline_store::{AttemptRow, AttemptStatus, ContextChoice, ContextRow, Lineage, Origin, RunRow, Store};
 use crewline_types::{LinkKind, ModelAlias, RunId, Task, TaskId, TaskKind, TaskStatus, Text, TextHash};
 
-use crate::{Error, Handle, Overrides, assignment::TaskBrief, chapters, find::pick, settings::Settings, sources::Web};
+use crate::{Error, Handle, Overrides, assignment::TaskBrief, chapters, find::pick, handle::Why, settings::Settings, sources::Web};
 
 pub use edit::Edit;
 pub use rows::end_of_copy;
@@ -115,7 +115,7 @@ pub struct Mismatch {
 impl Handle {
     /// Makes a new run from `parent` and starts it.
     pub async fn replay(&self, parent: RunId, request: &ReplayRequest) -> Result<Replayed, Error> {
-        self.admit().await?;
+        let place = self.admit()?;
         self.check_model(request.model.as_ref())?;
         let recorded = Recorded::read(self.store(), parent).await?;
         let settings = settings_of(&recorded, request)?;
@@ -141,7 +141,7 @@ impl Handle {
         let owner = Some((&*self.node(), deps.limits.lease));
         let events = self.store().create_run_with(&made.run, &made.root, Some(lineage), owner, &made.change).await?;
         self.publish(events);
-        self.start_manager(made.run.id, lock, None).await?;
+        self.start_manager(made.run.id, lock, Why::Admitted(place)).await?;
         let reused = verdicts.iter().filter(|it| **it == Verdict::Reuse).count();
         Ok(Replayed { run: made.run.id, reused, open: verdicts.len() - reused })
     }

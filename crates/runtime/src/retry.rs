@@ -9,7 +9,7 @@ use crewline_types::{
     EventBody, LinkKind, ModelAlias, RunId, RunStatus, Task, TaskId, TaskKind, TaskStatus, event::NewEvent,
 };
 
-use crate::{Error, Found, Handle, Overrides, settings::Settings};
+use crate::{Error, Found, Handle, Overrides, handle::Why, settings::Settings};
 
 /// What is tried again.
 #[derive(Debug, Clone)]
@@ -33,7 +33,7 @@ impl Handle {
         model: Option<&ModelAlias>,
         overrides: &Overrides,
     ) -> Result<Retried, Error> {
-        self.admit().await?;
+        let place = self.admit()?;
         let run = what.run();
         self.check_model(model)?;
         let lock = self.take(run).await?;
@@ -75,7 +75,7 @@ impl Handle {
         let started = EventBody::RunStarted { project: row.project.clone(), goal: row.goal.clone(), resumed: true };
         change.events.push(NewEvent::of_run(at, started));
         self.commit(run, change).await?;
-        self.start_manager(run, lock, None).await?;
+        self.start_manager(run, lock, Why::Admitted(place)).await?;
         let keys = |places: &[usize]| places.iter().map(|place| tasks[*place].key.to_string()).collect();
         Ok(Retried { run, failed: keys(&chosen.failed), unblocked: keys(&chosen.blocked), after_seq: row.last_seq })
     }

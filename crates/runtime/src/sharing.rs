@@ -48,9 +48,9 @@ async fn what_a_worker_can_not_begin_is_given_back() {
     tokio::time::timeout(Duration::from_secs(30), offered).await.unwrap();
     let row = store.run(broken).await.unwrap().unwrap();
     store.configure_run(broken, row.epoch, "no settings", Wished::Kept).await.unwrap();
-    let post = Post { slots: NonZeroUsize::new(3), roles: None, is_server: true };
+    // What can not be begun is offered first, and would take the worker's only place again and again.
+    let post = Post { slots: NonZeroUsize::new(1), roles: None, is_server: true };
     world.handle.join(post).await.unwrap();
-    // Of what is claimed together, the others are made.
     let whole = world.handle.launch(request(chain_and_fan(3))).await.unwrap();
     world.events(whole).await;
     let calls = world.server.calls();

@@ -7,7 +7,7 @@
 mod claim;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     num::NonZeroUsize,
     sync::{
         Arc,
@@ -17,11 +17,12 @@ use std::{
 };
 
 use crewline_store::Change;
-use crewline_types::{AttemptId, RunId};
+use crewline_types::{AttemptId, ErrorKind, RunId};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::time::Instant;
 
-pub use self::claim::Claimed;
+pub use self::claim::Claim;
+use self::claim::Claimed;
 use crate::{
     Error,
     actor::{Outcome, WorkGuard, pipe_to_self, remind, tell},
@@ -35,6 +36,10 @@ use crate::{
 const AGAIN_PAUSE: Duration = Duration::from_millis(500);
 /// Runs that are kept in mind.
 const RUNS_MAX: usize = 1_024;
+/// Runs that can not be read of which nothing is claimed for a while.
+const UNREADABLE_MAX: usize = 64;
+/// That while, in polls.
+const UNREADABLE_POLLS: u32 = 60;
 
 /// The worker actor; all data is in [`State`].
 #[derive(Debug)]
@@ -53,7 +58,7 @@ pub enum Message {
     /// Answers how many attempts run.
     Busy(RpcReplyPort<usize>),
     /// Internal: attempts were claimed and their tasks read.
-    Claimed(Instant, Outcome<Result<Vec<Claimed>, Error>>),
+    Claimed(Instant, Outcome<Result<Claim, Error>>),
     /// Internal: what was claimed and not begun is given back.
     Released,
     /// Internal: a report is recorded, or not.
@@ -83,7 +88,7 @@ pub struct Args {
     pub instances: Arc<AtomicU32>,
 }
 
-struct Claim {
+struct Held {
     run: Arc<RunBrief>,
     task: Arc<TaskBrief>,
     /// What is to be recorded, once the attempt has ended.
@@ -100,8 +105,10 @@ pub struct Renewal {
 /// The claims, and the work that goes on for them.
 pub struct State {
     args: Args,
-    claims: HashMap<AttemptId, Claim>,
+    claims: HashMap<AttemptId, Held>,
     runs: HashMap<RunId, Arc<RunBrief>>,
+    /// Runs that could not be read, the last one last: their offers would take the places of others again and again.
+    unreadable: VecDeque<(RunId, Instant)>,
     /// Claims attempts now.
     claiming: Option<WorkGuard>,
     must_look_again: bool,
@@ -135,6 +142,7 @@ impl Actor for Worker {
             args,
             claims: HashMap::new(),
             runs: HashMap::new(),
+            unreadable: VecDeque::new(),
             claiming: None,
             must_look_again: false,
             renewing: None,
@@ -191,17 +199,22 @@ impl State {
             return;
         }
         let (args, runs, sent) = (self.args.clone(), self.runs.clone(), Instant::now());
-        let work = async move { claim::claim(&args, &runs, free).await };
+        let pause = UNREADABLE_POLLS * self.args.deps.limits.poll;
+        self.unreadable.retain(|(_, since)| since.elapsed() < pause);
+        let not_of: Vec<RunId> = self.unreadable.iter().map(|(run, _)| *run).collect();
+        let work = async move { claim::claim(&args, &runs, &not_of, free).await };
         let to_message = move |outcome| Message::Claimed(sent, outcome);
         self.claiming = Some(pipe_to_self(myself, self.args.deps.limits.commit, work, to_message));
     }
 
-    fn on_claimed(&mut self, myself: &ActorRef<Message>, sent: Instant, outcome: Outcome<Result<Vec<Claimed>, Error>>) {
+    fn on_claimed(&mut self, myself: &ActorRef<Message>, sent: Instant, outcome: Outcome<Result<Claim, Error>>) {
         self.claiming = None;
         let mut is_idle = true;
         match outcome {
-            Outcome::Done(Ok(claimed)) => {
-                is_idle = claimed.is_empty();
+            Outcome::Done(Ok(Claim { claimed, unreadable })) => {
+                is_idle = claimed.is_empty() && unreadable.is_empty();
+                self.unreadable.extend(unreadable.into_iter().map(|run| (run, Instant::now())));
+                self.unreadable.drain(..self.unreadable.len().saturating_sub(UNREADABLE_MAX));
                 if self.is_draining {
                     self.release(myself, claimed.iter().map(|it| it.offer.id).collect());
                     return;
@@ -256,7 +269,7 @@ impl State {
         }
         self.runs.insert(offer.run, Arc::clone(&run));
         let task = Arc::new(task);
-        self.claims.insert(offer.id, Claim { run: Arc::clone(&run), task: Arc::clone(&task), report: None });
+        self.claims.insert(offer.id, Held { run: Arc::clone(&run), task: Arc::clone(&task), report: None });
         let assignment = Assignment {
             attempt: offer.id,
             run,
@@ -312,6 +325,11 @@ impl State {
             // Recorded by an earlier try whose answer was lost, or no longer ours to report.
             Err(Refusal::Stale | Refusal::OverBudget { .. }) => {
                 tracing::info!(task_id = %attempt.task, attempt = attempt.number, "the claim is no longer ours");
+            }
+            // It never will be recorded. As soon as the leases are renewed it is given back as lost, as any that nobody works on.
+            Err(Refusal::Failed { code, kind: ErrorKind::Internal | ErrorKind::Invalid, message }) => {
+                let error = &**message;
+                tracing::error!(task_id = %attempt.task, attempt = attempt.number, error.code = code, error, "a report is refused");
             }
             Err(Refusal::Failed { .. } | Refusal::Unknown) => {
                 if self.claims.contains_key(&attempt) {

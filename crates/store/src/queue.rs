@@ -97,6 +97,19 @@ impl Store {
         max: u32,
         lease: Duration,
     ) -> Result<Vec<Offer>, Error> {
+        self.claim_offers_not_of(&[], node, roles, max, lease).await
+    }
+
+    /// [`Self::claim_offers`], but for those of these runs.
+    pub async fn claim_offers_not_of(
+        &self,
+        runs: &[RunId],
+        node: &str,
+        roles: Option<&[Role]>,
+        max: u32,
+        lease: Duration,
+    ) -> Result<Vec<Offer>, Error> {
+        let not_of = runs.iter().map(RunId::as_str).collect::<Vec<_>>().join(" ");
         let wanted: Vec<(Option<&str>,)> = match roles {
             Some(roles) => roles.iter().map(|role| (Some(role.as_str()),)).collect(),
             None => vec![(None,)],
@@ -110,6 +123,7 @@ impl Store {
             args.text(node);
             args.int(lease_us(lease));
             args.int(max.into());
+            args.text(&not_of);
         };
         let read = |row: &Row| {
             let task = task_id(row.text(3)?)?;

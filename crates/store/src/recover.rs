@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crewline_types::{
-    AttemptId, CallId, RunId, TaskId, TextHash,
+    AttemptId, CallId, RunId, RunStatus, TaskId, TextHash,
     event::{CallOutcome, ErrorNote},
 };
 use sea_orm::{
@@ -181,6 +181,18 @@ impl Store {
         let statement = Statement::from_string(reader.get_database_backend(), orphans(self.backend()));
         let rows = reader.query_all_raw(statement).await?;
         rows.iter().map(|row| run_id(&row.try_get_by_index::<String>(0)?)).collect()
+    }
+
+    /// The runs that are running, whoever holds them.
+    pub async fn running_runs(&self) -> Result<Vec<RunId>, Error> {
+        let rows: Vec<String> = entity::run::Entity::find()
+            .select_only()
+            .column(entity::run::Column::Id)
+            .filter(entity::run::Column::Status.eq(RunStatus::Running.as_str()))
+            .into_tuple()
+            .all(self.reader().await?)
+            .await?;
+        rows.iter().map(|id| run_id(id)).collect()
     }
 
     pub(crate) async fn numbers_of_tasks(&self, tasks: &[TaskId]) -> Result<HashMap<i64, TaskId>, Error> {

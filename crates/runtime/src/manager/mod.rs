@@ -36,6 +36,7 @@ use crate::{
     assignment::Report,
     attempt::Deps,
     control::halt_of,
+    handle::Place,
     hub::Hub,
     journal::{self, Ack, Refusal},
     load::{self, Loaded},
@@ -143,6 +144,9 @@ pub struct Args {
     pub node: Arc<str>,
     /// Keeps others of this process, or of this machine, from the run.
     pub lock: Arc<RunLock>,
+    /// Its place among the runs of this process; none for one that is only stopped.
+    #[expect(dead_code, reason = "it is held for as long as the manager may be started again")]
+    pub(crate) place: Option<Place>,
     /// Gives out task ids.
     pub ids: Arc<Mutex<IdSource>>,
     /// How the run is stopped as soon as it is loaded; for runs that are claimed to be stopped.

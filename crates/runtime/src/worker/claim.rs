@@ -38,22 +38,33 @@ pub struct Claimed {
     pub(super) models: Models,
 }
 
-/// Claims up to `max` attempts and reads what they need. What can not be begun is given back: nobody would renew it, and
-/// its lease would end as if it had been lost.
+/// What came of a claim.
+#[derive(Default)]
+pub struct Claim {
+    /// What can be begun.
+    pub(super) claimed: Vec<Claimed>,
+    /// Runs that can not be read here; others may be able to.
+    pub(super) unreadable: Vec<RunId>,
+}
+
+/// Claims up to `max` attempts, of none of the runs `not_of`, and reads what they need. What can not be begun is given back:
+/// nobody would renew it, and its lease would end as if it had been lost.
 pub(super) async fn claim(
     args: &Args,
     runs: &HashMap<RunId, Arc<RunBrief>>,
+    not_of: &[RunId],
     max: usize,
-) -> Result<Vec<Claimed>, Error> {
+) -> Result<Claim, Error> {
     let store = &args.deps.store;
     let max = u32::try_from(max).unwrap_or(u32::MAX);
-    let offers = store.claim_offers(&args.node, args.roles.as_deref(), max, args.deps.limits.lease).await?;
+    let (roles, lease) = (args.roles.as_deref(), args.deps.limits.lease);
+    let offers = store.claim_offers_not_of(not_of, &args.node, roles, max, lease).await?;
     if offers.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Claim::default());
     }
     let mut left: HashSet<AttemptId> = offers.iter().map(|offer| offer.id).collect();
     let claimed = read(args, runs, offers).await;
-    for one in claimed.iter().flatten() {
+    for one in claimed.iter().flat_map(|it| &it.claimed) {
         left.remove(&one.offer.id);
     }
     if !left.is_empty() {
@@ -86,8 +97,9 @@ async fn read(
     args: &Args,
     runs: &HashMap<RunId, Arc<RunBrief>>,
     mut offers: Vec<Offer>,
-) -> Result<Vec<Claimed>, Error> {
+) -> Result<Claim, Error> {
     let mut known = Known::default();
+    let mut unreadable = Vec::new();
     // Read each time: settings and INDEX.md change while the run goes on.
     for run in offers.iter().map(|offer| offer.run).collect::<HashSet<RunId>>() {
         match read_run(args, run, runs.get(&run)).await {
@@ -97,6 +109,7 @@ async fn read(
             Err(error) if error.is_retryable() => return Err(error),
             Err(error) => {
                 tracing::error!(run_id = %run, error.code = error.code(), %error, "the run is left to other workers");
+                unreadable.push(run);
             }
         }
     }
@@ -107,7 +120,7 @@ async fn read(
         let told = told.remove(&offer.id)?;
         known.claimed(offer, told, &models)
     });
-    Ok(claimed.collect())
+    Ok(Claim { claimed: claimed.collect(), unreadable })
 }
 
 async fn read_run(args: &Args, run: RunId, known: Option<&Arc<RunBrief>>) -> Result<KnownRun, Error> {

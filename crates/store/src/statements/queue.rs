@@ -74,8 +74,8 @@ macro_rules! claim_offers {
     ($first_of_each_role:literal, $picked:literal) => {
         Bulk::new(
             "WITH RECURSIVE wanted AS ( \
-                 SELECT column1 AS role, column2 AS node, column3 AS lease, column4 AS at_most FROM ",
-            &[Text, Text, Int, Int],
+                 SELECT column1 AS role, column2 AS node, column3 AS lease, column4 AS at_most, column5 AS not_of FROM ",
+            &[Text, Text, Int, Int, Text],
             concat!(
                 " WHERE column2 IS NOT NULL), ",
                 // Every role that is offered, by jumping from one to the next; empty unless any role is wanted.
@@ -100,10 +100,11 @@ macro_rules! claim_offers {
     };
 }
 
-/// Claims free offers: role (NULL: any), and the same in each row: node, lease, at most so many.
+/// Claims free offers: role (NULL: any), and the same in each row: node, lease, at most so many, the runs of which none is wanted.
 pub(crate) static CLAIM_OFFERS_SQLITE: Bulk = claim_offers!(
     "JOIN offers AS f ON (f.task, f.attempt) IN ( \
          SELECT o.task, o.attempt FROM offers AS o WHERE o.role = roles.role AND o.node IS NULL \
+         AND (SELECT MIN(not_of) FROM wanted) NOT LIKE '%' || o.run_id || '%' \
          ORDER BY o.rank, o.task, o.attempt LIMIT (SELECT MIN(at_most) FROM wanted))",
     "WHERE (o.task, o.attempt) IN (SELECT t, n FROM picked)"
 );
@@ -112,6 +113,7 @@ pub(crate) static CLAIM_OFFERS_SQLITE: Bulk = claim_offers!(
 pub(crate) static CLAIM_OFFERS_POSTGRES: Bulk = claim_offers!(
     "CROSS JOIN LATERAL ( \
          SELECT o.task, o.attempt, o.rank FROM offers AS o WHERE o.role = roles.role AND o.node IS NULL \
+         AND (SELECT MIN(not_of) FROM wanted) NOT LIKE '%' || o.run_id || '%' \
          ORDER BY o.rank, o.task, o.attempt LIMIT (SELECT MIN(at_most) FROM wanted) FOR UPDATE SKIP LOCKED) AS f",
     "FROM picked WHERE o.task = picked.t AND o.attempt = picked.n"
 );
