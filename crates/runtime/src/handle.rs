@@ -406,12 +406,7 @@ impl Handle {
         self.deps.experience.load_once(&self.store).await;
     }
 
-    pub(crate) async fn start_manager(
-        &self,
-        run: RunId,
-        lock: Arc<RunLock>,
-        why: Why,
-    ) -> Result<(), Error> {
+    pub(crate) async fn start_manager(&self, run: RunId, lock: Arc<RunLock>, why: Why) -> Result<(), Error> {
         self.load_experience().await;
         let (place, halt) = match why {
             Why::Admitted(place) => (Some(place), None),

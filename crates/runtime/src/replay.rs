@@ -25,7 +25,10 @@ use crewline_models::Registry;
 use crewline_store::{AttemptRow, AttemptStatus, ContextChoice, ContextRow, Lineage, Origin, RunRow, Store};
 use crewline_types::{LinkKind, ModelAlias, RunId, Task, TaskId, TaskKind, TaskStatus, Text, TextHash};
 
-use crate::{Error, Handle, Overrides, assignment::TaskBrief, chapters, find::pick, handle::Why, settings::Settings, sources::Web};
+use crate::{
+    Error, Handle, Overrides, assignment::TaskBrief, chapters, find::pick, handle::Why, settings::Settings,
+    sources::Web,
+};
 
 pub use edit::Edit;
 pub use rows::end_of_copy;

@@ -93,11 +93,7 @@ struct KnownRun {
 }
 
 /// Reads what claimed attempts need; those of a run that can not be read are left out.
-async fn read(
-    args: &Args,
-    runs: &HashMap<RunId, Arc<RunBrief>>,
-    mut offers: Vec<Offer>,
-) -> Result<Claim, Error> {
+async fn read(args: &Args, runs: &HashMap<RunId, Arc<RunBrief>>, mut offers: Vec<Offer>) -> Result<Claim, Error> {
     let mut known = Known::default();
     let mut unreadable = Vec::new();
     // Read each time: settings and INDEX.md change while the run goes on.
