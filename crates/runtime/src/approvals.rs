@@ -166,14 +166,11 @@ impl Handle {
 
     /// Lets whoever manages the run look at what was decided; `false` when nobody does.
     async fn take_up(&self, run: RunId) -> Result<bool, Error> {
-        match self.to_manager(run, manager::Message::Decided).await {
-            Ok(()) => return Ok(true),
-            Err(Error::NotFound { .. }) => {}
-            Err(error) => return Err(error),
-        }
+        // It looks now and then by itself; and one here may be about to leave a run that has ended.
+        self.hint_manager(run, manager::Message::Decided);
         let row = self.row(run).await?;
         match row.status {
-            // Its manager looks now and then.
+            // It does not end as waiting any more.
             RunStatus::Running => return Ok(true),
             RunStatus::Interrupted => {}
             RunStatus::Completed | RunStatus::Failed | RunStatus::Cancelled | RunStatus::LimitReached => {

@@ -4,26 +4,19 @@ use std::time::Duration;
 
 use crewline_store::{ApprovalFilter, NewDecision};
 use crewline_testkit::Script;
-use crewline_types::{ApprovalState, EventBody, RunStatus, Timestamp};
+use crewline_types::{ApprovalId, ApprovalState, EventBody, RunId, RunStatus, Timestamp};
 
 use crate::{
-    Approve, Limits,
+    Approve, Decision, Limits, RunRequest,
     actor::tell,
     detour::Detour,
-    survival::{chain_and_fan, request, world_with},
+    survival::{World, chain_and_fan, request, world_with},
 };
 
 const LIMIT: Duration = Duration::from_mins(1);
 
-#[tokio::test]
-async fn a_run_whose_plan_is_approved_elsewhere_while_it_ends_goes_on() {
-    let world = world_with(Script::default(), Limits::default(), |registry| registry).await;
-    let (journal, mut ends) = Detour::of(&world.handle, |change| change.run_status.is_some()).await;
-    let approve = Approve { plan: true, ..Approve::default() };
-    let run = world.handle.launch(crate::RunRequest { approve, ..request(chain_and_fan(2)) }).await.unwrap();
-    let end = tokio::time::timeout(LIMIT, ends.recv()).await.expect("the run ends, as it waits for a person").unwrap();
-
-    // Another process records it, and finds that the run has a manager.
+/// A run whose plan waits for a yes, once the question is recorded.
+async fn asked(world: &World, run: RunId) -> ApprovalId {
     let store = world.handle.store();
     let asked = async {
         loop {
@@ -34,8 +27,24 @@ async fn a_run_whose_plan_is_approved_elsewhere_while_it_ends_goes_on() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
+    tokio::time::timeout(LIMIT, asked).await.expect("the question is recorded")
+}
+
+fn waits_for_a_yes() -> RunRequest {
+    RunRequest { approve: Approve { plan: true, ..Approve::default() }, ..request(chain_and_fan(2)) }
+}
+
+#[tokio::test]
+async fn a_run_whose_plan_is_approved_elsewhere_while_it_ends_goes_on() {
+    let world = world_with(Script::default(), Limits::default(), |registry| registry).await;
+    let (journal, mut ends) = Detour::of(&world.handle, |change| change.run_status.is_some()).await;
+    let run = world.handle.launch(waits_for_a_yes()).await.unwrap();
+    let end = tokio::time::timeout(LIMIT, ends.recv()).await.expect("the run ends, as it waits for a person").unwrap();
+
+    // Another process records it, and finds that the run has a manager.
+    let store = world.handle.store();
     let yes = NewDecision {
-        id: tokio::time::timeout(LIMIT, asked).await.expect("the question is recorded"),
+        id: asked(&world, run).await,
         state: ApprovalState::Approved,
         by: "somebody".into(),
         message: None,
@@ -49,4 +58,29 @@ async fn a_run_whose_plan_is_approved_elsewhere_while_it_ends_goes_on() {
     assert_eq!(*status, RunStatus::Completed);
     let ends = events.iter().filter(|it| matches!(it.body, EventBody::RunFinished { .. })).count();
     assert_eq!(ends, 1, "it was never said to be over");
+}
+
+#[tokio::test]
+async fn a_run_whose_manager_is_about_to_leave_is_gone_on_with() {
+    let world = world_with(Script::default(), Limits::default(), |registry| registry).await;
+    world.handle.keep_runs();
+    for _ in 0..20 {
+        let run = world.handle.launch(waits_for_a_yes()).await.unwrap();
+        let id = asked(&world, run).await;
+        // As soon as its end is recorded, the manager may be there still.
+        let ended = async {
+            while world.handle.report(run).await.unwrap().status == RunStatus::Running {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(LIMIT, ended).await.expect("it waits for a person");
+        let decided = world.handle.settle(id, &Decision::Approve, "somebody", None).await.unwrap();
+        assert!(decided.goes_on);
+        let done = async {
+            while world.handle.report(run).await.unwrap().status != RunStatus::Completed {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, done).await.expect("it goes on");
+    }
 }
