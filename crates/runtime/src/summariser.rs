@@ -16,6 +16,7 @@ use crewline_types::{
     AttemptId, CallId, ErrorKind, MicroUsd, ModelSpec, Role, TaskId, TaskKind, TaskStatus, Text, TextHash, Usage,
     event::{CallOutcome, ErrorNote},
 };
+use tokio::time::Instant;
 
 use crate::{
     assignment::{Ended, EndedCall, OpenCall, Post, RunBrief, Spent},
@@ -123,9 +124,9 @@ pub async fn write(deps: &Deps, brief: &RunBrief, root: Root, draft: &Draft) -> 
     }
     let temperature = registry.temperature(&role);
     let request = ChatRequest { messages, output_tokens_max, schema: None, temperature, tools: None };
-    let begun = deps.clock.now();
+    let begun = Instant::now();
     let answer = tokio::time::timeout(CALL_LIMIT, models.chat(&model.alias, &request)).await;
-    let elapsed = deps.clock.now().since(begun);
+    let elapsed = begun.elapsed();
     let (end, text) = match answer {
         Ok(Ok(reply)) => {
             let text = Text::from(crate::attempt::without_thinking(&reply.text).trim());

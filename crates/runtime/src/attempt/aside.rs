@@ -12,6 +12,7 @@ use crewline_types::{
     event::{CallOutcome, ErrorNote},
 };
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::{
     accept::without_thinking,
@@ -68,9 +69,9 @@ pub(super) async fn ask(climb: &Climb<'_>, aside: &Aside<'_>) -> Result<Result<V
     };
     Box::pin(money::begin(climb, &open, Ends::Asides, None, intent)).await?;
     let request = ChatRequest { output_tokens_max, ..request.clone() };
-    let started = deps.clock.now();
+    let started = Instant::now();
     let answer = assignment.models.chat(&model.alias, &request).await;
-    let elapsed = deps.clock.now().since(started);
+    let elapsed = started.elapsed();
     let (end, kept, result) = match answer {
         Ok(reply) => {
             let cost = model.price.map(|price| price.of(&reply.usage));

@@ -11,6 +11,7 @@ use crewline_types::{
     AttemptId, CallId, ErrorKind, MicroUsd, ModelSpec, Price, Role, TaskKind, TaskStatus, Text, TextHash, Usage,
     event::{ErrorNote, EventBody, NewEvent},
 };
+use tokio::time::Instant;
 
 use super::{
     Deps,
@@ -207,9 +208,9 @@ pub(super) async fn ask_model(
     let Prepared { messages, schema, tools, .. } = prepared;
     let temperature = registry.temperature(&task.role);
     let request = ChatRequest { messages, output_tokens_max, schema, temperature, tools };
-    let started = deps.clock.now();
+    let started = Instant::now();
     let answer = assignment.models.chat(&model.alias, &request).await;
-    let elapsed = deps.clock.now().since(started);
+    let elapsed = started.elapsed();
 
     let (ended, kept, checks, result) = match answer {
         Ok(mut reply) => {

@@ -14,6 +14,7 @@ use crewline_types::{
     event::{CallOutcome, ErrorNote},
     model::Locality,
 };
+use tokio::time::Instant;
 
 use super::{
     Deps,
@@ -119,9 +120,9 @@ pub async fn ask(copy: Copy, deps: Arc<Deps>) -> Copied {
     let request = ChatRequest { output_tokens_max, ..copy.request };
     let tally = Tally::default();
     let models = copy.models.tallied(tally.clone());
-    let started = deps.clock.now();
+    let started = Instant::now();
     let answer = tokio::time::timeout(copy.shadow.time_max, models.chat(&model.alias, &request)).await;
-    let elapsed = deps.clock.now().since(started);
+    let elapsed = started.elapsed();
     let id = CallId { attempt: copy.attempt, number: 1 };
     let (end, copied) = match answer {
         Ok(Ok(reply)) => {

@@ -14,6 +14,7 @@ use crewline_tools::Approval;
 use crewline_types::{ApprovalId, ApprovalKind, ApprovalState, Effect, Text, ToolCallId, ToolOutcome};
 use futures::future::join_all;
 use serde_json::json;
+use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use super::{Deps, act::asked_event, call::end_calls, climb::Said, talk::Turn};
@@ -328,7 +329,7 @@ impl Performer<'_> {
     }
 
     async fn make(&self, id: ToolCallId, planned: &Planned) -> Text {
-        let started = self.deps.clock.now();
+        let started = Instant::now();
         let name = &*planned.call.name;
         let title = format!("execute_tool {name}");
         let span = tracing::info_span!(
@@ -350,7 +351,7 @@ impl Performer<'_> {
             span.record("error.type", outcome.as_str());
         }
         let text = Text::from(observation.text.replace('\0', "\u{fffd}"));
-        let elapsed = self.deps.clock.now().since(started);
+        let elapsed = started.elapsed();
         self.ended(ToolCallEnd { id, outcome, output: text.hash, elapsed }, planned, text.clone());
         text
     }
