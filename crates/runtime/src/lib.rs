@@ -13,6 +13,7 @@ mod assignment;
 mod attempt;
 #[cfg(test)]
 mod bounds;
+mod brief;
 mod changes;
 mod chapters;
 mod choices;
@@ -57,6 +58,7 @@ mod order;
 mod outage;
 mod plan_question;
 mod planning;
+mod progress;
 mod prompt;
 mod purse;
 mod recall;

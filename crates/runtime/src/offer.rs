@@ -15,9 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error,
-    assignment::{EndedCall, Failure, Output, Progress, Report, Spent},
+    assignment::{Failure, Output, Report},
     attempt::{JUDGE, end_calls},
     outage::Outage,
+    progress::{EndedCall, Progress, Spent},
     purse::Cap,
 };
 

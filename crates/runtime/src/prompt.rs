@@ -10,7 +10,8 @@ use minijinja::{Environment, UndefinedBehavior, Value, context};
 
 use crate::{
     Error,
-    assignment::{RunBrief, TaskBrief, Work},
+    assignment::Work,
+    brief::{RunBrief, TaskBrief},
     tokens::Tokens,
 };
 

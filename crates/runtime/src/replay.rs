@@ -26,8 +26,7 @@ use crewline_store::{AttemptRow, AttemptStatus, ContextChoice, ContextRow, Linea
 use crewline_types::{LinkKind, ModelAlias, RunId, Task, TaskId, TaskKind, TaskStatus, Text, TextHash};
 
 use crate::{
-    Error, Handle, Overrides, assignment::TaskBrief, chapters, find::pick, handle::Why, settings::Settings,
-    sources::Web,
+    Error, Handle, Overrides, brief::TaskBrief, chapters, find::pick, handle::Why, settings::Settings, sources::Web,
 };
 
 pub use edit::Edit;

@@ -21,12 +21,13 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::{
     actor::{Outcome, WorkGuard, pipe_to_self, remind, tell},
-    assignment::{Post, RunBrief, Spent},
     attempt::Deps,
+    brief::{Post, RunBrief},
     hierarchy::{Made, version_of},
     journal::Refusal,
     library::Library,
     manager, memory, metrics,
+    progress::Spent,
     summariser::{self, Root},
 };
 

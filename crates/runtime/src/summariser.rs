@@ -19,10 +19,11 @@ use crewline_types::{
 use tokio::time::Instant;
 
 use crate::{
-    assignment::{Ended, EndedCall, OpenCall, Post, RunBrief, Spent},
     attempt::{Deps, charged, end_calls, hash_of, instructions},
+    brief::{Post, RunBrief},
     hierarchy::{Draft, Made},
     journal,
+    progress::{Ended, EndedCall, OpenCall, Spent},
 };
 
 /// The role whose models write summaries.

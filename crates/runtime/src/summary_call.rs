@@ -9,8 +9,8 @@ use std::{
 };
 
 use crate::{
-    assignment::{Ended, OpenCall, Progress, Spent},
     journal::Refusal,
+    progress::{Ended, OpenCall, Progress, Spent},
 };
 
 /// The calls for summaries of a run.

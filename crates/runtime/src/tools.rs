@@ -24,8 +24,9 @@ use serde_json::{Value, json};
 
 use crate::{
     actor::ask,
-    assignment::{Assignment, Failure, RunBrief, TaskBrief},
+    assignment::{Assignment, Failure},
     attempt::Deps,
+    brief::{RunBrief, TaskBrief},
     create_task, journal, memory, planning,
     recorded::Recorded,
     remote,

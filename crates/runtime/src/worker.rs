@@ -26,8 +26,9 @@ use self::claim::Claimed;
 use crate::{
     Error,
     actor::{Outcome, WorkGuard, pipe_to_self, remind, tell},
-    assignment::{Assignment, Obligation, Report, ReportTo, RunBrief, TaskBrief, Work},
+    assignment::{Assignment, Obligation, Report, ReportTo, Work},
     attempt::Deps,
+    brief::{RunBrief, TaskBrief},
     journal::{self, Ack, Refusal},
     metrics, offer, router,
 };

@@ -26,8 +26,9 @@ use crewline_types::{ErrorKind, Role, RunId, event::ErrorNote};
 use tokio::sync::{Mutex, OnceCell};
 
 use crate::{
-    assignment::{Assignment, Failure, Post},
+    assignment::{Assignment, Failure},
     attempt::{COMMAND, Deps},
+    brief::Post,
     recorded::Recorded,
     web::WebFetch,
 };

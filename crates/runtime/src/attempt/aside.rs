@@ -21,8 +21,9 @@ use super::{
     money::{self, Ends},
 };
 use crate::{
-    assignment::{EndedCall, Failure, OpenCall, Progress},
+    assignment::Failure,
     metrics,
+    progress::{EndedCall, OpenCall, Progress},
 };
 
 /// What is asked.

@@ -22,9 +22,10 @@ use super::{
     note_of,
 };
 use crate::{
-    assignment::{Assignment, Ended, EndedCall, EndedTool, Failure, OpenCall, Work},
+    assignment::{Assignment, Failure, Work},
     curated::Curated,
     journal, metrics,
+    progress::{Ended, EndedCall, EndedTool, OpenCall},
     tokens::Tokens,
 };
 

@@ -24,7 +24,8 @@ use super::{
     review::must_review,
 };
 use crate::{
-    assignment::{Assignment, TaskBrief, Work},
+    assignment::{Assignment, Work},
+    brief::TaskBrief,
     metrics::{self, Copied},
     shadow,
 };

@@ -12,7 +12,8 @@ use tokio::sync::SemaphorePermit;
 
 use super::{call::end_calls, climb::Climb};
 use crate::{
-    assignment::{Ended, Failure, OpenCall, Progress},
+    assignment::Failure,
+    progress::{Ended, OpenCall, Progress},
     purse::NoMoney,
 };
 

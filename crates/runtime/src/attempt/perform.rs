@@ -19,8 +19,9 @@ use tracing::Instrument as _;
 
 use super::{Deps, act::asked_event, call::end_calls, climb::Said, talk::Turn};
 use crate::{
-    assignment::{Assignment, EndedTool, Failure, Progress},
+    assignment::{Assignment, Failure},
     create_task, metrics,
+    progress::{EndedTool, Progress},
     recorded::Recorded,
     tools::{self, Toolbox},
 };

@@ -18,7 +18,8 @@ use super::{
     note_of,
 };
 use crate::{
-    assignment::{Assignment, EndedCall, Failure},
+    assignment::{Assignment, Failure},
+    progress::EndedCall,
     tools::Toolbox,
     verify,
     workshop::Place,

@@ -24,7 +24,8 @@ use crewline_types::{MicroUsd, ModelSpec, ProjectScope, RunId, Task, TaskId, Tas
 
 use crate::{
     Error, Handle,
-    assignment::{Post, RunBrief, TaskBrief, Work},
+    assignment::Work,
+    brief::{Post, RunBrief, TaskBrief},
     planning,
     purse::Purse,
     settings::Settings,

@@ -12,7 +12,7 @@ use crewline_types::{
 };
 use ractor::ActorRef;
 
-use crate::{actor::remind, assignment::Spent, attempt::end_calls, router, scribe, summariser};
+use crate::{actor::remind, attempt::end_calls, progress::Spent, router, scribe, summariser};
 
 use super::{
     Halt, Message, Recorded, State,

@@ -11,7 +11,7 @@ use crewline_types::{
 };
 
 use super::run::Running;
-use crate::{assignment::TaskBrief, scribe::events_of};
+use crate::{brief::TaskBrief, scribe::events_of};
 
 impl Running {
     /// Gives the task to `to`, and keeps what `attempt` left for whoever asks memory later.

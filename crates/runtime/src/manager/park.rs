@@ -13,7 +13,7 @@ use crewline_types::{
 };
 use ractor::ActorRef;
 
-use crate::{actor::remind, assignment::TaskBrief, health::Health, metrics, outage::Outage};
+use crate::{actor::remind, brief::TaskBrief, health::Health, metrics, outage::Outage};
 
 use super::{Message, State, run::Running};
 

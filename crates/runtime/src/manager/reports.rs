@@ -14,11 +14,12 @@ use ractor::{ActorProcessingErr, ActorRef};
 
 use crate::{
     actor::remind,
-    assignment::{Failure, Output, Progress, Report},
+    assignment::{Failure, Output, Report},
     attempt::end_calls,
     config::Dispatch,
     metrics,
     planning::{self, Author, Below},
+    progress::Progress,
     purse::Cap,
     scribe::events_of,
 };

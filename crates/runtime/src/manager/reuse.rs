@@ -10,7 +10,7 @@ use crewline_store::{Change, NewAttempt, NewContext, Transition};
 use crewline_types::{AttemptId, EventBody, MicroUsd, TaskStatus, Text, TextHash, Timestamp, Usage, event::NewEvent};
 
 use crate::{
-    assignment::TaskBrief,
+    brief::TaskBrief,
     chapters, metrics,
     replay::{self, Given},
 };

@@ -21,12 +21,14 @@ use crewline_types::{
 };
 
 use crate::{
-    assignment::{Failure, Post, RunBrief, Spent, TaskBrief},
+    assignment::Failure,
     attempt::end_calls,
+    brief::{Post, RunBrief, TaskBrief},
     config::{Dispatch, Limits},
     health::Health,
     load::Loaded,
     offer,
+    progress::Spent,
     purse::Purse,
     replay::Reusable,
     summariser,

@@ -18,7 +18,7 @@ use crewline_types::{AttemptId, MicroUsd, ProjectScope, RunId, Task, TaskId, Tas
 use super::Args;
 use crate::{
     Error,
-    assignment::{Post, RunBrief, TaskBrief},
+    brief::{Post, RunBrief, TaskBrief},
     chapters,
     offer::Told,
     purse::Purse,
