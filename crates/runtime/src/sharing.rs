@@ -9,6 +9,8 @@ use crewline_types::{EventBody, RunId, RunStatus, TaskKind, Timestamp};
 use crate::{
     Dispatch, Limits, Post, RunRequest,
     actor::ask,
+    detour::Detour,
+    journal::Message,
     root,
     survival::{World, chain_and_fan, request, world_of, world_with},
 };
@@ -123,12 +125,7 @@ async fn a_manager_that_is_started_again_leaves_a_run_at_rest_that_others_paused
     let world = world_with(Script::default().behind(&gate), Limits::default(), |registry| registry).await;
     let store = world.handle.store();
     let run = world.handle.launch(request(chain_and_fan(2))).await.unwrap();
-    let asked = async {
-        while world.server.calls() == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(LIMIT, asked).await.unwrap();
+    asked(&world).await;
     // As whoever pauses a run whose process is silent; then that process goes on.
     let epoch = store.claim_run(run, "other:2", LIMIT, Claim::Force).await.unwrap();
     let mut end = Change::new(run, epoch, Timestamp(1));
@@ -136,12 +133,50 @@ async fn a_manager_that_is_started_again_leaves_a_run_at_rest_that_others_paused
     assert!(matches!(store.commit(&[end]).await.unwrap()[..], [Committed::Done { .. }]));
     let manager = async || ask(world.handle.root_actor(), LIMIT, |reply| root::Message::Manager(run, reply)).await;
     manager().await.unwrap().unwrap().kill();
+    left(&world).await;
+    let row = store.run(run).await.unwrap().unwrap();
+    assert_eq!((row.status, row.epoch), (RunStatus::Interrupted, epoch));
+}
+
+/// Waits until a model is asked.
+async fn asked(world: &World) {
+    let asked = async {
+        while world.server.calls() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, asked).await.expect("a call");
+}
+
+/// Waits until no run is managed here.
+async fn left(world: &World) {
     let gone = async {
         while ask(world.handle.root_actor(), LIMIT, root::Message::Active).await.unwrap() > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(LIMIT, gone).await.expect("it leaves the run");
-    let row = store.run(run).await.unwrap().unwrap();
-    assert_eq!((row.status, row.epoch), (RunStatus::Interrupted, epoch));
+    tokio::time::timeout(LIMIT, gone).await.expect("the run is left");
+}
+
+#[tokio::test]
+async fn a_run_whose_end_was_not_answered_stays_at_rest() {
+    let gate = Gate::after(0);
+    let world = world_with(Script::default().behind(&gate), Limits::default(), |registry| registry).await;
+    let (_, mut ends) = Detour::of(&world.handle, |change| change.run_status.is_some()).await;
+    let run = world.handle.launch(request(chain_and_fan(2))).await.unwrap();
+    asked(&world).await;
+    let watched = world.events(run);
+    let stopped = async {
+        world.handle.drain(run).await.unwrap();
+        gate.open();
+        let Some(Message::Record(end, answer)) = ends.recv().await else { panic!("the run ends") };
+        assert!(matches!(world.handle.store().commit(&[*end]).await.unwrap()[..], [Committed::Done { .. }]));
+        drop(answer);
+    };
+    let (events, ()) = tokio::time::timeout(LIMIT, async { tokio::join!(watched, stopped) }).await.unwrap();
+    let Some(EventBody::RunFinished { status, .. }) = events.last().map(|it| &it.body) else { panic!("{events:?}") };
+    assert_eq!(*status, RunStatus::Interrupted);
+    left(&world).await;
+    assert_eq!(world.handle.report(run).await.unwrap().status, RunStatus::Interrupted);
+    assert_eq!(world.server.calls(), 1, "nothing more is begun");
 }

@@ -127,8 +127,8 @@ impl Store {
         self.claim(NewClaim { run, owner, lease, force, had: None }).await
     }
 
-    /// Like [`Self::claim_run`], for whoever had the run under the epoch `had` and goes on with it: one that is at rest under a
-    /// later epoch was stopped by others and is left so, which is [`Error::Stale`].
+    /// Like [`Self::claim_run`], for whoever had the run under the epoch `had` and goes on with it: one that is at rest under that
+    /// or a later epoch was brought to rest by the caller or by others and is left so, which is [`Error::Stale`].
     pub async fn claim_again(
         &self,
         run: RunId,

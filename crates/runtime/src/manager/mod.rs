@@ -151,8 +151,8 @@ pub struct Args {
     pub ids: Arc<Mutex<IdSource>>,
     /// How the run is stopped as soon as it is loaded; for runs that are claimed to be stopped.
     pub halt: Option<Halt>,
-    /// The epoch that the run was last taken under. If it is at rest under a later one, others stopped it, and it stays so; who
-    /// takes it to stop it takes it under any.
+    /// The epoch that the run was last taken under. If it is at rest under that or a later one, we or others stopped it, and it
+    /// stays so; who takes it to stop it takes it under any.
     pub had: Arc<AtomicU64>,
 }
 
@@ -262,6 +262,15 @@ impl State {
     ) -> Result<(), ActorProcessingErr> {
         let loaded = match outcome {
             Outcome::Done(Ok(loaded)) => *loaded,
+            // It ended, by us or by others, and its watchers read how in the database.
+            Outcome::Done(Err(crate::Error::Store(
+                error @ (crewline_store::Error::Stale { .. } | crewline_store::Error::Finished { .. }),
+            ))) => {
+                tracing::info!(run_id = %self.args.run, %error, "the run is left as it is");
+                self.args.hub.hint(self.args.run);
+                myself.stop(None);
+                return Ok(());
+            }
             Outcome::Done(Err(error)) => {
                 self.give_up(
                     myself,

@@ -100,7 +100,7 @@ pub(crate) static CLAIM_RUN: Bulk = Bulk::new(
      wish = CASE WHEN r.status = 'running' THEN r.wish END FROM ",
     &[Text, Text, Int, Bool, Int],
     " WHERE r.id = v.column1 \
-     AND (r.status = 'running' OR r.status IN ('interrupted', 'limit_reached') AND r.epoch <= v.column5) \
+     AND (r.status = 'running' OR r.status IN ('interrupted', 'limit_reached') AND r.epoch < v.column5) \
      AND (v.column4 OR r.owner IS NULL OR r.owner = v.column2 OR r.lease_until <= NOW_MICROS) RETURNING epoch",
 );
 
