@@ -422,7 +422,12 @@ impl Handle {
             place,
             ids: Arc::clone(&self.ids),
             halt,
-            had: Arc::new(AtomicU64::new(if halt.is_some() { u64::MAX } else { 0 })),
+            had: Arc::new(AtomicU64::new(match halt {
+                // Also one that is at rest.
+                Some(manager::Halt::Cancel | manager::Halt::Kill) => u64::MAX,
+                // It may have come to rest by itself just now.
+                Some(manager::Halt::Drain | manager::Halt::Abort) | None => 0,
+            })),
         };
         self.hub.begin(run);
         ask(&self.root, ROOT_LIMIT, |reply| root::Message::Launch(Box::new(args), reply)).await?;

@@ -10,7 +10,9 @@ use crate::{
     Dispatch, Limits, Post, RunRequest,
     actor::ask,
     detour::Detour,
+    handle::Why,
     journal::Message,
+    manager::Halt,
     root,
     survival::{World, chain_and_fan, request, world_of, world_with},
 };
@@ -179,4 +181,21 @@ async fn a_run_whose_end_was_not_answered_stays_at_rest() {
     left(&world).await;
     assert_eq!(world.handle.report(run).await.unwrap().status, RunStatus::Interrupted);
     assert_eq!(world.server.calls(), 1, "nothing more is begun");
+}
+
+#[tokio::test]
+async fn a_pause_leaves_a_run_alone_that_comes_to_rest_meanwhile() {
+    let world = world_with(Script::default(), Limits::default(), |registry| registry).await;
+    let store = world.handle.store();
+    let run = world.handle.submit(request(chain_and_fan(2))).await.unwrap();
+    let epoch = store.claim_run(run, "other:2", LIMIT, Claim::Force).await.unwrap();
+    let mut end = Change::new(run, epoch, Timestamp(1));
+    end.run_status = Some(RunEnd { status: RunStatus::LimitReached, finished_at: Timestamp(1), error: None });
+    assert!(matches!(store.commit(&[end]).await.unwrap()[..], [Committed::Done { .. }]));
+    // As whoever had read before that the run was running.
+    let lock = world.handle.lock(run).unwrap();
+    world.handle.start_manager(run, lock, Why::ToStop(Halt::Drain)).await.unwrap();
+    left(&world).await;
+    let row = store.run(run).await.unwrap().unwrap();
+    assert_eq!((row.status, row.epoch), (RunStatus::LimitReached, epoch));
 }

@@ -152,7 +152,7 @@ pub struct Args {
     /// How the run is stopped as soon as it is loaded; for runs that are claimed to be stopped.
     pub halt: Option<Halt>,
     /// The epoch that the run was last taken under. If it is at rest under that or a later one, we or others stopped it, and it
-    /// stays so; who takes it to stop it takes it under any.
+    /// stays so; who takes it to cancel it takes it under any.
     pub had: Arc<AtomicU64>,
 }
 
