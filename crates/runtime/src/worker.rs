@@ -35,8 +35,8 @@ use crate::{
 
 /// Pause before a report is recorded again that the database did not take.
 const AGAIN_PAUSE: Duration = Duration::from_millis(500);
-/// Runs that are kept in mind.
-const RUNS_MAX: usize = 1_024;
+/// Runs that are kept in mind, besides those that are worked on: each holds the keys of all its tasks.
+const RUNS_MAX: usize = 64;
 /// Runs that can not be read of which nothing is claimed for a while.
 const UNREADABLE_MAX: usize = 64;
 /// That while, in polls.
@@ -266,7 +266,7 @@ impl State {
     fn begin(&mut self, myself: &ActorRef<Message>, claimed: Claimed) {
         let Claimed { offer, run, task, sources, input_hash, models } = claimed;
         if self.runs.len() >= RUNS_MAX {
-            self.runs.clear();
+            self.runs.retain(|_, run| Arc::strong_count(run) > 1);
         }
         self.runs.insert(offer.run, Arc::clone(&run));
         let task = Arc::new(task);

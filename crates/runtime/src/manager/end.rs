@@ -108,6 +108,8 @@ impl State {
     pub(super) fn on_drain(&mut self, myself: &ActorRef<Message>) {
         let Some(run) = &mut self.run else { return };
         run.stop.get_or_insert(Stop { status: RunStatus::Interrupted, error: None });
+        // Whatever they decide: it ends because it is to.
+        run.decided = None;
         run.brief.purse.close();
         self.recall_attempts(myself, Withdraw::Free);
         let is_planning_paused = self.pauses.remove(&u32::MAX).is_some() | self.unpark_planning();
