@@ -1,8 +1,14 @@
 //! A copy of a SQLite database, made while others write.
 //!
 //! **Invariant:** a copy appears under its name when it is whole and on the disk, and replaces nothing.
+//! **Invariant:** a part of a copy is locked while it is written; what a killed process left goes with the next copy beside it.
 
-use std::{fs::File, io, path::Path};
+use std::{
+    fs::{self, File},
+    io,
+    path::Path,
+    time::Duration,
+};
 
 use sea_orm::sqlx::{
     self, Connection as _,
@@ -10,6 +16,11 @@ use sea_orm::sqlx::{
 };
 
 use crate::{Error, Store};
+
+/// How the name of a part begins.
+const PART: &str = ".backup-";
+/// A part that is younger may be about to be locked.
+const PART_AGE: Duration = Duration::from_mins(1);
 
 impl Store {
     /// Writes a copy of the database to the file `to`, which must not exist; its folder must. The copy is of one moment,
@@ -29,7 +40,11 @@ impl Store {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             Some(_) | None => Path::new("."),
         };
-        let part = tempfile::Builder::new().prefix(".backup-").tempfile_in(folder).map_err(failed)?;
+        if let Err(error) = remove_parts(folder) {
+            tracing::debug!(folder = %folder.display(), %error, "what an earlier backup left is not removed");
+        }
+        let part = tempfile::Builder::new().prefix(PART).tempfile_in(folder).map_err(failed)?;
+        part.as_file().lock().map_err(failed)?;
         copy(source, part.path()).await?;
         let folder = folder.to_owned();
         let target = to.to_owned();
@@ -41,6 +56,23 @@ impl Store {
         });
         kept.await.map_err(|error| Error::internal(error.to_string()))?.map_err(failed)
     }
+}
+
+/// Removes what backups left in `folder` that were killed.
+fn remove_parts(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let is_part =
+            entry.file_name().to_str().is_some_and(|name| name.starts_with(PART)) && entry.file_type()?.is_file();
+        if !is_part || !entry.metadata()?.modified()?.elapsed().is_ok_and(|age| age >= PART_AGE) {
+            continue;
+        }
+        let part = File::open(entry.path())?;
+        if part.try_lock().is_ok() {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 async fn copy(from: &Path, to: &Path) -> Result<(), Error> {

@@ -234,3 +234,25 @@ async fn a_backup_is_made_while_others_write(place: &Place) {
     let memory = Store::open("sqlite::memory:").await.unwrap();
     assert_eq!(memory.backup(&folder.path().join("y.db")).await.unwrap_err().code(), "store.backup");
 }
+
+#[tokio::test]
+async fn what_a_killed_backup_left_goes_with_the_next_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&format!("sqlite:{}", folder.path().join("crewline.db").display())).await.unwrap();
+    let part = |name: &str, age| {
+        let file = std::fs::File::create(folder.path().join(name)).unwrap();
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH + age).unwrap();
+        file
+    };
+    let (past, future) = (Duration::from_hours(1), Duration::from_hours(24 * 365 * 200));
+    drop(part(".backup-aaaaaa", past));
+    // Somebody writes it; somebody is about to; it is no part.
+    let written = part(".backup-bbbbbb", past);
+    written.lock().unwrap();
+    drop(part(".backup-cccccc", future));
+    drop(part("backup-dddddd", past));
+    store.backup(&folder.path().join("copy.db")).await.unwrap();
+    let there = |name: &str| folder.path().join(name).exists();
+    assert!(!there(".backup-aaaaaa"));
+    assert!(there(".backup-bbbbbb") && there(".backup-cccccc") && there("backup-dddddd") && there("copy.db"));
+}
