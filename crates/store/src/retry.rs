@@ -3,7 +3,9 @@
 //!
 //! **Invariant:** only what is known not to be recorded is tried again, or what does no harm when it is done twice.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::{
     Backend, Error, Store,
@@ -120,5 +122,54 @@ impl Store {
                 Err(error) => retry.after(self.backend(), error).await?,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How long it is tried again for, and the pauses meanwhile.
+    async fn pauses(backend: Backend, limit: Duration, error: impl Fn() -> Error) -> Vec<Duration> {
+        let mut retry = Retry::new(limit);
+        let mut pauses = Vec::new();
+        loop {
+            let before = Instant::now();
+            if retry.after(backend, error()).await.is_err() {
+                return pauses;
+            }
+            pauses.push(before.elapsed());
+        }
+    }
+
+    fn is_growing(pauses: &[Duration]) -> bool {
+        pauses.windows(2).all(|it| it[1] == (it[0] * 2).min(PAUSE_MAX))
+    }
+
+    fn locked() -> Error {
+        Error::Locked { source: crate::error::Cause("somebody else writes".into()) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_commit_is_tried_again_for_half_a_minute_with_growing_pauses() {
+        let away = || Error::unavailable("nobody is there");
+        for pauses in [
+            pauses(Backend::Postgres, RETURN_LIMIT, away).await,
+            pauses(Backend::Postgres, RETURN_LIMIT, locked).await,
+            pauses(Backend::Sqlite, RETURN_LIMIT, locked).await,
+        ] {
+            assert_eq!(pauses[..3], [20, 40, 80].map(Duration::from_millis));
+            assert!(is_growing(&pauses), "{pauses:?}");
+            assert_eq!(pauses.last(), Some(&Duration::from_secs(1)), "they do not grow for ever");
+            let all: Duration = pauses.iter().sum();
+            assert!((29..=30).contains(&all.as_secs()), "{all:?}");
+        }
+        assert!(pauses(Backend::Sqlite, RETURN_LIMIT, away).await.is_empty(), "a file does not come back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_little_time_is_told_after_two_seconds() {
+        let all: Duration = pauses(Backend::Postgres, RETURN_LIMIT_ALONE, locked).await.iter().sum();
+        assert!((1..=2).contains(&all.as_secs()), "{all:?}");
     }
 }

@@ -7,6 +7,8 @@ use crewline_types::{AttemptId, CallId, MicroUsd, TaskId, Text, Usage, event::Ca
 
 use crate::common::{Crew, Place, call, first, is_done};
 
+const MINUTE: Duration = Duration::from_mins(1);
+
 on_both! {
     a_cap_is_never_exceeded
     an_end_is_never_refused
@@ -16,6 +18,7 @@ on_both! {
     what_has_no_price_costs_nothing
     huge_costs_fit
     a_project_is_never_exceeded
+    calls_of_workers_whose_manager_is_gone_count_for_their_project
 }
 
 /// Begins an attempt's first call under a cap.
@@ -236,4 +239,39 @@ async fn a_project_is_never_exceeded(place: &Place) {
     assert_eq!(crews[1].commit(next.clone()).await, over(Payer::Project, true));
     place.execute("UPDATE runs SET lease_until = 0").await;
     assert_eq!(crews[1].commit(next).await, over(Payer::Project, false));
+}
+
+async fn calls_of_workers_whose_manager_is_gone_count_for_their_project(place: &Place) {
+    let mut crew = Crew::new(place, "p", 1).await;
+    let mut other = Crew::on(place.open().await, "p", 2).await;
+    let (tasks, others) = (crew.tasks(2).await, other.tasks(2).await);
+    let capped = |change: Change| {
+        let project_max = Some(ProjectMax { project: "p".into(), max: MicroUsd(100) });
+        Change { cost_max: None, project_max, ..change }
+    };
+    crew.offer(&tasks, &["coder"]).await;
+    let worker = place.open().await;
+    assert_eq!(worker.claim_offers("w", None, 2, MINUTE).await.unwrap().len(), 2);
+    // Its manager lets go of the run; the worker goes on, and begins another call meanwhile.
+    let intent = |task, reserved| {
+        let mut change = crew.intent("w", first(task));
+        change.calls[0].reserved = Some(MicroUsd(reserved));
+        [capped(change)]
+    };
+    assert!(is_done(&worker.commit(&intent(tasks[0], 40)).await.unwrap()[0]));
+    crew.store.release_run(crew.run, crew.epoch).await.unwrap();
+    assert_eq!(worker.commit(&intent(tasks[1], 61)).await.unwrap(), [over(Payer::Project, true)]);
+    assert!(is_done(&worker.commit(&intent(tasks[1], 20)).await.unwrap()[0]));
+    // What others may spend is what these leave, and more when they end.
+    assert_eq!(other.commit(capped(begin(&other, others[0], 41, 0))).await, over(Payer::Project, true));
+    assert_eq!(other.commit(capped(begin(&other, others[0], 101, 0))).await, over(Payer::Project, false));
+    let mut ended = crew.report("w", first(tasks[0]), "{}");
+    ended.calls_ended.push(end(first(tasks[0]), 1, Some(10)));
+    assert!(is_done(&worker.commit(&[ended]).await.unwrap()[0]));
+    assert!(is_done(&other.commit(capped(begin(&other, others[0], 70, 0))).await));
+    assert_eq!(spent(&crew).await + spent(&other).await, 100);
+    // When the worker is silent for longer than its lease nobody ends its call soon, and it still counts.
+    place.execute("UPDATE offers SET lease_until = 0; UPDATE runs SET lease_until = 0 WHERE owner IS NOT NULL").await;
+    assert_eq!(other.commit(capped(begin(&other, others[1], 1, 0))).await, over(Payer::Project, false));
+    assert_eq!(crew.store.integrity().await.unwrap(), []);
 }

@@ -60,6 +60,13 @@ impl Place {
         raw.query_one_raw(statement).await.unwrap().unwrap().try_get_by_index(0).unwrap()
     }
 
+    /// The first column of a query's answer.
+    pub(crate) async fn texts(&self, query: &str) -> Vec<String> {
+        let raw = self.raw().await;
+        let rows = raw.query_all_raw(Statement::from_string(raw.get_database_backend(), query)).await.unwrap();
+        rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect()
+    }
+
     /// The number of rows of every table.
     pub(crate) async fn counts(&self) -> BTreeMap<&'static str, i64> {
         let mut counts = BTreeMap::new();

@@ -1,6 +1,9 @@
 //! A way to the server that can be cut at the worst moment.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Instant,
+};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -24,6 +27,8 @@ struct Way {
     cut: Option<Cut>,
     is_closed: bool,
     cuts: usize,
+    /// When somebody was not let through.
+    refused: Vec<Instant>,
 }
 
 /// The way.
@@ -50,7 +55,14 @@ impl Proxy {
         drop(spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
-                if !way.lock().unwrap().is_closed {
+                let is_closed = {
+                    let mut way = way.lock().unwrap();
+                    if way.is_closed {
+                        way.refused.push(Instant::now());
+                    }
+                    way.is_closed
+                };
+                if !is_closed {
                     drop(spawn(carry(client, server.clone(), Arc::clone(&way))));
                 }
             }
@@ -68,6 +80,11 @@ impl Proxy {
         self.way.lock().unwrap().cuts
     }
 
+    /// When those came that were not let through.
+    pub(crate) fn refused(&self) -> Vec<Instant> {
+        self.way.lock().unwrap().refused.clone()
+    }
+
     /// Lets nobody through any more, or again.
     pub(crate) fn close(&self, is_closed: bool) {
         self.way.lock().unwrap().is_closed = is_closed;
@@ -75,7 +92,7 @@ impl Proxy {
 }
 
 #[expect(clippy::disallowed_methods, reason = "it ends with its test's runtime")]
-fn spawn(work: impl Future<Output = ()> + Send + 'static) -> tokio::task::JoinHandle<()> {
+pub(crate) fn spawn<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> tokio::task::JoinHandle<T> {
     tokio::spawn(work)
 }
 

@@ -25,6 +25,8 @@ on_both! {
     a_newer_schema_is_refused
     the_full_life_of_a_run
     a_stale_transition_writes_nothing
+    what_is_completed_keeps_its_result
+    a_text_is_stored_once
     a_stale_epoch_writes_nothing
     an_unknown_task_makes_a_change_stale
     a_refused_row_fails_the_whole_batch
@@ -231,6 +233,50 @@ async fn a_stale_transition_writes_nothing(place: &Place) {
     assert_eq!(crew.status(tasks[2]).await, (TaskStatus::InProgress, 1));
     let row = crew.store.run(crew.run).await.unwrap().unwrap();
     assert_eq!((row.status, row.index, row.last_seq), (RunStatus::Running, None, 2));
+}
+
+async fn what_is_completed_keeps_its_result(place: &Place) {
+    let mut crew = Crew::new(place, "p", 1).await;
+    let task = crew.tasks(1).await[0];
+    crew.done(crew.start(task, 1)).await;
+    let with = |text: &str, from, attempt| {
+        let mut change = crew.finish(task, attempt);
+        change.transitions[0].from = from;
+        change.transitions[0].result = Some(Text::from(text).hash);
+        change.texts.push(Text::from(text));
+        change
+    };
+    // The same result twice at once: it is recorded once.
+    let twice = [with("first", TaskStatus::InProgress, 1), with("second", TaskStatus::InProgress, 1)];
+    let answer = crew.store.commit(&twice).await.unwrap();
+    assert_eq!(answer.iter().map(is_done).collect::<Vec<_>>(), [true, false]);
+    let before = place.counts().await;
+    for from in [TaskStatus::Pending, TaskStatus::InProgress, TaskStatus::Blocked, TaskStatus::Failed] {
+        for attempt in 0..3 {
+            assert_eq!(crew.commit(with("late", from, attempt)).await, Committed::Stale, "{from:?} {attempt}");
+        }
+    }
+    for attempt in 1..3 {
+        assert_eq!(crew.commit(crew.start(task, attempt)).await, Committed::Stale);
+    }
+    assert_eq!(place.counts().await, before);
+    let row = crew.store.tasks(crew.run).await.unwrap().into_iter().find(|it| it.id == task).unwrap();
+    assert_eq!((row.status, row.result), (TaskStatus::Completed, Some(Text::from("first").hash)));
+}
+
+async fn a_text_is_stored_once(place: &Place) {
+    let crews = [Crew::new(place, "p", 1).await, Crew::on(place.open().await, "q", 2).await];
+    let long = "a long text ".repeat(10_000);
+    for crew in &crews {
+        for _ in 0..3 {
+            let mut changes = [crew.change(), crew.change()];
+            for change in &mut changes {
+                change.texts.extend([Text::from(long.as_str()), Text::from(long.as_str())]);
+            }
+            assert!(crew.store.commit(&changes).await.unwrap().iter().all(is_done));
+        }
+    }
+    assert_eq!(place.count("texts").await, 1, "whoever says it, and however often");
 }
 
 async fn a_stale_epoch_writes_nothing(place: &Place) {

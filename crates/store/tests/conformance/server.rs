@@ -101,6 +101,36 @@ async fn coming_back(place: &Place) {
 }
 
 #[tokio::test]
+async fn a_server_that_is_away_is_asked_less_and_less() {
+    on_postgres(|place| less_and_less(place).boxed_local()).await;
+}
+
+async fn less_and_less(place: &Place) {
+    const TRIES: usize = 7;
+    let mut crew = Crew::new(place, "p", 1).await;
+    let task = crew.tasks(1).await[0];
+    let proxy = Proxy::to(&place.url).await;
+    let far = Store::open(&proxy.url).await.unwrap();
+    assert!(is_done(&far.commit(&[crew.change()]).await.unwrap()[0]));
+    proxy.close(true);
+    let change = [crew.start(task, 1)];
+    let back = async {
+        while proxy.refused().len() < TRIES {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        proxy.close(false);
+    };
+    let both = async { tokio::join!(far.commit(&change), back) };
+    let (answer, ()) = tokio::time::timeout(MINUTE, both).await.unwrap();
+    assert!(is_done(&answer.unwrap()[0]));
+    let refused = proxy.refused();
+    // A pause begins after the try before it was refused, so each is at least as long as it is meant to be.
+    let pauses: Vec<Duration> = refused.windows(2).map(|it| it[1] - it[0]).collect();
+    let least = (0..).map(|it| Duration::from_millis(20 << it));
+    assert!(pauses.iter().zip(least).all(|(pause, least)| *pause >= least), "{pauses:?}");
+}
+
+#[tokio::test]
 async fn what_comes_up_while_others_write_is_written_in_the_same_turn() {
     on_postgres(|place| turns(place).boxed_local()).await;
 }
@@ -262,6 +292,118 @@ async fn slow_locks(place: &Place) {
     assert!(tokio::time::timeout(Duration::from_millis(700), commit.as_mut()).await.is_err());
     tx.commit().await.unwrap();
     assert!(is_done(&commit.await.unwrap()[0]));
+}
+
+#[tokio::test]
+async fn runs_are_locked_one_after_the_other_by_their_ids() {
+    on_postgres(|place| one_after_the_other(place).boxed_local()).await;
+}
+
+async fn one_after_the_other(place: &Place) {
+    let (store, mut crews) = (place.open().await, Vec::new());
+    for seed in 1..=6 {
+        crews.push(Crew::on(store.clone(), "p", seed).await);
+    }
+    // The batch names them in the opposite order.
+    crews.sort_unstable_by_key(|crew| std::cmp::Reverse(crew.run));
+    let changes: Vec<Change> = crews.iter().map(Crew::change).collect();
+    let runs: BTreeSet<RunId> = crews.iter().map(|crew| crew.run).collect();
+    let far = place.open().await;
+    let stranger = Database::connect(&place.url).await.unwrap();
+    for (n, held) in runs.iter().enumerate() {
+        for is_turn in [false, true] {
+            let tx = sea_orm::TransactionTrait::begin(&stranger).await.unwrap();
+            tx.execute_unprepared(&format!("SELECT 1 FROM runs WHERE id = '{held}' FOR UPDATE")).await.unwrap();
+            let writes = async {
+                if is_turn {
+                    let turn = far.turn(runs.clone()).await.unwrap();
+                    return far.commit_in(turn, &changes).await.unwrap();
+                }
+                far.commit(&changes).await.unwrap()
+            };
+            let looks = async {
+                // Who waits for this one has those before it, and none of those after it.
+                let free = expect_waiting(place, "runs", "id").await;
+                assert_eq!(free, runs.iter().skip(n + 1).map(ToString::to_string).collect::<Vec<_>>(), "{held}");
+                tx.commit().await.unwrap();
+            };
+            let (answer, ()) = tokio::join!(writes, looks);
+            assert!(answer.iter().all(is_done), "{answer:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn runs_are_locked_before_offers_and_these_by_their_ids() {
+    on_postgres(|place| runs_before_offers(place).boxed_local()).await;
+}
+
+async fn runs_before_offers(place: &Place) {
+    let mut crew = Crew::new(place, "p", 1).await;
+    let tasks = crew.tasks(4).await;
+    crew.offer(&tasks, &["coder"]).await;
+    let far = place.open().await;
+    let claimed = far.claim_offers("w", None, 9, MINUTE).await.unwrap();
+    assert_eq!(claimed.len(), 4);
+    let intents: Vec<Change> = claimed.iter().rev().map(|offer| crew.intent("w", offer.id)).collect();
+    assert!(far.commit(&intents).await.unwrap().iter().all(is_done));
+    let all = place.texts("SELECT task::TEXT FROM offers ORDER BY offers.task").await;
+    let stranger = Database::connect(&place.url).await.unwrap();
+    let tx = sea_orm::TransactionTrait::begin(&stranger).await.unwrap();
+    tx.execute_unprepared("SELECT 1 FROM runs FOR UPDATE").await.unwrap();
+    // A worker, and whoever takes back what workers have.
+    let report = |attempt| {
+        let mut change = crew.report("w", attempt, "{}");
+        change.report = None;
+        change
+    };
+    let late: Vec<Change> = claimed.iter().rev().map(|offer| report(offer.id)).collect();
+    let looks = async {
+        assert_eq!(expect_waiting(place, "offers", "task").await, all, "who waits for a run has no offer");
+        tx.commit().await.unwrap();
+    };
+    let (answer, ()) = tokio::join!(far.commit(&late), looks);
+    assert!(answer.unwrap().iter().all(is_done));
+    for (n, held) in all.iter().enumerate() {
+        let tx = sea_orm::TransactionTrait::begin(&stranger).await.unwrap();
+        tx.execute_unprepared(&format!("SELECT 1 FROM offers WHERE task = {held} FOR UPDATE")).await.unwrap();
+        let looks = async {
+            assert_eq!(expect_waiting(place, "offers", "task").await, all[n + 1..], "{held}");
+            assert!(free(place, "runs", "id").await.is_empty(), "who waits for an offer has its run");
+            tx.commit().await.unwrap();
+        };
+        let (answer, ()) = tokio::join!(far.commit(&late), looks);
+        assert!(answer.unwrap().iter().all(is_done));
+        // Who renews has no run at all.
+        let tx = sea_orm::TransactionTrait::begin(&stranger).await.unwrap();
+        tx.execute_unprepared(&format!("SELECT 1 FROM offers WHERE task = {held} FOR UPDATE")).await.unwrap();
+        let looks = async {
+            assert_eq!(expect_waiting(place, "offers", "task").await, all[n + 1..], "{held}");
+            assert_eq!(free(place, "runs", "id").await.len(), 1);
+            tx.commit().await.unwrap();
+        };
+        let (renewed, ()) = tokio::join!(far.renew_claims("w", MINUTE), looks);
+        assert_eq!(renewed.unwrap().len(), 4);
+    }
+}
+
+/// Waits until somebody waits for a row of this test's tables; answers which rows of one of them nobody has.
+async fn expect_waiting(place: &Place, table: &str, key: &str) -> Vec<String> {
+    // Who waits for a row waits for the end of the transaction that has it, which names no table: its own locks do.
+    let waits = "SELECT count(*) FROM pg_locks AS w JOIN pg_locks AS t USING (pid) \
+                 WHERE NOT w.granted AND t.locktype = 'relation' AND t.relation IN ('runs'::regclass, 'offers'::regclass)";
+    let waiting = async {
+        while place.number(waits).await == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(MINUTE, waiting).await.unwrap();
+    free(place, table, key).await
+}
+
+/// The rows that nobody has locked.
+async fn free(place: &Place, table: &str, key: &str) -> Vec<String> {
+    place.texts(&format!("SELECT {key}::TEXT FROM {table} ORDER BY {table}.{key} FOR UPDATE SKIP LOCKED")).await
 }
 
 async fn deadlocks(place: &Place) -> i64 {
