@@ -155,6 +155,69 @@ fn a_call_waits_for_a_yes_and_no_answer_is_bought_twice() {
 }
 
 #[test]
+fn a_yes_is_for_one_call_and_for_no_other_of_the_same_task() {
+    let store = |text: &str| json!({"action": "memory_store", "arguments": {"text": text}});
+    // Another call of the same tool, and then the first one word for word.
+    let wishes = [store("Brokers need disks."), store("Brokers need more."), store("Brokers need disks.")];
+    let said = wishes.clone();
+    let server = StubServer::start(Script::new(move |request: &StubRequest| {
+        let told: usize = request.messages.iter().map(|it| it.text.matches("Result of `").count()).sum();
+        StubReply::json(said.get(told).unwrap_or(&done()))
+    }));
+    let app = app();
+    with_tools(&app, &server, "{memory_store: ask}");
+    app.write("plan.json", &one_task());
+    let mut run = app.run(run_args(&["--plan", "plan.json"])).expect_code(8);
+    let id = run.events()[0]["run"].as_str().unwrap().to_owned();
+    for (made, wish) in wishes.iter().enumerate() {
+        assert_eq!(run.events_of("awaiting_approval").len(), 1, "{made}: {}", run.stdout);
+        let waiting = approvals(&app, &[&id]);
+        let detail: Value = serde_json::from_str(waiting[0]["detail"].as_str().unwrap()).unwrap();
+        assert_eq!((waiting.len(), &detail["arguments"]), (1, &wish["arguments"]), "{waiting:?}");
+        let logged = app.run(["logs", &id, "-o", "jsonl"]).expect_code(0);
+        assert_eq!(logged.events_of("tool_call").len(), made, "only what was approved is made");
+        app.run(["approve", waiting[0]["id"].as_str().unwrap()]).expect_code(0);
+        let code = if made + 1 < wishes.len() { 8 } else { 0 };
+        run = app.run(["resume", &id, "-o", "jsonl", "--out", "out", "--no-input"]).expect_code(code);
+    }
+    let logged = app.run(["logs", &id, "-o", "jsonl"]).expect_code(0);
+    assert_eq!(logged.events_of("tool_call").len(), wishes.len());
+    assert_eq!(approvals(&app, &["--all"]).len(), wishes.len(), "each was asked about once");
+}
+
+#[test]
+fn a_yes_to_something_else_is_no_yes() {
+    let action = json!({"action": "memory_store", "arguments": {"text": "Brokers need disks."}});
+    let server = StubServer::start(asks_for(&action));
+    let app = app();
+    with_tools(&app, &server, "{memory_store: ask}");
+    app.write("plan.json", &one_task());
+    let run = app.run(run_args(&["--plan", "plan.json"])).expect_code(8);
+    let id = run.events()[0]["run"].as_str().unwrap().to_owned();
+    app.run(["approve", &id]).expect_code(0);
+    // As if the same place of the same answer had held another call when the person was asked.
+    in_database(&app, "UPDATE approvals SET digest = randomblob(length(digest))");
+    let resumed = app.run(["resume", &id, "-o", "jsonl", "--out", "out", "--no-input"]).expect_code(8);
+    assert!(resumed.events_of("tool_call").is_empty(), "{}", resumed.stdout);
+    assert_eq!(approvals(&app, &[&id]).len(), 1, "it is asked about this one");
+    app.run(["approve", &id]).expect_code(0);
+    let resumed = app.run(["resume", &id, "-o", "jsonl", "--out", "out", "--no-input"]).expect_code(0);
+    assert_eq!((resumed.events_of("tool_call").len(), server.calls()), (1, 2));
+}
+
+/// Changes rows behind the program's back.
+fn in_database(app: &TestApp, statement: &str) {
+    use sea_orm::{ConnectionTrait, Database};
+    let url = format!("sqlite:{}", app.path("data/crewline.db").display());
+    let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    executor.block_on(async {
+        let database = Database::connect(url).await.unwrap();
+        assert_eq!(database.execute_unprepared(statement).await.unwrap().rows_affected(), 1);
+        database.close().await.unwrap();
+    });
+}
+
+#[test]
 fn a_rejected_call_is_not_made_and_its_specialist_reads_why() {
     let action = json!({"action": "memory_store", "arguments": {"text": "Brokers need disks."}});
     let server = StubServer::start(asks_for(&action));

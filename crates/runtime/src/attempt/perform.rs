@@ -204,8 +204,19 @@ impl Performer<'_> {
 
     /// What a person said about exactly this call.
     fn decision(&self, about: &str, planned: &Planned) -> Option<(ApprovalState, &ApprovalRow)> {
-        let row = self.recorded.approval(ApprovalId::of(self.assignment.run.run, about))?;
+        let row = self.recorded.approval(self.question_id(about, planned))?;
         (row.digest == planned.digest).then_some((row.state, row))
+    }
+
+    /// Names a question about a call. One that was asked about another call has this name for good: then there is a new one, or
+    /// its answer would be taken for an answer to this one and found not to be, again and again.
+    fn question_id(&self, about: &str, planned: &Planned) -> ApprovalId {
+        let run = self.assignment.run.run;
+        let id = ApprovalId::of(run, about);
+        match self.recorded.approval(id) {
+            Some(row) if row.digest != planned.digest => ApprovalId::of(run, &format!("{about}:{}", planned.digest)),
+            Some(_) | None => id,
+        }
     }
 
     fn asking(&self, about: &str, kind: ApprovalKind, subject: String, planned: &Planned) -> Due {
@@ -217,7 +228,7 @@ impl Performer<'_> {
         });
         let detail = Text::from(detail.to_string());
         let approval = NewApproval {
-            id: ApprovalId::of(self.assignment.run.run, about),
+            id: self.question_id(about, planned),
             task: Some(self.assignment.task.id),
             kind,
             subject,
