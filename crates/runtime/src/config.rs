@@ -133,3 +133,13 @@ impl Default for Limits {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_poll_is_a_second() {
+        assert_eq!(Limits::default().poll, Duration::from_secs(1));
+    }
+}

@@ -5,13 +5,14 @@ use std::time::Duration;
 use crewline_engine::plan;
 use crewline_store::Change;
 use crewline_testkit::{Gate, Script, StubReply};
-use crewline_types::{EventBody, RunStatus, TaskStatus};
+use crewline_types::{EventBody, RunStatus, TaskStatus, event::NewEvent};
 use serde_json::json;
 
 use crate::{
     Limits,
     actor::tell,
     detour::Detour,
+    journal::Message,
     survival::{World, request, world_with},
 };
 
@@ -37,6 +38,13 @@ async fn what_needs_a_task_begins_after_its_result_is_committed() {
     let document = plan::document_from_value(&json!({"goal": "g", "tasks": tasks})).unwrap();
     let run = world.handle.launch(request(document)).await.unwrap();
     let result = tokio::time::timeout(LIMIT, results.recv()).await.expect("a result").unwrap();
+    // All that follows from it is in the same change.
+    let Message::Record(change, _) = &result else { panic!("{result:?}") };
+    let is_completed = |it: &NewEvent| matches!(it.body, EventBody::TaskCompleted { .. });
+    assert_eq!(change.events.iter().filter(|it| is_completed(it)).count(), 1);
+    assert_eq!((change.attempts_ended.len(), change.calls_ended.len(), change.memories.is_empty()), (1, 1, false));
+    let text = change.transitions[0].result;
+    assert!(change.texts.iter().any(|it| Some(it.hash) == text), "with its text");
     // The manager has made it and does not hear that it is committed, while others go their way.
     gate.open();
     let others = async {

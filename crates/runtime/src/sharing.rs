@@ -1,20 +1,20 @@
 //! Runs among processes, as far as one process can show it: polls alone, and what is taken over.
 
-use std::{num::NonZeroUsize, time::Duration};
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
-use crewline_store::{Change, Claim, Committed, RunEnd, Wish, Wished};
+use crewline_store::{Change, Claim, Committed, RunEnd, Wish, Wished, Withdraw};
 use crewline_testkit::{Gate, Script};
-use crewline_types::{EventBody, RunId, RunStatus, TaskKind, Timestamp};
+use crewline_types::{Clock, EventBody, RunId, RunStatus, SystemClock, TaskKind, Timestamp};
 
 use crate::{
-    Dispatch, Limits, Post, RunRequest,
-    actor::ask,
+    Dispatch, Error, Limits, Post, RunRequest,
+    actor::{Outcome, ask, tell},
     detour::Detour,
     handle::Why,
     journal::Message,
-    manager::Halt,
+    manager::{self, Halt},
     root,
-    survival::{World, chain_and_fan, request, world_of, world_with},
+    survival::{World, chain_and_fan, request, two_processes, world_of, world_with},
 };
 
 const LIMIT: Duration = Duration::from_mins(1);
@@ -68,6 +68,91 @@ async fn what_a_worker_can_not_begin_is_given_back() {
     };
     assert_eq!((*status, tasks.completed), (RunStatus::Completed, tasks.total));
     assert_eq!(world.server.calls(), 2 * calls);
+}
+
+#[tokio::test]
+async fn a_withdrawal_whose_answer_is_lost_is_found_when_the_run_is_loaded_anew() {
+    for lost in [
+        Outcome::TimedOut,
+        Outcome::Crashed,
+        Outcome::Done(Err(Error::from(crewline_store::Error::NotFound { run: "zzzzzzzz".parse().unwrap() }))),
+    ] {
+        let limits = Limits { poll: Duration::from_millis(20), ..Limits::default() };
+        let world = world_of(Script::default(), limits, Dispatch::Queue, |registry| registry).await;
+        let (store, run) = (world.handle.store(), world.handle.launch(request(chain_and_fan(3))).await.unwrap());
+        let offered = async || {
+            let offered = async {
+                while store.open_offers(run).await.unwrap().is_empty() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(LIMIT, offered).await.expect("there is an offer");
+        };
+        offered().await;
+        let epoch = store.run(run).await.unwrap().unwrap().epoch;
+        // Its manager took it back, and does not hear that it is gone.
+        assert_eq!(store.withdraw_offers(run, epoch, Withdraw::Unreported).await.unwrap().len(), 1);
+        let manager = ask(world.handle.root_actor(), LIMIT, |reply| root::Message::Manager(run, reply)).await;
+        tell(&manager.unwrap().unwrap(), manager::Message::Recalled(lost));
+        offered().await;
+        assert!(store.run(run).await.unwrap().unwrap().epoch > epoch, "it is loaded anew");
+        let post = Post { slots: NonZeroUsize::new(2), roles: None, is_server: true };
+        world.handle.join(post).await.unwrap();
+        let events = world.events(run).await;
+        let Some(EventBody::RunFinished { status, tasks, .. }) = events.last().map(|it| &it.body) else {
+            panic!("{events:?}")
+        };
+        assert_eq!((*status, world.server.calls()), (RunStatus::Completed, u64::from(tasks.total)));
+    }
+}
+
+/// A clock that is wrong.
+#[derive(Debug)]
+struct Wrong {
+    hours: i64,
+}
+
+impl Clock for Wrong {
+    fn now(&self) -> Timestamp {
+        Timestamp(SystemClock.now().0 + self.hours * 3_600_000_000)
+    }
+}
+
+#[tokio::test]
+async fn clocks_of_processes_need_not_agree() {
+    for hours in [24, -24] {
+        let gate = Gate::after(1);
+        // No lease ends in this test, on the clock that counts.
+        let limits = Limits { poll: Duration::from_millis(20), lease: Duration::from_hours(1), ..Limits::default() };
+        let clocks: [Arc<dyn Clock>; 2] = [Arc::new(Wrong { hours }), Arc::new(Wrong { hours: -hours })];
+        let (world, other) = two_processes(Script::default().behind(&gate), limits, clocks).await;
+        world.handle.join(Post { slots: None, roles: None, is_server: true }).await.unwrap();
+        other.join(Post { slots: NonZeroUsize::new(2), roles: None, is_server: false }).await.unwrap();
+        let run = world.handle.launch(request(chain_and_fan(6))).await.unwrap();
+        let asked = async {
+            while world.server.calls() < 2 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, asked).await.expect("the worker of the other process asks");
+        // Each looks for what others have left, and finds that they are there.
+        for handle in [&world.handle, &other] {
+            assert_eq!(handle.store().reap_claims().await.unwrap(), 0, "{hours}");
+            assert_eq!(handle.take_over().await.unwrap(), [], "{hours}");
+            let nodes = handle.nodes().await.unwrap();
+            let states: Vec<&str> = nodes.iter().map(|node| node.state).collect();
+            assert_eq!(states, ["alive", "alive"], "{hours}: {nodes:?}");
+        }
+        gate.open();
+        let events = world.events(run).await;
+        let Some(EventBody::RunFinished { status, tasks, .. }) = events.last().map(|it| &it.body) else {
+            panic!("{events:?}")
+        };
+        assert_eq!((*status, world.server.calls()), (RunStatus::Completed, u64::from(tasks.total)), "{hours}");
+        let report = world.handle.report(run).await.unwrap();
+        let mut tasks = report.tasks.iter().filter(|task| task.kind != TaskKind::Root);
+        assert!(tasks.all(|task| task.attempts.len() == 1), "nothing was lost: {report:?}");
+    }
 }
 
 /// Records what `request` asks for, loses its process, takes it over; answers how it ended.
@@ -175,7 +260,7 @@ async fn a_run_whose_end_was_not_answered_stays_at_rest() {
         assert!(matches!(world.handle.store().commit(&[*end]).await.unwrap()[..], [Committed::Done { .. }]));
         drop(answer);
     };
-    let (events, ()) = tokio::time::timeout(LIMIT, async { tokio::join!(watched, stopped) }).await.unwrap();
+    let (events, ()) = tokio::time::timeout(LIMIT, Box::pin(async { tokio::join!(watched, stopped) })).await.unwrap();
     let Some(EventBody::RunFinished { status, .. }) = events.last().map(|it| &it.body) else { panic!("{events:?}") };
     assert_eq!(*status, RunStatus::Interrupted);
     left(&world).await;

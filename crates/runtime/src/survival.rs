@@ -1,12 +1,12 @@
 //! Kills every actor of a run in turn: the run completes, and no result is made twice.
 
-use std::{collections::HashMap, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{collections::HashMap, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 
 use crewline_engine::{plan::Document, route::Mode, schedule::Strategy};
 use crewline_models::{Models, Options, Registry};
 use crewline_store::Store;
 use crewline_testkit::{Script, StubServer};
-use crewline_types::{Event, EventBody, Role, RunId, RunLimits, RunStatus, SystemClock, TaskStatus};
+use crewline_types::{Clock, Event, EventBody, Role, RunId, RunLimits, RunStatus, SystemClock, TaskStatus};
 
 use crate::{Config, Dispatch, Handle, Limits, MemoryConfig, RunRequest, actor::ask, root, router};
 
@@ -37,26 +37,49 @@ pub(crate) async fn world_of(
     tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_test_writer().try_init().ok();
     let server = StubServer::start(script);
     let folder = tempfile::tempdir().unwrap();
-    let registry = Arc::new(Registry::parse(&change(server.registry()), "crewline.yaml", &|_| None).unwrap());
-    let options = Options { data_dir: folder.path().into(), mode: crewline_models::Mode::Online, ..Options::default() };
+    let clock = Arc::new(SystemClock);
+    let handle = process(folder.path(), &change(server.registry()), ("test:1", clock), dispatch, limits).await;
+    World { server, handle, folder }
+}
+
+/// What one process has, with its name and its clock.
+async fn process(
+    folder: &Path,
+    registry: &str,
+    (node, clock): (&str, Arc<dyn Clock>),
+    dispatch: Dispatch,
+    limits: Limits,
+) -> Handle {
+    let registry = Arc::new(Registry::parse(registry, "crewline.yaml", &|_| None).unwrap());
+    let options = Options { data_dir: folder.into(), mode: crewline_models::Mode::Online, ..Options::default() };
     let models = Models::new(registry, options).unwrap();
-    let url = format!("sqlite:{}", folder.path().join("crewline.db").display());
-    let handle = Handle::start(Config {
+    let url = format!("sqlite:{}", folder.join("crewline.db").display());
+    Handle::start(Config {
         store: Store::open(&url).await.unwrap(),
         models,
         reloader: None,
         memory: MemoryConfig::default(),
-        clock: Arc::new(SystemClock),
-        node: "test:1".into(),
-        locks: Some(folder.path().join("locks")),
+        clock,
+        node: node.into(),
+        locks: Some(folder.join("locks")),
         prompts: None,
-        tools: crate::ToolsConfig { folder: folder.path().join("workspaces"), helper: None },
+        tools: crate::ToolsConfig { folder: folder.join("workspaces"), helper: None },
         dispatch,
         limits,
     })
     .await
-    .unwrap();
-    World { server, handle, folder }
+    .unwrap()
+}
+
+/// Two processes on one database, each with its clock.
+pub(crate) async fn two_processes(script: Script, limits: Limits, clocks: [Arc<dyn Clock>; 2]) -> (World, Handle) {
+    let server = StubServer::start(script);
+    let folder = tempfile::tempdir().unwrap();
+    let [one, two] = clocks;
+    let registry = server.registry();
+    let handle = process(folder.path(), &registry, ("test:1", one), Dispatch::Queue, limits).await;
+    let other = process(folder.path(), &registry, ("test:2", two), Dispatch::Queue, limits).await;
+    (World { server, handle, folder }, other)
 }
 
 pub(crate) fn chain_and_fan(width: usize) -> Document {
