@@ -4,11 +4,11 @@ use std::{
     fs::File,
     io::{Read as _, Write as _},
     net::TcpStream,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::Duration,
 };
 
-use crewline_testkit::{Script, StubServer, TestApp, app::finish};
+use crewline_testkit::{Running, Script, StubServer, TestApp, app::finish};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::{
@@ -19,13 +19,13 @@ use crate::{
 };
 
 /// Starts a server that may have so many descriptors.
-fn serve_with_descriptors(app: &TestApp, port: u16, most: u32) -> Child {
+fn serve_with_descriptors(app: &TestApp, port: u16, most: u32) -> Running {
     let plain = app.command(["serve", "--addr", &format!("127.0.0.1:{port}")]);
     let limited = format!("ulimit -n {most}; exec \"$0\" \"$@\"");
     let mut command = Command::new("sh");
     command.args(["-c", &limited]).arg(plain.get_program()).args(plain.get_args()).current_dir(app.dir());
     command.env_clear().envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap().into()
 }
 
 fn begin(port: u16) -> TcpStream {
@@ -72,7 +72,8 @@ fn a_server_without_descriptors_answers_when_there_are_some() {
     app.registry(&server);
     let port = free_port();
     let mut command = app.command(["serve", "--addr", &format!("127.0.0.1:{port}")]);
-    let child = command.stdout(Stdio::piped()).stderr(File::create(app.path("log")).unwrap()).spawn().unwrap();
+    command.stdout(Stdio::piped()).stderr(File::create(app.path("log")).unwrap());
+    let child = Running::from(command.spawn().unwrap());
     wait_until_ready(port);
     let pid = Pid::from_raw(child.id().try_into().unwrap());
     let none = Rlimit { current: Some(0), maximum: rustix::process::getrlimit(Resource::Nofile).maximum };

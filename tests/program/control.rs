@@ -2,16 +2,16 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    process::{Child, Stdio},
+    process::Stdio,
     time::Duration,
 };
 
-use crewline_testkit::{Gate, Script, StubReply, StubServer, TestApp, app::finish};
+use crewline_testkit::{Gate, Running, Script, StubReply, StubServer, TestApp, app::finish};
 use serde_json::Value;
 
 use crate::{
     app, fan,
-    resume::{interrupt, only_run, wait_for_calls},
+    resume::{interrupt, only_run, texts, wait_for_calls},
     run_args, signal,
     workers::wait_until,
 };
@@ -25,7 +25,7 @@ fn slow(gate: &Gate) -> StubServer {
 }
 
 /// A fan, running; its first tasks are being worked on.
-fn running(app: &TestApp, server: &StubServer, calls: u64) -> (Child, String) {
+fn running(app: &TestApp, server: &StubServer, calls: u64) -> (Running, String) {
     app.registry(server);
     app.write("plan.json", &fan(100).to_string());
     let child = app.spawn(run_args(&["--plan", "plan.json", "--concurrency", "2"]));
@@ -189,24 +189,62 @@ fn without_waiting_the_wish_is_done_all_the_same() {
     assert_eq!(run.events().last().unwrap()["status"], "cancelled");
 }
 
+/// Whether a process answers SIGTERM by itself.
+fn listens(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+    u64::from_str_radix(caught.trim(), 16).unwrap() & (1 << 14) != 0
+}
+
 #[test]
 fn one_signal_right_at_the_start_stops_a_run() {
-    let server = StubServer::start(Script::default().latency(Duration::from_mins(1)));
+    let server = StubServer::start(Script::default().latency(Duration::from_millis(500)));
     let app = app();
     app.registry(&server);
     app.write("plan.json", &fan(300).to_string());
+    app.run(["ps"]).expect_code(0);
+    let file = app.path("data/crewline.db");
     // Before, while and after the run is loaded.
-    for pause in [5, 20, 40, 80] {
-        let child = app.spawn(run_args(&["--plan", "plan.json", "--max-time", "30s"]));
-        std::thread::sleep(Duration::from_millis(pause));
+    for stage in ["listens", "has a run", "has asked"] {
+        let (calls, runs) = (server.calls(), texts(&file, "SELECT id FROM runs").len());
+        let child = app.spawn(run_args(&["--plan", "plan.json"]));
+        wait_until(stage, || match stage {
+            "listens" => listens(child.id()),
+            "has a run" => texts(&file, "SELECT id FROM runs").len() > runs,
+            _ => server.calls() > calls,
+        });
         signal(child.id(), "TERM");
-        std::thread::sleep(Duration::from_millis(300));
-        // A second one aborts the call that may have begun; without it, only that is waited for.
-        signal(child.id(), "TERM");
-        let run = finish(child, Duration::from_secs(30));
-        assert!(matches!(run.code, None | Some(130)), "{pause}: {:?} {}", run.code, run.stderr);
-        assert!(run.elapsed < Duration::from_secs(20), "{pause}: it had to be killed: {}", run.stderr);
+        let run = finish(child, Duration::from_mins(1)).expect_code(130);
+        assert_eq!(run.events().last().unwrap()["status"], "interrupted", "{stage}");
+        assert!(server.calls() <= calls + 1, "{stage}: only the first task has begun");
     }
+}
+
+#[test]
+fn one_signal_before_a_run_is_loaded_stops_it_when_it_is() {
+    use sea_orm::{ConnectOptions, ConnectionTrait, Database};
+    let server = StubServer::start(Script::default());
+    let app = app();
+    app.registry(&server);
+    app.write("plan.json", &fan(300).to_string());
+    app.run(["ps"]).expect_code(0);
+    let url = format!("sqlite:{}", app.path("data/crewline.db").display());
+    let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let database = executor.block_on(async {
+        let database = Database::connect(ConnectOptions::new(url).max_connections(1).to_owned()).await.unwrap();
+        // Nothing of a run can be recorded.
+        database.execute_unprepared("BEGIN IMMEDIATE").await.unwrap();
+        database
+    });
+    let child = app.spawn(run_args(&["--plan", "plan.json"]));
+    wait_until("a process that listens", || listens(child.id()));
+    signal(child.id(), "TERM");
+    executor.block_on(async { database.execute_unprepared("ROLLBACK").await.unwrap() });
+    let run = finish(child, TestApp::LIMIT).expect_code(130);
+    let last = run.events().pop().unwrap();
+    assert_eq!((&last["status"], server.calls()), (&"interrupted".into(), 0), "{}", run.stderr);
+    let resumed = app.run(["resume", last["run"].as_str().unwrap(), "--max-steps", "2", "--out", "out"]);
+    resumed.expect_code(7);
 }
 
 /// Freezes a process while it does not write, so that others may.
@@ -240,7 +278,7 @@ fn who_waits_for_a_frozen_process_is_told_which() {
         let spawn = |args: &[&str]| {
             let mut command = app.command(args);
             command.env("CREWLINE_QUEUE__LEASE", "1s").stdout(Stdio::piped()).stderr(Stdio::piped());
-            command.spawn().unwrap()
+            Running::from(command.spawn().unwrap())
         };
         let child = spawn(&run_args(&["--plan", "plan.json", "--concurrency", "2"]));
         wait_for_calls(&server, 3);

@@ -3,11 +3,10 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
-    process::Child,
     time::Duration,
 };
 
-use crewline_testkit::{Script, StubServer, TestApp, app::finish};
+use crewline_testkit::{Running, Script, StubServer, TestApp, app::finish};
 use serde_json::{Value, json};
 
 use crate::{
@@ -25,7 +24,7 @@ fn create(app: &TestApp, arguments: &[&str]) -> String {
 }
 
 struct Server {
-    child: Child,
+    child: Running,
     port: u16,
 }
 

@@ -2,11 +2,11 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
-    process::{Child, ChildStdin, ChildStdout, Stdio},
+    process::{ChildStdin, ChildStdout, Stdio},
     time::Duration,
 };
 
-use crewline_testkit::{Script, StubServer, TestApp, app::finish, client::free_port};
+use crewline_testkit::{Running, Script, StubServer, TestApp, app::finish, client::free_port};
 use serde_json::{Value, json};
 
 use crate::{app, run_args, serve::wait_until_ready};
@@ -29,7 +29,7 @@ const TOOLS: [&str; 13] = [
 ];
 
 struct Client {
-    child: Child,
+    child: Running,
     to: Option<ChildStdin>,
     from: BufReader<ChildStdout>,
     asked: u64,
@@ -40,7 +40,7 @@ impl Client {
     fn start(app: &TestApp) -> Self {
         let mut command = app.command(["mcp"]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        let mut child = Running::from(command.spawn().unwrap());
         let (to, from) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
         let mut client = Self { child, to, from, asked: 0 };
         let hello = client.ask(

@@ -3,7 +3,7 @@
 use crewline_testkit::{Script, StubServer, TestApp};
 use serde_json::Value;
 
-use crate::{app, fan, run_args};
+use crate::{app, fan, resume::texts, run_args};
 
 fn made(app: &TestApp) -> String {
     app.write("plan.json", &fan(2).to_string());
@@ -18,6 +18,31 @@ fn json(app: &TestApp, args: &[&str]) -> Value {
 fn runs(app: &TestApp) -> Vec<String> {
     let runs = json(app, &["ps", "-a", "-o", "json"]);
     runs.as_array().unwrap().iter().map(|run| run["run"].as_str().unwrap().to_owned()).collect()
+}
+
+/// How many rows all tables of a new run with so many tasks have, and the bytes of the file.
+fn rows_and_bytes(server: &StubServer, width: usize) -> (i64, i64) {
+    let app = app();
+    app.registry(server);
+    app.write("plan.json", &fan(width).to_string());
+    app.run(run_args(&["--plan", "plan.json"])).expect_code(0);
+    let file = app.path("data/crewline.db");
+    let tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'";
+    let counts: Vec<String> =
+        texts(&file, tables).iter().map(|it| format!("(SELECT COUNT(*) FROM \"{it}\")")).collect();
+    let number = |query: &str| texts(&file, query)[0].parse::<i64>().unwrap();
+    let rows = number(&format!("SELECT CAST({} AS TEXT)", counts.join(" + ")));
+    (rows, number("SELECT CAST(page_count * page_size AS TEXT) FROM pragma_page_count, pragma_page_size"))
+}
+
+#[test]
+fn a_task_adds_as_much_to_the_database_however_many_there_are() {
+    let server = StubServer::start(Script::default());
+    let [few, some, many] = [20, 80, 320].map(|width| rows_and_bytes(&server, width));
+    let (rows, more_rows) = ((some.0 - few.0) / 60, (many.0 - some.0) / 240);
+    assert!((1..=16).contains(&rows) && more_rows <= rows, "rows a task: {rows}, later {more_rows}");
+    let (bytes, more_bytes) = ((some.1 - few.1) / 60, (many.1 - some.1) / 240);
+    assert!(more_bytes <= 2 * bytes && bytes <= 32_768, "bytes a task: {bytes}, later {more_bytes}");
 }
 
 #[test]

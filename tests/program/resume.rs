@@ -2,15 +2,20 @@
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},
+    path::Path,
     process::Child,
+    sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use crewline_testkit::{
-    Gate, Script, StubReply, StubServer, TestApp,
+    Gate, Script, StubReply, StubRequest, StubServer, TestApp,
     app::finish,
     client::{free_port, post_with},
+    script::default_reply,
 };
 use crewline_types::MicroUsd;
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, Statement, TryGetable};
 use serde_json::{Value, json};
 
 use crate::{app, fan, run_args, serve::wait_until_ready, signal, workers::wait_until};
@@ -75,22 +80,105 @@ fn killed(app: &TestApp, gate: &Gate, server: &StubServer) -> String {
     only_run(app)
 }
 
+fn executor() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// The first column that a query of a file gives, by a connection that nobody else has.
+fn column<T: TryGetable>(file: &Path, query: &str) -> Vec<T> {
+    executor().block_on(async {
+        let database = Database::connect(format!("sqlite:{}", file.display())).await.unwrap();
+        let rows =
+            database.query_all_raw(Statement::from_string(database.get_database_backend(), query)).await.unwrap();
+        database.close().await.unwrap();
+        rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect()
+    })
+}
+
+fn numbers(file: &Path, query: &str) -> Vec<i64> {
+    column(file, query)
+}
+
+pub(crate) fn texts(file: &Path, query: &str) -> Vec<String> {
+    column(file, query)
+}
+
 /// What was reserved for the calls of a run that have no end.
 fn reserved(app: &TestApp, run: &str) -> Vec<MicroUsd> {
-    use sea_orm::{ConnectionTrait, Database, Statement};
-    let url = format!("sqlite:{}", app.path("data/crewline.db").display());
-    let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    executor.block_on(async {
-        let database = Database::connect(url).await.unwrap();
-        let text = format!(
+    let query = format!(
+        "SELECT c.reserved_micro_usd FROM calls AS c JOIN tasks AS t ON t.number = c.task \
+         WHERE t.run_id = '{run}' AND c.outcome IS NULL"
+    );
+    let found = numbers(&app.path("data/crewline.db"), &query);
+    found.into_iter().map(|it| MicroUsd(it.cast_unsigned())).collect()
+}
+
+#[test]
+fn a_call_is_recorded_when_its_model_is_asked() {
+    let app = app();
+    let file = app.path("data/crewline.db");
+    let found = Arc::new(Mutex::new(Vec::new()));
+    let (looked, finds) = (file.clone(), Arc::clone(&found));
+    // The model itself looks whether it is known that it is asked, before it answers.
+    let server = StubServer::start(Script::new(move |request: &StubRequest| {
+        let text = request.messages.iter().map(|it| it.text.as_str()).collect::<String>();
+        let heading = text.split_once("# Your task: ").unwrap().1;
+        let title = heading.lines().next().unwrap().to_owned();
+        let query = format!(
             "SELECT c.reserved_micro_usd FROM calls AS c JOIN tasks AS t ON t.number = c.task \
-             WHERE t.run_id = '{run}' AND c.outcome IS NULL"
+             WHERE t.title = '{title}' AND c.outcome IS NULL AND c.reply IS NULL"
         );
-        let rows = database.query_all_raw(Statement::from_string(database.get_database_backend(), text)).await.unwrap();
-        let found = rows.iter().map(|row| MicroUsd(row.try_get_by_index::<i64>(0).unwrap().cast_unsigned())).collect();
-        database.close().await.unwrap();
-        found
-    })
+        let file = looked.clone();
+        let open = std::thread::spawn(move || numbers(&file, &query)).join().unwrap();
+        finds.lock().unwrap().push((title, open));
+        default_reply(request)
+    }));
+    app.registry(&server);
+    app.write("plan.json", &fan(8).to_string());
+    app.run(run_args(&["--plan", "plan.json", "--concurrency", "4"])).expect_code(0);
+    let found = found.lock().unwrap();
+    assert_eq!(found.len(), 10);
+    for (title, open) in found.iter() {
+        // With the worst case that is reserved for it: 4,096 tokens of output at two dollars a million.
+        assert!(matches!(open[..], [reserved] if reserved > 8_192), "{title}: {open:?}");
+    }
+    assert!(numbers(&file, "SELECT 1 FROM calls WHERE outcome IS NULL").is_empty(), "each has an end");
+}
+
+#[test]
+fn nothing_is_told_of_a_result_before_it_is_committed() {
+    let gate = Gate::after(0);
+    let server = StubServer::start(Script::default().behind(&gate));
+    let app = app();
+    app.registry(&server);
+    let task = |id: &str, needs: &[&str]| json!({"id": id, "title": id, "description": id, "role": "writer", "depends_on": needs});
+    let tasks = [task("first", &[]), task("beside", &[]), task("last", &["first", "beside"])];
+    app.write("plan.json", &json!({"goal": "g", "tasks": tasks}).to_string());
+    let mut child = app.spawn(run_args(&["--plan", "plan.json"]));
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let (out, told) = (BufReader::new(child.stdout.take().unwrap()), Arc::clone(&lines));
+    let reader = std::thread::spawn(move || out.lines().for_each(|line| told.lock().unwrap().push(line.unwrap())));
+    let completed = || lines.lock().unwrap().iter().filter(|it| it.contains("task_completed")).count();
+    wait_for_calls(&server, 2);
+    let file = app.path("data/crewline.db");
+    let url = format!("sqlite:{}", file.display());
+    executor().block_on(async {
+        let database = Database::connect(ConnectOptions::new(url).max_connections(1).to_owned()).await.unwrap();
+        database.execute_unprepared("BEGIN IMMEDIATE").await.unwrap();
+        // Both are answered, and nobody may write.
+        gate.open();
+        for _ in 0..15 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert_eq!((completed(), server.calls()), (0, 2), "neither an event nor what needs it");
+        }
+        let (file, query) = (file.clone(), "SELECT 1 FROM tasks WHERE status = 'completed'");
+        let read = std::thread::spawn(move || numbers(&file, query)).join().unwrap();
+        assert!(read.is_empty(), "nor can others read it");
+        database.execute_unprepared("COMMIT").await.unwrap();
+    });
+    finish(child, TestApp::LIMIT).expect_code(0);
+    reader.join().unwrap();
+    assert_eq!((completed(), server.calls()), (3, 3));
 }
 
 #[test]

@@ -2,10 +2,38 @@
 
 use std::fs;
 
-use crewline_testkit::{Gate, Script, StubServer, TestApp, app::finish};
-use serde_json::Value;
+use crewline_testkit::{Gate, Script, StubReply, StubServer, TestApp, app::finish};
+use serde_json::{Value, json};
 
 use crate::{app, fan, run_args, workers::wait_until};
+
+#[test]
+fn a_slow_task_holds_up_nothing_beside_it() {
+    let gate = Gate::after(0);
+    let script = Script::default().on_text("# Your task: slow\n", StubReply::text("At last.").behind(&gate));
+    let server = StubServer::start(script);
+    let app = app();
+    app.registry(&server);
+    let task = |id: &str, needs: &[&str]| json!({"id": id, "title": id, "description": id, "role": "writer", "depends_on": needs});
+    let mut tasks = vec![task("slow", &[]), task("f0", &[])];
+    tasks.extend((1..8).map(|n| task(&format!("f{n}"), &[&format!("f{}", n - 1)])));
+    tasks.push(task("last", &["slow", "f7"]));
+    app.write("plan.json", &json!({"goal": "g", "tasks": tasks}).to_string());
+    let child = app.spawn(run_args(&["--plan", "plan.json", "--concurrency", "2"]));
+    let id =
+        || serde_json::from_str::<Value>(&app.run(["ps", "--all", "-o", "json"]).stdout).unwrap()[0]["run"].clone();
+    // All of the other branch is made, one after the other, while the slow one is not answered.
+    wait_until("the fast branch", || server.calls() == 9);
+    let shown = || {
+        let shown = app.run(["show", id().as_str().unwrap(), "-o", "json"]).expect_code(0);
+        serde_json::from_str::<Value>(&shown.stdout).unwrap()
+    };
+    wait_until("its results", || shown()["counts"]["completed"] == 8);
+    assert_eq!((server.calls(), &shown()["counts"]["in_progress"]), (9, &json!(1)), "the last one needs both");
+    gate.open();
+    finish(child, TestApp::LIMIT).expect_code(0);
+    assert_eq!(server.calls(), 10);
+}
 
 #[test]
 fn a_goal_becomes_documents() {
@@ -78,9 +106,8 @@ fn concurrency_is_a_bound() {
 
 #[test]
 fn required_outputs_reach_the_prompt() {
-    let server = StubServer::start(
-        Script::default().on_text("Say what matters", crewline_testkit::StubReply::text("The answer is ZEBRA-42.")),
-    );
+    let server =
+        StubServer::start(Script::default().on_text("Say what matters", StubReply::text("The answer is ZEBRA-42.")));
     let app = app();
     app.registry(&server);
     app.write("plan.json", &fan(2).to_string());
@@ -97,8 +124,7 @@ fn required_outputs_reach_the_prompt() {
 #[test]
 fn memory_of_one_run_reaches_the_next_of_its_project_only() {
     let server = StubServer::start(
-        Script::default()
-            .on_text("Say what matters", crewline_testkit::StubReply::text("The harbour gauge is QUOKKA-7.")),
+        Script::default().on_text("Say what matters", StubReply::text("The harbour gauge is QUOKKA-7.")),
     );
     let app = app();
     app.registry(&server);

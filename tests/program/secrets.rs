@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use crewline_testkit::{Script, StubReply, StubServer, TestApp, app::finish};
+use crewline_testkit::{Running, Script, StubReply, StubServer, TestApp, app::finish};
 
 use crate::{
     app, fan, run_args,
@@ -84,7 +84,8 @@ fn a_key_is_in_no_metric() {
     let port = free_port();
     let mut command = app.command(["serve", "--addr", &format!("127.0.0.1:{port}"), "-vvv"]);
     command.env("CANARY_KEY", KEY).env("CANARY_HEADER", HEADER);
-    let child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let child = Running::from(command.spawn().unwrap());
     wait_until_ready(port);
     let plan = serde_json::json!({"goal": "g", "tasks": [
         {"id": "a", "title": "A", "description": "Say a word.", "role": "coder", "depends_on": []}]});

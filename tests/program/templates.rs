@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use crewline_testkit::{Script, StubServer, app::finish};
+use crewline_testkit::{Running, Script, StubServer, app::finish};
 use serde_json::{Value, json};
 
 use crate::{app, run_args};
@@ -106,7 +106,7 @@ fn templates_are_listed_shown_filled_and_run() {
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped());
-    let mut child = command.spawn().unwrap();
+    let mut child = Running::from(command.spawn().unwrap());
     child.stdin.take().unwrap().write_all(filled.stdout.as_bytes()).unwrap();
     let run = finish(child, std::time::Duration::from_mins(1)).expect_code(0);
     assert_eq!(run.events().last().unwrap()["tasks"]["completed"], 4);

@@ -2,11 +2,10 @@
 
 use std::{
     cell::RefCell,
-    process::Child,
     time::{Duration, Instant},
 };
 
-use crewline_testkit::{Finished, Gate, Script, StubReply, StubServer, TestApp, app::finish};
+use crewline_testkit::{Finished, Gate, Running, Script, StubReply, StubServer, TestApp, app::finish};
 use serde_json::{Value, json};
 
 use crate::{app, fan, postgres::Database, signal};
@@ -24,7 +23,7 @@ pub(crate) struct World {
     pub(crate) database: Database,
     pub(crate) server: StubServer,
     pub(crate) app: TestApp,
-    children: RefCell<Vec<Child>>,
+    children: RefCell<Vec<Running>>,
 }
 
 impl World {
@@ -95,6 +94,12 @@ impl World {
     pub(crate) fn show(&self, run: &str) -> Value {
         let shown = self.app.run(["show", run, "-o", "json", "--database", &self.database.url]).expect_code(0);
         serde_json::from_str(&shown.stdout).unwrap()
+    }
+
+    /// How often somebody began to work on a run.
+    fn begins(&self, run: &str) -> usize {
+        let args = ["logs", run, "-o", "jsonl", "--database", &self.database.url];
+        self.app.run(args).expect_code(0).events_of("run_started").len()
     }
 
     pub(crate) fn end_of(&self, run: &str) -> Value {
@@ -467,6 +472,64 @@ fn a_server_hands_its_runs_over() {
     assert_eq!(end["status"], "completed", "{end:#}");
     assert_eq!((world.server.calls(), world.server.hung_up()), (8, 0), "what ran was let to its end");
     world.ended(first).expect_code(0);
+}
+
+#[test]
+fn workers_do_not_notice_that_a_server_hands_its_runs_over() {
+    let gate = Gate::after(1);
+    let Some(mut world) = World::new("unnoticed", Script::default().behind(&gate)) else { return };
+    let first = world.serve("0");
+    world.start(&["worker", "--slots", "2"], LONG);
+    let run = world.submit(&fan(6));
+    wait_until("some calls", || world.server.calls() == 3);
+    let before = world.begins(&run);
+    signal(first, "TERM");
+    // It waits for no worker.
+    world.ended(first).expect_code(0);
+    assert_eq!(world.begins(&run), before);
+    world.serve("0");
+    wait_until("the next server", || world.begins(&run) == before + 1);
+    assert_eq!((world.server.calls(), world.server.hung_up()), (3, 0), "the calls under way are the same");
+    gate.open();
+    let end = world.end_of(&run);
+    assert_eq!(end["status"], "completed", "{end:#}");
+    assert_eq!((world.server.calls(), world.server.hung_up()), (8, 0), "none is made again");
+    for task in end["tasks"].as_array().unwrap().iter().filter(|task| task["kind"] != "root") {
+        let attempts = task["attempts"].as_array().unwrap();
+        let numbers: Vec<&Value> = attempts.iter().map(|it| &it["number"]).collect();
+        assert_eq!((numbers, attempts[0]["calls"].as_array().unwrap().len()), (vec![&json!(1)], 1), "{task:#}");
+    }
+}
+
+#[test]
+fn a_cap_is_one_for_all_workers() {
+    let gate = Gate::after(0);
+    let Some(mut world) = World::new("onecap", Script::default().behind(&gate)) else { return };
+    world.serve("0");
+    world.start(&["worker", "--slots", "4"], LONG);
+    world.start(&["worker", "--slots", "4"], LONG);
+    wait_until("all of them", || world.nodes().len() == 3);
+    let task = |id: String, needs: &[String]| json!({"id": id, "title": "T", "description": "Work.", "role": "writer", "depends_on": needs});
+    let parts: Vec<String> = (0..8).map(|n| format!("t{n}")).collect();
+    let mut tasks: Vec<Value> = parts.iter().map(|id| task(id.clone(), &[])).collect();
+    tasks.push(task("last".into(), &parts));
+    world.app.write("plan.json", &json!({"goal": "g", "tasks": tasks}).to_string());
+    // Four calls at their worst case fit beside each other; each worker has places for as many.
+    let url = &world.database.url;
+    let args = ["run", "--plan", "plan.json", "--detach", "-q", "--max-cost", "0.04", "--database", url];
+    let run = world.app.run(args).expect_code(0).stdout.trim().to_owned();
+    wait_until("eight claims", || {
+        // They say how busy they are when they look at the database.
+        world.database.execute("NOTIFY crewline, 'o'");
+        let nodes = world.nodes();
+        let workers = nodes.iter().filter(|node| node["kind"] == "worker");
+        workers.map(|node| node["busy"].as_u64().unwrap()).collect::<Vec<_>>() == [4, 4]
+    });
+    wait_until("the calls that fit", || world.server.calls() >= 4);
+    gate.open();
+    let end = world.end_of(&run);
+    assert_eq!(end["status"], "completed", "{end:#}");
+    assert_eq!((world.server.calls(), world.server.peak_in_flight()), (9, 4), "both spend the same money");
 }
 
 #[test]

@@ -2,11 +2,12 @@
 //!
 //! **Invariant:** nothing of the developer's machine leaks in: the environment is empty but for `PATH`, and home,
 //! configuration and data are inside the directory, which is removed at the end unless it is kept.
-//! **Invariant:** a program that does not end is killed after [`TestApp::LIMIT`].
+//! **Invariant:** a program that does not end is killed after [`TestApp::LIMIT`], and one whose test ends before it, with the test.
 
 use std::{
     ffi::OsStr,
     io::Read as _,
+    ops::{Deref, DerefMut},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -23,6 +24,38 @@ use crate::StubServer;
 pub struct TestApp {
     binary: PathBuf,
     dir: TempDir,
+}
+
+/// A program that was started. A test that fails leaves none behind: it is killed when this is dropped.
+#[derive(Debug)]
+pub struct Running(Child);
+
+impl From<Child> for Running {
+    fn from(child: Child) -> Self {
+        Self(child)
+    }
+}
+
+impl Deref for Running {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl DerefMut for Running {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It has ended already as a rule, and then nobody is killed.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// How a program ended.
@@ -149,18 +182,19 @@ impl TestApp {
     /// # Panics
     /// When it cannot be started.
     #[expect(clippy::panic, reason = "a helper of tests, which end here")]
-    pub fn spawn<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Child {
+    pub fn spawn<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Running {
         let mut command = self.command(arguments);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         match command.spawn() {
-            Ok(child) => child,
+            Ok(child) => child.into(),
             Err(error) => panic!("cannot start `{}`: {error}", self.binary.display()),
         }
     }
 }
 
 /// Waits for a program started with [`TestApp::spawn`] and collects its output; kills it after `limit`.
-pub fn finish(mut child: Child, limit: Duration) -> Finished {
+pub fn finish(child: impl Into<Running>, limit: Duration) -> Finished {
+    let mut child = child.into();
     let started = Instant::now();
     let collect = |mut pipe: Box<dyn std::io::Read + Send>| {
         thread::spawn(move || {
@@ -202,4 +236,19 @@ pub fn models() -> Option<PathBuf> {
 #[expect(clippy::disallowed_methods, reason = "tests are told by `cargo xtask test` what this machine has")]
 fn setting(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_does_not_outlive_who_started_it() {
+        let mut command = Command::new("sleep");
+        let sleeper = Running::from(command.arg("600").spawn().expect("it starts"));
+        let place = PathBuf::from(format!("/proc/{}", sleeper.id()));
+        assert!(place.exists());
+        drop(sleeper);
+        assert!(!place.exists());
+    }
 }

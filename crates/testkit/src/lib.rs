@@ -22,7 +22,7 @@ pub mod stub;
 pub mod tool_server;
 pub mod wire;
 
-pub use app::{Finished, TestApp};
+pub use app::{Finished, Running, TestApp};
 pub use fault::FaultServer;
 pub use qdrant::{Illness, QdrantServer};
 pub use request::{StubMessage, StubRequest};

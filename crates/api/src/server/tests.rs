@@ -56,6 +56,26 @@ fn hello() -> Router {
     Router::new().route("/", get(async || "hello").post(async |body: String| body))
 }
 
+/// An answer that waits.
+struct Slow {
+    /// Lets it go.
+    gate: Arc<Notify>,
+    /// It is owed from here on.
+    begun: Arc<Notify>,
+    router: Router,
+}
+
+fn slow() -> Slow {
+    let (gate, begun) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (opened, begins) = (Arc::clone(&gate), Arc::clone(&begun));
+    let slow = async move || {
+        begins.notify_one();
+        opened.notified().await;
+        "slow"
+    };
+    Slow { gate, begun, router: hello().route("/slow", get(slow)) }
+}
+
 async fn connect(addr: SocketAddr, text: &str) -> TcpStream {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     stream.write_all(text.as_bytes()).await.unwrap();
@@ -107,14 +127,7 @@ async fn who_is_waited_for_longest_gives_way() {
 
 #[tokio::test]
 async fn who_is_owed_an_answer_keeps_the_place() {
-    let (gate, begun) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let (opened, begins) = (Arc::clone(&gate), Arc::clone(&begun));
-    let slow = async move || {
-        begins.notify_one();
-        opened.notified().await;
-        "slow"
-    };
-    let router = hello().route("/slow", get(slow));
+    let Slow { gate, begun, router } = slow();
     served(limits(1), router, async |addr, _stop| {
         let second = async {
             begun.notified().await;
@@ -282,14 +295,8 @@ async fn who_takes_nothing_of_an_answer_is_cut() {
 
 #[tokio::test]
 async fn stopping_waits_for_answers_and_not_for_who_is_idle() {
-    let (gate, begun) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let (opened, begins) = (Arc::clone(&gate), Arc::clone(&begun));
-    let slow = async move || {
-        begins.notify_one();
-        opened.notified().await;
-        "slow"
-    };
-    served(limits(4), hello().route("/slow", get(slow)), async |addr, stop| {
+    let Slow { gate, begun, router } = slow();
+    served(limits(4), router, async |addr, stop| {
         let mut idle = connect(addr, GET).await;
         read_until(&mut idle, "hello").await;
         let mut slow = connect(addr, "GET /slow HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
