@@ -7,13 +7,11 @@
 
 use std::collections::HashMap;
 
-use crewline_store::{ApprovalFilter, ApprovalRow, Backend, NewDecision};
-use crewline_types::{
-    ApprovalId, ApprovalKind, ApprovalState, RunId, RunStatus, TaskId, TextHash, Timestamp, event::ErrorNote,
-};
+use crewline_store::{ApprovalFilter, ApprovalRow, Backend, NewDecision, NodeKind};
+use crewline_types::{ApprovalId, ApprovalKind, ApprovalState, RunId, RunStatus, TaskId, TextHash, Timestamp};
 use serde::Serialize;
 
-use crate::{Error, Handle, Overrides, find::Found, manager, metrics};
+use crate::{Error, Handle, NodeSummary, Overrides, find::Found, manager, metrics};
 
 /// The error code of a run that waits for people.
 pub const AWAITING_APPROVAL: &str = "run.awaiting_approval";
@@ -140,10 +138,13 @@ impl Handle {
         if *decision == Decision::Approve && row.kind == ApprovalKind::Question && message.is_none() {
             return Err(Error::NotAsked { id, kind: row.kind });
         }
-        let decided = self
+        // Somebody takes it up; else `resume` does, when a person likes.
+        let is_taken_up = self.manages_runs() || self.has_server().await?;
+        let is_new = self
             .store()
             .decide(&NewDecision {
                 id,
+                run: row.run,
                 state: match decision {
                     Decision::Approve | Decision::Answer => ApprovalState::Approved,
                     Decision::Reject => ApprovalState::Rejected,
@@ -151,10 +152,11 @@ impl Handle {
                 by: by.chars().take(200).collect(),
                 message: message.map(|text| text.chars().take(MESSAGE_CHARS_MAX).collect()),
                 at: self.deps().clock.now(),
+                undoes: is_taken_up.then_some(AWAITING_APPROVAL),
             })
             .await?;
         let row = find().await?.ok_or_else(not_found)?;
-        if decided.is_none() {
+        if !is_new {
             return Err(Error::Decided { id, state: row.state });
         }
         let goes_on = self.take_up(row.run).await?;
@@ -164,42 +166,28 @@ impl Handle {
         Ok(Decided { asked, pending, goes_on })
     }
 
-    /// Lets whoever manages the run look at what was decided; `false` when nobody does.
+    /// Lets whoever manages the run look at what was decided, and takes up a run that nobody manages now; `false` when it waits for
+    /// `resume`.
     async fn take_up(&self, run: RunId) -> Result<bool, Error> {
-        // It looks now and then by itself; and one here may be about to leave a run that has ended.
         self.hint_manager(run, manager::Message::Decided);
         let row = self.row(run).await?;
-        match row.status {
-            // It does not end as waiting any more.
-            RunStatus::Running => return Ok(true),
-            RunStatus::Interrupted => {}
-            RunStatus::Completed | RunStatus::Failed | RunStatus::Cancelled | RunStatus::LimitReached => {
-                return Ok(false);
-            }
-        }
-        let note = row.error.as_deref().and_then(|json| serde_json::from_str::<ErrorNote>(json).ok());
-        if note.is_none_or(|note| *note.code != *AWAITING_APPROVAL) {
-            // A person paused it, and goes on with it when they like.
+        if row.status != RunStatus::Running {
             return Ok(false);
         }
-        if self.manages_runs() {
-            return match self.resume(run, Overrides::default()).await {
-                Ok(_) => Ok(true),
-                // Another decision did it.
-                Err(Error::Held { .. }) if self.row(run).await?.status == RunStatus::Running => Ok(true),
-                Err(error @ (Error::Held { .. } | Error::Busy { .. })) => {
-                    tracing::warn!(run_id = %run, error.code = error.code(), "the run waits for `resume`");
-                    Ok(false)
-                }
-                Err(error) => Err(error),
-            };
+        if row.owner.is_none()
+            && self.manages_runs()
+            && let Err(error) = self.resume(run, Overrides::default()).await
+            && !matches!(error, Error::Held { .. })
+        {
+            // Others do, or this process when it is started again.
+            tracing::warn!(run_id = %run, error.code = error.code(), %error, "the run is not taken up now");
         }
-        let has_server = self.store().backend() == Backend::Postgres
-            && self
-                .nodes()
-                .await?
-                .iter()
-                .any(|node| node.kind == crewline_store::NodeKind::Server && node.state == "alive");
-        if has_server { Ok(self.store().let_go_on(run).await?) } else { Ok(false) }
+        Ok(true)
+    }
+
+    /// Whether a server on this database takes up what goes on.
+    async fn has_server(&self) -> Result<bool, Error> {
+        let is_server = |node: &NodeSummary| node.kind == NodeKind::Server && node.state == "alive";
+        Ok(self.store().backend() == Backend::Postgres && self.nodes().await?.iter().any(is_server))
     }
 }

@@ -16,7 +16,7 @@ use crewline_engine::{
 };
 use crewline_memory::{Embedded, Hybrid};
 use crewline_models::Reloader;
-use crewline_store::{Change, Claim, Committed, Store, Wished};
+use crewline_store::{Change, Claim, Committed, RunRow, Store, Wished};
 use crewline_types::{EventBody, IdSource, ModelAlias, Role, RunId, RunLimits, RunStatus, event::NewEvent};
 use ractor::{Actor, ActorRef};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -323,7 +323,8 @@ impl Handle {
                 taken => return taken,
             };
             let is_ours = owner == *self.node && tokio::time::Instant::now() < until;
-            if !is_ours || self.store.run(run).await?.is_none_or(|row| row.status == RunStatus::Running) {
+            let is_managed = |row: RunRow| row.status == RunStatus::Running && row.owner.is_some();
+            if !is_ours || self.store.run(run).await?.is_none_or(is_managed) {
                 return Err(Error::Held { run, owner });
             }
             tokio::time::sleep(LET_GO).await;

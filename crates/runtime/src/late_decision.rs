@@ -30,6 +30,16 @@ async fn asked(world: &World, run: RunId) -> ApprovalId {
     tokio::time::timeout(LIMIT, asked).await.expect("the question is recorded")
 }
 
+/// Waits until the run has ended.
+async fn ended(world: &World, run: RunId) {
+    let ended = async {
+        while world.handle.report(run).await.unwrap().status == RunStatus::Running {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LIMIT, ended).await.expect("it waits for a person");
+}
+
 fn waits_for_a_yes() -> RunRequest {
     RunRequest { approve: Approve { plan: true, ..Approve::default() }, ..request(chain_and_fan(2)) }
 }
@@ -45,12 +55,14 @@ async fn a_run_whose_plan_is_approved_elsewhere_while_it_ends_goes_on() {
     let store = world.handle.store();
     let yes = NewDecision {
         id: asked(&world, run).await,
+        run,
         state: ApprovalState::Approved,
         by: "somebody".into(),
         message: None,
         at: Timestamp(1),
+        undoes: None,
     };
-    assert_eq!(store.decide(&yes).await.unwrap(), Some(run));
+    assert!(store.decide(&yes).await.unwrap());
     tell(&journal, end);
 
     let events = world.events(run).await;
@@ -68,12 +80,7 @@ async fn a_run_whose_manager_is_about_to_leave_is_gone_on_with() {
         let run = world.handle.launch(waits_for_a_yes()).await.unwrap();
         let id = asked(&world, run).await;
         // As soon as its end is recorded, the manager may be there still.
-        let ended = async {
-            while world.handle.report(run).await.unwrap().status == RunStatus::Running {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(LIMIT, ended).await.expect("it waits for a person");
+        ended(&world, run).await;
         let decided = world.handle.settle(id, &Decision::Approve, "somebody", None).await.unwrap();
         assert!(decided.goes_on);
         let done = async {
@@ -83,4 +90,17 @@ async fn a_run_whose_manager_is_about_to_leave_is_gone_on_with() {
         };
         tokio::time::timeout(LIMIT, done).await.expect("it goes on");
     }
+}
+
+#[tokio::test]
+async fn a_run_that_is_decided_about_at_a_server_that_stops_is_taken_up_by_the_next() {
+    let world = world_with(Script::default(), Limits::default(), |registry| registry).await;
+    world.handle.keep_runs();
+    let run = world.handle.launch(waits_for_a_yes()).await.unwrap();
+    let id = asked(&world, run).await;
+    ended(&world, run).await;
+    world.handle.shutdown(Duration::from_secs(5)).await;
+    let decided = world.handle.settle(id, &Decision::Approve, "somebody", None).await.unwrap();
+    assert!(decided.goes_on);
+    assert_eq!(world.handle.store().running_runs().await.unwrap(), [run], "whoever is started next goes on with it");
 }

@@ -8,13 +8,13 @@ use crewline_types::{
 use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait as _};
 
 use crate::{
-    Backend, Error, Store,
-    commit::run_id,
-    entity,
+    Backend, Error, Store, entity,
     hints::News,
     query::{id_of, numbers_of},
+    retry::{RETURN_LIMIT, Retry},
     sql::Args,
     statements as sql,
+    tx::{By, Tx},
 };
 
 /// Approvals of a whole database that are read at once.
@@ -81,6 +81,8 @@ pub struct ApprovalRow {
 pub struct NewDecision {
     /// Of what.
     pub id: ApprovalId,
+    /// The run in which it is asked.
+    pub run: RunId,
     /// Yes or no.
     pub state: ApprovalState,
     /// Who.
@@ -89,6 +91,9 @@ pub struct NewDecision {
     pub message: Option<String>,
     /// When.
     pub at: Timestamp,
+    /// The error code of an end that it undoes: a run that is interrupted for that reason is one that whoever manages runs takes
+    /// up.
+    pub undoes: Option<&'static str>,
 }
 
 /// Which approvals.
@@ -174,32 +179,58 @@ impl Store {
         rows.into_iter().map(ApprovalRow::try_from).collect()
     }
 
-    /// Records a decision, and says of which run; `None` when it is decided already, or was never asked.
+    /// Records a decision; `false` when it is decided already, or was never asked. With the same transaction the run goes on that
+    /// waited for it.
     ///
-    /// Who reads the run's row afterwards sees the end that did not see the decision ([`decided_max`](crate::Change::decided_max)).
-    pub async fn decide(&self, decision: &NewDecision) -> Result<Option<RunId>, Error> {
-        let add = |args: &mut Args, it: &&NewDecision| {
-            args.text(it.id.as_str());
-            args.word(it.state.as_str());
-            args.text(&it.by);
-            args.text_or_null(it.message.as_deref());
-            args.int(it.at.0);
+    /// Who reads the run's row afterwards sees the end that did not see the decision
+    /// ([`decided_max`](crate::Change::decided_max)).
+    pub async fn decide(&self, decision: &NewDecision) -> Result<bool, Error> {
+        let mut retry = Retry::new(RETURN_LIMIT);
+        let (is_new, goes_on) = loop {
+            match self.try_decide(decision).await {
+                Ok(decided) => break decided,
+                Err(error) => retry.after(self.backend(), error).await?,
+            }
         };
-        let runs = self.ask_alone(&sql::DECIDE, &[decision], add, |row| run_id(row.text(0)?)).await?;
-        if self.backend() == Backend::Postgres {
-            // Whoever is ending the run at this moment may have counted before.
-            self.ask_alone(&sql::LOCK_RUNS, &runs, |args, run| args.text(run.as_str()), |_| Ok(())).await?;
-        }
-        Ok(runs.into_iter().next())
-    }
-
-    /// Lets an interrupted run be taken up by whoever manages runs on this database, and says whether it was one.
-    pub async fn let_go_on(&self, run: RunId) -> Result<bool, Error> {
-        let add = |args: &mut Args, run: &RunId| args.text(run.as_str());
-        let touched = self.ask_alone(&sql::GO_ON, &[run], add, |row| run_id(row.text(0)?)).await?;
-        if !touched.is_empty() {
+        if goes_on {
             self.tell(&News { has_orphan: true, ..News::default() }).await;
         }
-        Ok(!touched.is_empty())
+        Ok(is_new)
     }
+
+    async fn try_decide(&self, decision: &NewDecision) -> Result<(bool, bool), Error> {
+        let mut tx = self.aside().begin_by(By::Itself).await?;
+        match decide(&mut tx, decision, self.backend()).await {
+            Ok(decided) => tx.commit().await.map(|()| decided),
+            Err(error) => {
+                tx.rollback(&error).await;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Whether it is decided now, and whether the run goes on for that.
+async fn decide(tx: &mut Tx, decision: &NewDecision, backend: Backend) -> Result<(bool, bool), Error> {
+    if backend == Backend::Postgres {
+        // Whoever is ending the run at this moment counts what is decided.
+        tx.ask(&sql::LOCK_RUNS, &[decision.run], |args, run| args.text(run.as_str()), |_| Ok(())).await?;
+    }
+    let add = |args: &mut Args, it: &&NewDecision| {
+        args.text(it.id.as_str());
+        args.word(it.state.as_str());
+        args.text(&it.by);
+        args.text_or_null(it.message.as_deref());
+        args.int(it.at.0);
+    };
+    if tx.write(&sql::DECIDE, &[decision], add).await? == 0 {
+        return Ok((false, false));
+    }
+    let ends: Vec<_> =
+        decision.undoes.map(|code| (decision.run, format!("%\"code\":\"{code}\"%"))).into_iter().collect();
+    let add = |args: &mut Args, (run, end): &(RunId, String)| {
+        args.text(run.as_str());
+        args.text(end);
+    };
+    Ok((true, tx.write(&sql::GO_ON, &ends, add).await? > 0))
 }

@@ -53,14 +53,15 @@ pub(crate) static DECIDE: Bulk = Bulk::new(
     "UPDATE approvals AS a SET state = v.column2, decided_by = v.column3, message = v.column4, decided_at = v.column5 \
      FROM ",
     &[Text, Text, Text, Text, Int],
-    " WHERE a.id = v.column1 AND a.state = 'pending' RETURNING run_id",
+    " WHERE a.id = v.column1 AND a.state = 'pending'",
 );
 
-/// Lets a run that was interrupted be taken up by whoever manages runs: run.
+/// Lets a run that was interrupted be taken up by whoever manages runs: run, how its error looks. That is asked for each run by itself:
+/// else PostgreSQL may compare all runs.
 pub(crate) static GO_ON: Bulk = Bulk::new(
     "UPDATE runs AS r SET status = 'running', finished_at = NULL, error = NULL FROM ",
-    &[Text],
-    " WHERE r.id = v.column1 AND r.status = 'interrupted' RETURNING id",
+    &[Text, Text],
+    " WHERE r.id = v.column1 AND r.status = 'interrupted' AND (SELECT MAX(e.error) FROM runs AS e WHERE e.id = v.column1) LIKE v.column2",
 );
 
 /// Deletes what was asked in runs.

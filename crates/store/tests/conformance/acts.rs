@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crewline_store::{
-    ApprovalFilter, Backend, Committed, NewApproval, NewDecision, NewToolCall, RunEnd, ToolCallEnd, Transition,
+    ApprovalFilter, Backend, Claim, Committed, NewApproval, NewDecision, NewToolCall, RunEnd, ToolCallEnd, Transition,
 };
 use crewline_types::{
     ApprovalId, ApprovalKind, ApprovalState, AttemptId, CallId, Effect, LinkKind, RunStatus, Task, TaskId, TaskStatus,
@@ -16,6 +16,7 @@ on_both! {
     a_call_is_kept_from_its_intent_to_its_outcome
     what_is_decided_stays
     a_run_ends_as_waiting_only_while_nothing_more_is_decided
+    with_a_decision_the_run_goes_on_that_waited_for_it
     all_questions_of_a_run_are_read
     acts_go_with_their_run
     a_task_is_given_to_another_role
@@ -54,6 +55,11 @@ fn approval(crew: &Crew, task: TaskId, subject: &str) -> NewApproval {
         detail: Text::from("{}").hash,
         digest: Text::from("digest").hash,
     }
+}
+
+fn decision(crew: &Crew, subject: &str, state: ApprovalState) -> NewDecision {
+    let (id, run) = (ApprovalId::of(crew.run, subject), crew.run);
+    NewDecision { id, run, state, by: "ann".into(), message: None, at: at(7), undoes: None }
 }
 
 async fn a_call_is_kept_from_its_intent_to_its_outcome(place: &Place) {
@@ -105,9 +111,10 @@ async fn what_is_decided_stays(place: &Place) {
     let pending = ApprovalFilter { run: Some(crew.run), is_pending: true };
     assert_eq!(crew.store.approvals(pending).await.unwrap().len(), 2);
     let id = ApprovalId::of(crew.run, "one");
-    let decision = |state, by: &str| NewDecision { id, state, by: by.into(), message: Some("m".into()), at: at(7) };
-    assert_eq!(crew.store.decide(&decision(ApprovalState::Approved, "ann")).await.unwrap(), Some(crew.run));
-    assert_eq!(crew.store.decide(&decision(ApprovalState::Rejected, "bob")).await.unwrap(), None, "it is decided");
+    let decision =
+        |state, by: &str| NewDecision { by: by.into(), message: Some("m".into()), ..decision(&crew, "one", state) };
+    assert!(crew.store.decide(&decision(ApprovalState::Approved, "ann")).await.unwrap());
+    assert!(!crew.store.decide(&decision(ApprovalState::Rejected, "bob")).await.unwrap(), "it is decided");
     let row = crew.store.approvals_like(id.as_str()).await.unwrap().remove(0);
     assert_eq!(
         (row.state, row.decided_by.as_deref(), row.message.as_deref()),
@@ -124,10 +131,39 @@ async fn what_is_decided_stays(place: &Place) {
     let left: Vec<_> = crew.store.approvals(ApprovalFilter::default()).await.unwrap().iter().map(|it| it.id).collect();
     assert_eq!(left.len(), 2);
     assert!(left.contains(&id) && left.contains(&ApprovalId::of(crew.run, "three")), "{left:?}");
-    assert!(!crew.store.let_go_on(crew.run).await.unwrap(), "the run is not interrupted");
-    end(&crew, RunStatus::Interrupted).await;
-    assert!(crew.store.let_go_on(crew.run).await.unwrap());
-    assert_eq!(crew.store.run(crew.run).await.unwrap().unwrap().status, RunStatus::Running);
+}
+
+async fn with_a_decision_the_run_goes_on_that_waited_for_it(place: &Place) {
+    let mut crew = Crew::new(place, "p", 1).await;
+    let task = crew.tasks(1).await[0];
+    let names = ["running", "other reason", "nobody", "the reason", "again"];
+    let mut change = crew.change();
+    change.texts.push(Text::from("{}"));
+    change.approvals = names.map(|name| approval(&crew, task, name)).into();
+    crew.done(change).await;
+    let status = async || crew.store.run(crew.run).await.unwrap().unwrap().status;
+    let decide = async |name, undoes| {
+        let yes = NewDecision { undoes, ..decision(&crew, name, ApprovalState::Approved) };
+        assert!(crew.store.decide(&yes).await.unwrap());
+        status().await
+    };
+    let end = async |error: &str| {
+        let epoch = crew.store.run(crew.run).await.unwrap().unwrap().epoch;
+        let mut change = crewline_store::Change::new(crew.run, epoch, at(9));
+        let (status, error) = (RunStatus::Interrupted, Some(error.to_owned()));
+        change.run_status = Some(RunEnd { status, finished_at: at(9), error });
+        crew.done(change).await;
+    };
+    assert_eq!(decide("running", Some("run.waits")).await, RunStatus::Running);
+    end(r#"{"code":"run.stopped","message":"m"}"#).await;
+    assert_eq!(decide("other reason", Some("run.waits")).await, RunStatus::Interrupted);
+    crew.store.claim_run(crew.run, "me", Duration::from_mins(1), Claim::Force).await.unwrap();
+    end(r#"{"code":"run.waits","message":"m"}"#).await;
+    assert_eq!(decide("nobody", None).await, RunStatus::Interrupted);
+    assert_eq!(decide("the reason", Some("run.waits")).await, RunStatus::Running);
+    // Nobody has it: whoever manages runs takes it up.
+    assert_eq!(crew.store.orphaned_runs().await.unwrap(), [crew.run]);
+    assert_eq!(decide("again", Some("run.waits")).await, RunStatus::Running);
 }
 
 async fn a_run_ends_as_waiting_only_while_nothing_more_is_decided(place: &Place) {
@@ -143,23 +179,20 @@ async fn a_run_ends_as_waiting_only_while_nothing_more_is_decided(place: &Place)
         end.decided_max = Some(decided_max);
         end
     };
-    let id = ApprovalId::of(crew.run, "one");
-    let yes = NewDecision { id, state: ApprovalState::Approved, by: "ann".into(), message: None, at: at(7) };
+    let yes = decision(&crew, "one", ApprovalState::Approved);
     if crew.store.backend() == Backend::Postgres {
-        // Who is writing for the run may have counted before: whoever decides waits for that, and so reads how the run stands then.
+        // Who is writing for the run may have counted already: whoever decides waits for that.
         let turn = crew.store.turn([crew.run].into()).await.unwrap();
-        let deciding = tokio::spawn({
+        let mut deciding = tokio::spawn({
             let (store, yes) = (crew.store.clone(), yes.clone());
             async move { store.decide(&yes).await }
         });
-        while crew.store.approvals_like(id.as_str()).await.unwrap()[0].state == ApprovalState::Pending {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        assert!(!deciding.is_finished(), "it is recorded, and not answered yet");
+        let early = tokio::time::timeout(Duration::from_millis(300), &mut deciding).await;
+        assert!(early.is_err(), "nothing is decided in the middle of it");
         assert!(matches!(crew.store.commit_in(turn, &[crew.change()]).await.unwrap()[..], [Committed::Done { .. }]));
-        assert_eq!(deciding.await.unwrap().unwrap(), Some(crew.run));
+        assert!(deciding.await.unwrap().unwrap());
     } else {
-        assert_eq!(crew.store.decide(&yes).await.unwrap(), Some(crew.run));
+        assert!(crew.store.decide(&yes).await.unwrap());
     }
     assert_eq!(crew.store.commit(&[waiting(0)]).await.unwrap(), [Committed::Stale]);
     assert_eq!(crew.store.run(crew.run).await.unwrap().unwrap().status, RunStatus::Running);
