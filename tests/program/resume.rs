@@ -317,3 +317,25 @@ fn a_recorded_answer_is_not_bought_again() {
     let asked = server.requests();
     assert_eq!(asked[2].messages, asked[1].messages, "the very question whose answer was lost");
 }
+
+#[test]
+fn a_database_that_is_removed_under_a_run_stops_it() {
+    let gate = Gate::after(0);
+    let server = StubServer::start(Script::default().behind(&gate));
+    let app = app();
+    app.registry(&server);
+    app.write("plan.json", &fan(2).to_string());
+    let child = app.spawn(run_args(&["--plan", "plan.json"]));
+    wait_until("a call", || server.calls() == 1);
+    std::fs::rename(app.path("data"), app.path("elsewhere")).unwrap();
+    gate.open();
+    let ended = finish(child, TestApp::LIMIT).expect_code(6);
+    assert!(ended.stderr.contains("was removed or replaced"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("store.removed"), "{}", ended.stderr);
+    assert_eq!(server.calls(), 1, "nothing more is bought");
+    // What had been recorded goes on.
+    std::fs::remove_dir_all(app.path("data")).ok();
+    std::fs::rename(app.path("elsewhere"), app.path("data")).unwrap();
+    let resumed = app.run(["resume", &only_run(&app), "-o", "jsonl"]).expect_code(0);
+    assert_eq!(resumed.events().last().unwrap()["status"], "completed");
+}

@@ -192,6 +192,7 @@ impl Store {
                 Err(error) => retry.after(self.backend(), error).await?,
             }
         };
+        self.check_file()?;
         if goes_on {
             self.tell(&News { has_orphan: true, ..News::default() }).await;
         }

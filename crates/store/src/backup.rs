@@ -28,7 +28,7 @@ impl Store {
     ///
     /// [`Error::BackupElsewhere`] for a database that is not a file: PostgreSQL has tools of its own.
     pub async fn backup(&self, to: &Path) -> Result<(), Error> {
-        let Some(source) = &self.inner.file else { return Err(Error::BackupElsewhere) };
+        let Some(source) = self.file() else { return Err(Error::BackupElsewhere) };
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::AlreadyExists => Error::Exists { path: to.to_owned() },
             _ => Error::File { path: to.to_owned(), source },

@@ -86,6 +86,12 @@ pub enum Error {
         #[source]
         source: Cause,
     },
+    /// The database's file was removed, or another took its place.
+    #[error("`{}` was removed or replaced while it was in use", path.display())]
+    Removed {
+        /// The file.
+        path: PathBuf,
+    },
     /// The database does not answer.
     #[error("the database is not available")]
     Unavailable {
@@ -160,9 +166,11 @@ impl Error {
             | Self::Exists { .. } => ErrorKind::Conflict,
             Self::Locked { .. } => ErrorKind::Busy,
             Self::NotFound { .. } => ErrorKind::NotFound,
-            Self::DiskFull { .. } | Self::Unavailable { .. } | Self::CommitUnknown { .. } | Self::File { .. } => {
-                ErrorKind::Unavailable
-            }
+            Self::DiskFull { .. }
+            | Self::Removed { .. }
+            | Self::Unavailable { .. }
+            | Self::CommitUnknown { .. }
+            | Self::File { .. } => ErrorKind::Unavailable,
             Self::Corrupt { .. } | Self::Internal { .. } => ErrorKind::Internal,
         }
     }
@@ -180,6 +188,7 @@ impl Error {
             Self::NotFound { .. } => "store.not_found",
             Self::LaunchKeyTaken => "store.launch_key_taken",
             Self::DiskFull { .. } => "store.disk_full",
+            Self::Removed { .. } => "store.removed",
             Self::Unavailable { .. } => "store.unavailable",
             Self::CommitUnknown { .. } => "store.commit_unknown",
             Self::Corrupt { .. } => "store.corrupt",
@@ -203,6 +212,7 @@ impl Error {
             | Self::Finished { .. }
             | Self::NotFound { .. }
             | Self::LaunchKeyTaken
+            | Self::Removed { .. }
             | Self::CommitUnknown { .. }
             | Self::Corrupt { .. }
             | Self::Invalid { .. }

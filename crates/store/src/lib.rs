@@ -28,6 +28,7 @@ mod backup;
 mod change;
 mod choice;
 mod commit;
+mod data_file;
 mod entity;
 mod error;
 mod find;
@@ -66,7 +67,7 @@ mod work;
 use std::{
     collections::HashMap,
     fmt,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -102,7 +103,7 @@ pub use summaries::{Said, Superseded};
 pub use tool_pins::{Pin, ToolPin};
 pub use work::WorkRow;
 
-use crate::{reader::Reader, sql::Args, tx::Row};
+use crate::{data_file::DataFile, reader::Reader, sql::Args, tx::Row};
 
 /// Which database a store speaks to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -132,7 +133,7 @@ struct Inner {
     /// How to listen to other processes, where that can be done.
     listening: Option<Box<PgConnectOptions>>,
     /// The file, when it is one.
-    file: Option<PathBuf>,
+    file: Option<DataFile>,
 }
 
 impl Store {
@@ -159,9 +160,14 @@ impl Store {
         }
     }
 
+    /// Whether what was written is in the file that others open.
+    fn check_file(&self) -> Result<(), Error> {
+        self.inner.file.as_ref().map_or(Ok(()), DataFile::check)
+    }
+
     /// The file, where the database is one.
     pub fn file(&self) -> Option<&Path> {
-        self.inner.file.as_deref()
+        self.inner.file.as_ref().map(DataFile::path)
     }
 
     /// Where the database is, without a password; for people.

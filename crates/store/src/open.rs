@@ -26,6 +26,7 @@ use sea_orm_migration::MigratorTrait as _;
 
 use crate::{
     Backend, Error, Inner, Store,
+    data_file::DataFile,
     migration::{self, Migrator},
     nodelay,
     reader::Reader,
@@ -93,6 +94,7 @@ impl Store {
 
     /// Whether the database answers; for readiness.
     pub async fn check(&self) -> Result<(), Error> {
+        self.check_file()?;
         let ask = async {
             let reader = self.reader().await?;
             reader.query_one_raw(Statement::from_string(reader.get_database_backend(), "SELECT 1")).await?;
@@ -196,6 +198,8 @@ async fn open_sqlite(path: Option<PathBuf>, name: &str) -> Result<Inner, Error> 
             .acquire_timeout(CONNECT_LIMIT)
             .connect_lazy_with(base.pragma("query_only", "ON").thread_name(|n| format!("store-reader-{n}")))
     };
+    let file =
+        path.map(|path| DataFile::at(path.clone()).map_err(|source| Error::File { path, source })).transpose()?;
     Ok(Inner {
         backend: Backend::Sqlite,
         target: name.into(),
@@ -204,7 +208,7 @@ async fn open_sqlite(path: Option<PathBuf>, name: &str) -> Result<Inner, Error> 
         reader: Reader::new(SqlxSqliteConnector::from_sqlx_sqlite_pool(readers)),
         numbers: std::sync::Mutex::default(),
         listening: None,
-        file: path,
+        file,
     })
 }
 

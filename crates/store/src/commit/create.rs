@@ -54,6 +54,7 @@ impl Store {
         match written.await {
             Ok((numbers, events)) => {
                 tx.commit().await?;
+                self.check_file()?;
                 self.keep_numbers(&numbers);
                 if owner.is_none() && change.run_status.is_none() {
                     self.tell(&News { has_orphan: true, ..News::default() }).await;

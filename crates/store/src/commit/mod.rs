@@ -172,6 +172,7 @@ impl Store {
                 Err(Stop::Failed(error)) => retry.after(self.backend(), error).await?,
             }
         };
+        self.check_file()?;
         self.keep_numbers(&numbers);
         metrics::record_commit(since.elapsed());
         let answers = batch.fates.into_iter().zip(events).map(|(fate, events)| match fate {

@@ -256,3 +256,25 @@ async fn what_a_killed_backup_left_goes_with_the_next_one() {
     assert!(!there(".backup-aaaaaa"));
     assert!(there(".backup-bbbbbb") && there(".backup-cccccc") && there("backup-dddddd") && there("copy.db"));
 }
+
+#[tokio::test]
+async fn what_is_written_to_a_file_that_was_removed_is_not_acknowledged() {
+    use futures::FutureExt as _;
+    on_sqlite(|place| a_removed_file_is_noticed(place).boxed_local()).await;
+}
+
+async fn a_removed_file_is_noticed(place: &Place) {
+    let mut crew = Crew::new(place, "p", 1).await;
+    let task = crew.tasks(1).await[0];
+    let path = std::path::Path::new(place.url.strip_prefix("sqlite:").unwrap());
+    let elsewhere = path.with_extension("old");
+    let is_removed = |error: &Error| matches!(error, Error::Removed { path: gone } if gone == path);
+    std::fs::rename(path, &elsewhere).unwrap();
+    let error = crew.store.commit(&[crew.start(task, 1)]).await.unwrap_err();
+    assert!(is_removed(&error) && !error.is_retryable(), "{error:?}");
+    // Another file of that name is not it.
+    std::fs::copy(&elsewhere, path).unwrap();
+    assert!(is_removed(&crew.store.check().await.unwrap_err()));
+    std::fs::rename(&elsewhere, path).unwrap();
+    crew.store.check().await.unwrap();
+}
