@@ -183,7 +183,7 @@ async fn a_run_ends_as_waiting_only_while_nothing_more_is_decided(place: &Place)
     if crew.store.backend() == Backend::Postgres {
         // Who is writing for the run may have counted already: whoever decides waits for that.
         let turn = crew.store.turn([crew.run].into()).await.unwrap();
-        let mut deciding = tokio::spawn({
+        let mut deciding = crate::proxy::spawn({
             let (store, yes) = (crew.store.clone(), yes.clone());
             async move { store.decide(&yes).await }
         });
