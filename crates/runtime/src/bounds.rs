@@ -92,20 +92,24 @@ async fn who_waits_for_an_answer_does_not_keep_others_from_being_asked() {
 /// A run that is claimed, in a database of its own.
 async fn claimed_run(folder: &tempfile::TempDir) -> (Store, RunId, u64) {
     let store = Store::open(&format!("sqlite:{}", folder.path().join("crewline.db").display())).await.unwrap();
-    let mut ids = IdSource::seeded(1);
-    let (run, root) = (RunId::new(&mut ids), TaskId::new(&mut ids));
-    let new = NewRun {
-        id: run,
+    let (run, _, epoch) = claimed_run_in(&store, &mut IdSource::seeded(1)).await;
+    (store, run, epoch)
+}
+
+/// A run that is claimed, with its root task and its epoch.
+pub(crate) async fn claimed_run_in(store: &Store, ids: &mut IdSource) -> (RunId, TaskId, u64) {
+    let (id, root, at) = (RunId::new(ids), TaskId::new(ids), Timestamp(0));
+    let run = NewRun {
+        id,
         project: "p".into(),
         goal: "g".into(),
         settings: "{}".into(),
         registry: TextHash::of(""),
         key: None,
-        at: Timestamp(0),
+        at,
     };
-    store.create_run(&new, &crate::launch::root_task(run, root, "g", Timestamp(0))).await.unwrap();
-    let epoch = store.claim_run(run, "me", Duration::from_mins(1), Claim::IfFree).await.unwrap();
-    (store, run, epoch)
+    store.create_run(&run, &crate::launch::root_task(id, root, "g", at)).await.unwrap();
+    (id, root, store.claim_run(id, "me", Duration::from_mins(1), Claim::IfFree).await.unwrap())
 }
 
 #[tokio::test]

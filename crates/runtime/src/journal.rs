@@ -327,29 +327,13 @@ pub fn record_and<F: FnOnce() + Send + 'static>(
 
 #[cfg(test)]
 mod tests {
-    use crewline_store::{Claim, NewRun};
     use crewline_types::{
-        IdSource, TaskId, TextHash, Timestamp,
+        IdSource, Timestamp,
         event::{EventBody, NewEvent},
     };
 
     use super::*;
-
-    /// A run in `store`, with its root task and its epoch.
-    async fn run_in(store: &Store, ids: &mut IdSource) -> (RunId, TaskId, u64) {
-        let (id, root, at) = (RunId::new(ids), TaskId::new(ids), Timestamp(0));
-        let run = NewRun {
-            id,
-            project: "p".into(),
-            goal: "g".into(),
-            settings: "{}".into(),
-            registry: TextHash::of(""),
-            key: None,
-            at,
-        };
-        store.create_run(&run, &crate::launch::root_task(id, root, "g", at)).await.unwrap();
-        (id, root, store.claim_run(id, "me", Duration::from_mins(1), Claim::IfFree).await.unwrap())
-    }
+    use crate::bounds::claimed_run_in;
 
     #[tokio::test]
     async fn a_change_that_the_database_refuses_is_not_told_to_others() {
@@ -358,7 +342,7 @@ mod tests {
         let mut ids = IdSource::seeded(1);
         let (queue, mut runs) = (Queue::default(), Vec::new());
         for name in ["first", "broken", "last"] {
-            let (run, root, epoch) = run_in(&store, &mut ids).await;
+            let (run, root, epoch) = claimed_run_in(&store, &mut ids).await;
             let mut change = Change::new(run, epoch, Timestamp(1));
             let body = EventBody::AwaitingApproval { what: name.into(), approval: None, kind: None };
             change.events.push(NewEvent::of_run(Timestamp(1), body));

@@ -44,12 +44,7 @@ async fn what_a_worker_can_not_begin_is_given_back() {
     let store = world.handle.store();
     let broken = world.handle.launch(request(chain_and_fan(3))).await.unwrap();
     // Its manager has read what it needs, and offers.
-    let offered = async {
-        while store.open_offers(broken).await.unwrap().is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), offered).await.unwrap();
+    offered(&world, broken).await;
     let row = store.run(broken).await.unwrap().unwrap();
     store.configure_run(broken, row.epoch, "no settings", Wished::Kept).await.unwrap();
     // What can not be begun is offered first, and would take the worker's only place again and again.
@@ -80,21 +75,13 @@ async fn a_withdrawal_whose_answer_is_lost_is_found_when_the_run_is_loaded_anew(
         let limits = Limits { poll: Duration::from_millis(20), ..Limits::default() };
         let world = world_of(Script::default(), limits, Dispatch::Queue, |registry| registry).await;
         let (store, run) = (world.handle.store(), world.handle.launch(request(chain_and_fan(3))).await.unwrap());
-        let offered = async || {
-            let offered = async {
-                while store.open_offers(run).await.unwrap().is_empty() {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            };
-            tokio::time::timeout(LIMIT, offered).await.expect("there is an offer");
-        };
-        offered().await;
+        offered(&world, run).await;
         let epoch = store.run(run).await.unwrap().unwrap().epoch;
         // Its manager took it back, and does not hear that it is gone.
         assert_eq!(store.withdraw_offers(run, epoch, Withdraw::Unreported).await.unwrap().len(), 1);
         let manager = ask(world.handle.root_actor(), LIMIT, |reply| root::Message::Manager(run, reply)).await;
         tell(&manager.unwrap().unwrap(), manager::Message::Recalled(lost));
-        offered().await;
+        offered(&world, run).await;
         assert!(store.run(run).await.unwrap().unwrap().epoch > epoch, "it is loaded anew");
         let post = Post { slots: NonZeroUsize::new(2), roles: None, is_server: true };
         world.handle.join(post).await.unwrap();
@@ -129,12 +116,7 @@ async fn clocks_of_processes_need_not_agree() {
         world.handle.join(Post { slots: None, roles: None, is_server: true }).await.unwrap();
         other.join(Post { slots: NonZeroUsize::new(2), roles: None, is_server: false }).await.unwrap();
         let run = world.handle.launch(request(chain_and_fan(6))).await.unwrap();
-        let asked = async {
-            while world.server.calls() < 2 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(LIMIT, asked).await.expect("the worker of the other process asks");
+        asked(&world, 2).await;
         // Each looks for what others have left, and finds that they are there.
         for handle in [&world.handle, &other] {
             assert_eq!(handle.store().reap_claims().await.unwrap(), 0, "{hours}");
@@ -212,7 +194,7 @@ async fn a_manager_that_is_started_again_leaves_a_run_at_rest_that_others_paused
     let world = world_with(Script::default().behind(&gate), Limits::default(), |registry| registry).await;
     let store = world.handle.store();
     let run = world.handle.launch(request(chain_and_fan(2))).await.unwrap();
-    asked(&world).await;
+    asked(&world, 1).await;
     // As whoever pauses a run whose process is silent; then that process goes on.
     let epoch = store.claim_run(run, "other:2", LIMIT, Claim::Force).await.unwrap();
     let mut end = Change::new(run, epoch, Timestamp(1));
@@ -225,14 +207,24 @@ async fn a_manager_that_is_started_again_leaves_a_run_at_rest_that_others_paused
     assert_eq!((row.status, row.epoch), (RunStatus::Interrupted, epoch));
 }
 
-/// Waits until a model is asked.
-async fn asked(world: &World) {
+/// Waits until a model was asked so often.
+async fn asked(world: &World, calls: u64) {
     let asked = async {
-        while world.server.calls() == 0 {
+        while world.server.calls() < calls {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(LIMIT, asked).await.expect("a call");
+    tokio::time::timeout(LIMIT, asked).await.expect("the calls");
+}
+
+/// Waits until the run has an offer.
+async fn offered(world: &World, run: RunId) {
+    let offered = async {
+        while world.handle.store().open_offers(run).await.unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, offered).await.expect("there is an offer");
 }
 
 /// Waits until no run is managed here.
@@ -251,7 +243,7 @@ async fn a_run_whose_end_was_not_answered_stays_at_rest() {
     let world = world_with(Script::default().behind(&gate), Limits::default(), |registry| registry).await;
     let (_, mut ends) = Detour::of(&world.handle, |change| change.run_status.is_some()).await;
     let run = world.handle.launch(request(chain_and_fan(2))).await.unwrap();
-    asked(&world).await;
+    asked(&world, 1).await;
     let watched = world.events(run);
     let stopped = async {
         world.handle.drain(run).await.unwrap();
