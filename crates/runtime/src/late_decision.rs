@@ -76,20 +76,26 @@ async fn a_run_whose_plan_is_approved_elsewhere_while_it_ends_goes_on() {
 async fn a_run_whose_manager_is_about_to_leave_is_gone_on_with() {
     let world = world_with(Script::default(), Limits::default(), |registry| registry).await;
     world.handle.keep_runs();
-    for _ in 0..20 {
-        let run = world.handle.launch(waits_for_a_yes()).await.unwrap();
-        let id = asked(&world, run).await;
-        // As soon as its end is recorded, the manager may be there still.
-        ended(&world, run).await;
-        let decided = world.handle.settle(id, &Decision::Approve, "somebody", None).await.unwrap();
-        assert!(decided.goes_on);
-        let done = async {
-            while world.handle.report(run).await.unwrap().status != RunStatus::Completed {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(LIMIT, done).await.expect("it goes on");
-    }
+    let run = world.handle.launch(waits_for_a_yes()).await.unwrap();
+    let id = asked(&world, run).await;
+    ended(&world, run).await;
+    // As its manager, which has recorded the end and not let the run go yet.
+    let lock = world.handle.take(run).await.unwrap();
+    let leaves = async {
+        while world.handle.report(run).await.unwrap().status != RunStatus::Running {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        drop(lock);
+    };
+    let both = Box::pin(async { tokio::join!(world.handle.settle(id, &Decision::Approve, "somebody", None), leaves) });
+    let (decided, ()) = tokio::time::timeout(LIMIT, both).await.expect("it is taken up");
+    assert!(decided.unwrap().goes_on);
+    let done = async {
+        while world.handle.report(run).await.unwrap().status != RunStatus::Completed {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, done).await.expect("it goes on");
 }
 
 #[tokio::test]
